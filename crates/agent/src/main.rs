@@ -1,0 +1,2 @@
+//! wharf, the host agent: the daemon, its API and its command line.
+fn main() {}

@@ -1,0 +1,160 @@
+//! Actions: what a pass asks the host crates to do. Each is idempotent and may be killed at any instruction.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::firewall::FirewallState;
+use crate::image::{Image, ImageSource};
+use crate::name::{ContainerId, Name};
+use crate::network::{Attachment, BridgeNetwork};
+use crate::spec::{ContainerSpec, Logging, RestartSpec};
+
+/// What an action is about. A noun that is busy gets no second action.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", content = "name")]
+pub enum Noun {
+    /// By [`ImageSource::key`].
+    Image(String),
+    Network(Name),
+    Firewall,
+    Container(Name),
+}
+
+impl Noun {
+    /// `container`, `network`, ….
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Image(_) => "image",
+            Self::Network(_) => "network",
+            Self::Firewall => "firewall",
+            Self::Container(_) => "container",
+        }
+    }
+
+    /// Its name; the firewall, of which there is one, has none.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Image(key) => key,
+            Self::Network(name) | Self::Container(name) => name.as_str(),
+            Self::Firewall => "",
+        }
+    }
+}
+
+impl fmt::Display for Noun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Firewall => f.write_str("firewall"),
+            _ => write!(f, "{} {}", self.kind(), self.name()),
+        }
+    }
+}
+
+/// A container with everything decided: what `runtime` makes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: ContainerId,
+    /// `NAME`, or `NAME-2` of a replicated service.
+    pub name: Name,
+    pub service: Name,
+    pub number: u32,
+    /// Grows with every change; commands to the shim carry it.
+    pub rev: u64,
+    pub spec: ContainerSpec,
+    pub image: Image,
+    /// Empty with network modes host and none.
+    pub attachments: Vec<Attachment>,
+    /// Name servers for its resolv.conf; empty: the host's.
+    pub dns: Vec<IpAddr>,
+}
+
+/// What can be changed on a running container by telling its shim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimPolicy {
+    pub rev: u64,
+    pub restart: RestartSpec,
+    /// Already decided between the table's and the image's.
+    pub stop_signal: String,
+    pub stop_grace_period: Duration,
+    pub logging: Logging,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Action {
+    /// Bring an image into the store.
+    LoadImage { source: ImageSource },
+    /// Make a network, or put right what differs.
+    ApplyNetwork { network: BridgeNetwork },
+    /// Take a network's devices away.
+    RemoveNetwork { name: Name, bridge: String },
+    /// Make the whole table so (an empty state removes it), in one transaction.
+    ApplyFirewall { state: FirewallState },
+    /// All of a new container that can fail without stopping its predecessor: directories, user, program.
+    PrepareContainer { instance: Box<Instance> },
+    /// Make what is missing (directories, bundle, shim, interfaces) and have the payload run.
+    StartContainer { instance: Box<Instance> },
+    /// Put missing or changed interfaces of a running container right.
+    RepairAttachments { instance: Box<Instance> },
+    /// Tell the shim.
+    UpdateContainer {
+        id: ContainerId,
+        name: Name,
+        policy: ShimPolicy,
+    },
+    /// End the payload and its shim; everything else of the container stays.
+    StopContainer {
+        id: ContainerId,
+        name: Name,
+        signal: String,
+        grace: Duration,
+    },
+    /// Stop it if it runs, then remove all that is its own.
+    RemoveContainer {
+        id: ContainerId,
+        name: Name,
+        signal: String,
+        grace: Duration,
+        host_devices: Vec<String>,
+    },
+}
+
+impl Action {
+    /// What it is about.
+    pub fn noun(&self) -> Noun {
+        match self {
+            Self::LoadImage { source } => Noun::Image(source.key()),
+            Self::ApplyNetwork { network } => Noun::Network(network.name.clone()),
+            Self::RemoveNetwork { name, .. } => Noun::Network(name.clone()),
+            Self::ApplyFirewall { .. } => Noun::Firewall,
+            Self::PrepareContainer { instance }
+            | Self::StartContainer { instance }
+            | Self::RepairAttachments { instance } => Noun::Container(instance.name.clone()),
+            Self::UpdateContainer { name, .. }
+            | Self::StopContainer { name, .. }
+            | Self::RemoveContainer { name, .. } => Noun::Container(name.clone()),
+        }
+    }
+}
+
+/// Why the latest action on a noun failed; kept in memory, gone once an action on it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was wrong, and what to do.
+    pub message: String,
+    /// The container that failed to be prepared or started, for container nouns.
+    pub id: Option<ContainerId>,
+    /// Failed attempts in a row.
+    pub count: u32,
+    pub at: jiff::Timestamp,
+    /// Fingerprint of what was tried ([`crate::plan::fingerprint`] of the spec): another one is tried at once.
+    pub of: String,
+}
+
+/// Failures by noun.
+pub type Failures = BTreeMap<Noun, Failure>;

@@ -1,0 +1,46 @@
+//! The whole desired state: every file resolved into one picture.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Diagnostic;
+use crate::image::ImageSource;
+use crate::name::Name;
+use crate::spec::{ContainerSpec, NetworkSpec, Origin, Settings, VolumeSpec};
+
+/// A declared noun with where it was declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared<T> {
+    pub spec: T,
+    pub origin: Origin,
+}
+
+/// What the files say, after conflicts were found and disabled tables dropped.
+///
+/// A noun that takes part in an error is not here but in `held`: what runs of it stays as it was last accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub containers: BTreeMap<Name, Declared<ContainerSpec>>,
+    /// The network `default` is always here.
+    pub networks: BTreeMap<Name, Declared<NetworkSpec>>,
+    pub volumes: BTreeMap<Name, Declared<VolumeSpec>>,
+    /// Images asked for by `[image.NAME]`, by [`ImageSource::key`].
+    pub images: BTreeMap<String, ImageSource>,
+    /// Names that must not be touched: their file is broken or they contradict another table.
+    pub held: Held,
+    pub settings: Settings,
+    pub errors: Vec<Diagnostic>,
+}
+
+/// What stays as last accepted because its declaration cannot be trusted now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub containers: BTreeSet<Name>,
+    pub networks: BTreeSet<Name>,
+    pub volumes: BTreeSet<Name>,
+    /// Files that could not be parsed: everything the ledger says came from them is held.
+    pub files: BTreeSet<String>,
+    /// The directory itself is gone, replaced or unreadable: nothing at all is removed.
+    pub everything: bool,
+}

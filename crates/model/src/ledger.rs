@@ -1,0 +1,112 @@
+//! Decisions that must outlive the agent. Written before the first action that relies on them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::firewall::PortRule;
+use crate::name::{ContainerId, Name};
+use crate::network::{Attachment, BridgeNetwork, MacAddr};
+use crate::spec::{ContainerSpec, NetworkSpec, Origin};
+
+/// The whole ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Format; 1.
+    pub version: u32,
+    /// Grows with each accepted change of the desired state.
+    pub generation: u64,
+    pub containers: BTreeMap<Name, ContainerEntry>,
+    pub networks: BTreeMap<Name, NetworkEntry>,
+    /// By `NETWORK/CONTAINER`.
+    pub leases: BTreeMap<String, Lease>,
+    /// Host ports picked for ports that name none, by `CONTAINER/PORT/PROTOCOL/IP`.
+    pub picked_ports: BTreeMap<String, u16>,
+    /// Containers stopped by hand.
+    pub holds: BTreeMap<Name, Hold>,
+}
+
+/// What was accepted for one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerEntry {
+    pub current: Accepted,
+    /// The replacement under way.
+    pub next: Option<Replacement>,
+    /// A definition that failed where its predecessor ran, by [`crate::plan::fingerprint`], and why. Not tried again.
+    pub rejected: Option<Rejected>,
+    /// Its table is gone since then; removed once `removal_grace` has passed.
+    pub gone_since: Option<Timestamp>,
+}
+
+/// One accepted container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    pub id: ContainerId,
+    pub rev: u64,
+    pub spec: ContainerSpec,
+    pub origin: Origin,
+    /// The image it was created from; none until the image was there.
+    pub image_id: Option<Digest>,
+    pub image_digest: Option<Digest>,
+    pub attachments: Vec<Attachment>,
+    pub ports: Vec<PortRule>,
+    /// A job's end was seen: never run again.
+    pub finished: bool,
+}
+
+/// A replacement by `update.strategy = "recreate"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    pub accepted: Accepted,
+    pub phase: ReplacePhase,
+}
+
+/// How far it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplacePhase {
+    /// The new one is being prepared, the old one runs.
+    Preparing,
+    /// The old one is being stopped and the new one started; the old one is kept in case.
+    Switching,
+    /// It failed: the new one is being removed, the old one started again.
+    Reverting,
+}
+
+/// A definition not to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    pub fingerprint: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+/// What was accepted for one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkEntry {
+    pub network: BridgeNetwork,
+    pub spec: NetworkSpec,
+    pub origin: Origin,
+    pub gone_since: Option<Timestamp>,
+}
+
+/// An address of a container in a network; outlives the container, so that it gets the same one again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub ip: Ipv4Addr,
+    pub mac: MacAddr,
+    /// When its container was last known to want it: the least recently used is given away first.
+    pub used_at: Timestamp,
+}
+
+/// `wharf stop` by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub reason: String,
+    pub at: Timestamp,
+    /// The definition it was put on: another one lifts it.
+    pub fingerprint: String,
+}

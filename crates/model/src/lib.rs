@@ -1,0 +1,21 @@
+//! The nouns of wharf: names, the file format, desired and observed state, actions.
+//!
+//! Everything else speaks in these types. No I/O, no async runtime, no kernel, no clock: `now` is always handed in.
+
+pub mod action;
+pub mod desired;
+pub mod diagnostic;
+pub mod digest;
+pub mod event;
+pub mod firewall;
+pub mod image;
+pub mod ledger;
+pub mod name;
+pub mod network;
+pub mod observed;
+pub mod paths;
+pub mod plan;
+pub mod restart;
+pub mod spec;
+pub mod status;
+pub mod units;

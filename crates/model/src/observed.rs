@@ -1,0 +1,148 @@
+//! What is on the host, as far as it could be seen.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::firewall::{FirewallState, Protocol};
+use crate::image::Image;
+use crate::name::{ContainerId, Name};
+
+/// The result of a look. Unknown is never planned as absent: a failed look deletes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Look<T> {
+    Known(T),
+    /// Why it could not be seen.
+    Unknown(String),
+}
+
+impl<T> Look<T> {
+    /// The value, if it was seen.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// Everything the planner knows of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Images in the store whole, by [`crate::image::ImageSource::key`]. One whose source changed since (another file
+    /// behind the same path) is not listed.
+    pub images: Look<BTreeMap<String, Image>>,
+    /// Links of the host, by device name: ours, and foreign ones (which are never touched).
+    pub links: Look<BTreeMap<String, ObservedLink>>,
+    /// IPv4 addresses of devices that are not ours.
+    pub foreign_addresses: Look<Vec<ForeignAddress>>,
+    /// `net.ipv4.ip_forward`.
+    pub forwarding: Look<bool>,
+    /// Our table's content; none where there is no table or it was tampered with beyond reading.
+    pub firewall: Look<Option<FirewallState>>,
+    /// Sockets bound on the host by any process.
+    pub listeners: Look<Vec<Listener>>,
+    /// Every container that has a directory, a shim or a cgroup of ours.
+    pub containers: Look<BTreeMap<ContainerId, Look<ObservedContainer>>>,
+}
+
+/// One network device in the agent's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedLink {
+    /// `bridge`, `veth`, … as the kernel's IFLA_INFO_KIND says; empty where it says nothing.
+    pub kind: String,
+    /// It carries this agent's mark (its alias).
+    pub ours: bool,
+    pub up: bool,
+    pub mtu: u32,
+    /// Device name of the bridge it is a port of.
+    pub master: Option<String>,
+    pub addresses: Vec<Ipv4Net>,
+    /// Bridges of ours only: `route_localnet` is on.
+    pub route_localnet: bool,
+}
+
+/// An address the host has without us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignAddress {
+    pub device: String,
+    pub address: Ipv4Net,
+}
+
+/// A listening or bound socket (sock_diag(7)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    pub protocol: Protocol,
+    pub ip: IpAddr,
+    pub port: u16,
+    /// Who holds it, where it could be found: pid and command name.
+    pub holder: Option<(u32, String)>,
+}
+
+/// One container as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedContainer {
+    pub id: ContainerId,
+    pub name: Name,
+    pub phase: Phase,
+    /// The revision of its settings the shim works by; 0 without a shim.
+    pub rev: u64,
+    /// Counted from 1 at each start of the payload; 0 before the first.
+    pub run_no: u64,
+    /// Since it was created, by crash or failed health.
+    pub restarts: u64,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    /// How its latest finished run ended.
+    pub last_exit: Option<ExitRecord>,
+}
+
+/// Where a container stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "phase")]
+pub enum Phase {
+    /// Its directories are made and checked; it has no shim and never had one.
+    Prepared,
+    /// The shim is up with the namespaces, the payload was not started yet.
+    Created,
+    /// The payload runs; its pid in the host's pid namespace.
+    Running {
+        pid: u32,
+    },
+    Paused {
+        pid: u32,
+    },
+    /// The shim waits to start it again.
+    Backoff {
+        until: Timestamp,
+    },
+    /// The payload ended for good by its policy, or was stopped; the shim has left.
+    Exited,
+    /// The shim is gone without having written why: killed, or the machine went down.
+    Lost,
+}
+
+/// What is left of a finished run. Written by the shim before it tells anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub run_no: u64,
+    /// Exit code; 128 + signal where a signal ended it, as shells and Docker count.
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub oom_killed: bool,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    /// Stopped on request (stop, restart, replace), not by itself.
+    pub requested: bool,
+    /// Why the payload could not even be started, where that is so.
+    pub error: Option<String>,
+}
+
+/// Which addresses two published ports or a socket share.
+pub fn overlaps(a: Option<Ipv4Addr>, b: Option<Ipv4Addr>) -> bool {
+    let any = |ip: Option<Ipv4Addr>| ip.is_none_or(|ip| ip.is_unspecified());
+    any(a) || any(b) || a == b
+}

@@ -1,0 +1,46 @@
+//! Where things lie under the state dir (kept) and the run dir (this boot's).
+
+use std::path::{Path, PathBuf};
+
+use crate::name::ContainerId;
+
+/// The two roots of one agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// `/var/lib/wharf`: images, layers, logs, ledger.
+    pub state: PathBuf,
+    /// `/run/wharf`: sockets, locks, bundles; stale when its `boot_id` is not this boot's.
+    pub run: PathBuf,
+}
+
+impl Roots {
+    /// Kept directory of one container: upper, work, log, exit record.
+    pub fn container_state(&self, id: &ContainerId) -> PathBuf {
+        self.state.join("containers").join(id.as_str())
+    }
+
+    /// This boot's directory of one container: bundle, shim's socket and lock.
+    pub fn container_run(&self, id: &ContainerId) -> PathBuf {
+        self.run.join("containers").join(id.as_str())
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.state.join("ledger.json")
+    }
+
+    /// The API socket's default place.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("wharf.sock")
+    }
+
+    /// The content store.
+    pub fn store(&self) -> PathBuf {
+        self.state.join("store")
+    }
+}
+
+/// A path's text for messages and JSON.
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}

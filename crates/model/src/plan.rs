@@ -1,0 +1,105 @@
+//! The plan: actions with edges and a reason each, the new ledger, and when to look again.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::action::{Action, Noun};
+use crate::ledger::Ledger;
+
+/// What one pass decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// In an order that keeps every edge: an action stands after those it waits for.
+    pub actions: Vec<Planned>,
+    /// What is not done now, and why: a busy noun, a deadline, a failure waiting to be tried again.
+    pub waits: Vec<Wait>,
+    /// To be written before the first action.
+    pub ledger: Ledger,
+    /// The earliest deadline: look again then, whatever happens.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Nothing to do and nothing to wait for.
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty() && self.waits.is_empty()
+    }
+}
+
+/// One action with its place in the order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    pub op: Op,
+    pub action: Action,
+    /// Indices into [`Plan::actions`] that must have succeeded before.
+    pub after: Vec<usize>,
+    pub reasons: Vec<Reason>,
+}
+
+/// Something that holds the plan up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    pub noun: Noun,
+    pub reasons: Vec<Reason>,
+    /// None: until something happens.
+    pub until: Option<Timestamp>,
+}
+
+/// What an action does to its noun, as `wharf plan` marks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    Create,
+    Update,
+    Replace,
+    Remove,
+    Wait,
+}
+
+impl Op {
+    /// `+`, `~`, `-/+`, `-`, `?`.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Create => "+",
+            Self::Update => "~",
+            Self::Replace => "-/+",
+            Self::Remove => "-",
+            Self::Wait => "?",
+        }
+    }
+}
+
+/// Why: a field's change, or a sentence in `field` alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Reason {
+    pub field: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
+impl Reason {
+    /// A reason that is a sentence.
+    pub fn because(text: impl Into<String>) -> Self {
+        Self {
+            field: text.into(),
+            from: None,
+            to: None,
+            file: None,
+            line: None,
+        }
+    }
+}
+
+/// A short text equal for equal values: tells whether a definition changed. Not for security.
+pub fn fingerprint<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_string(value).expect("specs are plain data with text keys");
+    // FNV-1a, 128 bit: stable over builds, and wide enough that two definitions never meet.
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for byte in text.bytes() {
+        hash ^= u128::from(byte);
+        hash = hash.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    }
+    format!("{hash:032x}")
+}

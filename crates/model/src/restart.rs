@@ -1,0 +1,1 @@
+//! The restart table: what follows the end of a run, as a pure function.

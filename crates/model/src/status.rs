@@ -1,0 +1,136 @@
+//! `wharf status --json` (INTERFACE §3): what users and their tools read.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Diagnostic;
+
+/// The whole object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub generation: u64,
+    pub converged: bool,
+    pub config_dir: String,
+    pub firewall: String,
+    pub version: String,
+    pub errors: Vec<Diagnostic>,
+    pub containers: Vec<ContainerStatus>,
+    pub networks: Vec<NetworkStatus>,
+    pub volumes: Vec<VolumeStatus>,
+    pub images: Vec<ImageStatus>,
+}
+
+/// States of a container, as the contract's table names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Pending,
+    Creating,
+    Running,
+    Paused,
+    /// Held by hand.
+    Stopped,
+    /// A finished job, exit 0.
+    Exited,
+    Backoff,
+    Failed,
+    Removing,
+}
+
+/// A row of `containers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    pub name: String,
+    pub service: String,
+    pub instance: u32,
+    /// `active`, `trial`, `draining`.
+    pub role: String,
+    pub id: Option<String>,
+    pub state: State,
+    /// `none`, `starting`, `healthy`, `unhealthy`.
+    pub health: String,
+    pub pid: Option<u32>,
+    pub restarts: u64,
+    pub image: String,
+    pub image_id: Option<String>,
+    pub image_digest: Option<String>,
+    pub created_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub oom_killed: bool,
+    pub hold: Option<String>,
+    pub rolled_back: Option<RolledBack>,
+    pub next_run: Option<Timestamp>,
+    pub last_runs: Vec<serde_json::Value>,
+    pub networks: BTreeMap<String, EndpointStatus>,
+    pub ports: Vec<PortStatus>,
+    pub file: Option<String>,
+    pub error: Option<String>,
+}
+
+/// An update that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    pub at: Timestamp,
+    pub reason: String,
+    pub log: Vec<String>,
+}
+
+/// A container's place in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    pub device: String,
+    pub ip: String,
+    pub ip6: Option<String>,
+    pub mac: String,
+    pub gateway: Option<String>,
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    pub ip: String,
+    pub host: u16,
+    pub container: u16,
+    pub protocol: String,
+    pub allow: Vec<String>,
+}
+
+/// A row of `networks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    pub name: String,
+    pub driver: String,
+    pub device: String,
+    pub subnet: Option<String>,
+    pub gateway: Option<String>,
+    pub subnet6: Option<String>,
+    pub containers: Vec<String>,
+    pub error: Option<String>,
+}
+
+/// A row of `volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    pub name: String,
+    pub driver: String,
+    pub path: String,
+    pub kept: bool,
+    pub used_by: Vec<String>,
+}
+
+/// A row of `images`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    #[serde(rename = "ref")]
+    pub reference: String,
+    pub id: Option<String>,
+    pub digest: Option<String>,
+    pub size: u64,
+    pub used_by: Vec<String>,
+    pub error: Option<String>,
+}

@@ -1,0 +1,1 @@
+//! Bridges, veth pairs, the firewall table and the look at host ports, over netlink.

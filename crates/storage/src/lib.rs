@@ -1,0 +1,1 @@
+//! The content store: images from layouts and archives, layers unpacked safely.

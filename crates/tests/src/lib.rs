@@ -1,0 +1,1 @@
+//! Whole-agent tests on hosts made of namespaces.
