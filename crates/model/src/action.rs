@@ -72,6 +72,24 @@ pub struct Instance {
     pub dns: Vec<IpAddr>,
 }
 
+impl Instance {
+    /// What its shim works by.
+    pub fn shim_policy(&self) -> ShimPolicy {
+        let signal = self
+            .spec
+            .stop_signal
+            .as_ref()
+            .or(self.image.config.stop_signal.as_ref());
+        ShimPolicy {
+            rev: self.rev,
+            restart: self.spec.restart,
+            stop_signal: signal.map_or("SIGTERM", String::as_str).to_owned(),
+            stop_grace_period: self.spec.stop_grace_period,
+            logging: self.spec.logging,
+        }
+    }
+}
+
 /// What can be changed on a running container by telling its shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimPolicy {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::firewall::PortRule;
+use crate::image::Image;
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, BridgeNetwork, MacAddr};
 use crate::spec::{ContainerSpec, NetworkSpec, Origin};
@@ -51,10 +52,19 @@ pub struct Accepted {
     /// The image it was created from; none until the image was there.
     pub image_id: Option<Digest>,
     pub image_digest: Option<Digest>,
+    /// The image itself, so that it is started again as it was, whatever its source holds by then.
+    #[serde(default)]
+    pub image: Option<Image>,
     pub attachments: Vec<Attachment>,
     pub ports: Vec<PortRule>,
     /// A job's end was seen: never run again.
     pub finished: bool,
+    /// The run whose end was taken for the job's: with `finished` taken back, that end counts no more.
+    #[serde(default)]
+    pub finished_run: Option<u64>,
+    /// It was begun with other attachments (its network changed): to be stopped, and started with these.
+    #[serde(default)]
+    pub stale: bool,
 }
 
 /// A replacement by `update.strategy = "recreate"`.
@@ -91,6 +101,9 @@ pub struct NetworkEntry {
     pub spec: NetworkSpec,
     pub origin: Origin,
     pub gone_since: Option<Timestamp>,
+    /// What it was before a change that needs its device made anew; none once the host shows the new one.
+    #[serde(default)]
+    pub replacing: Option<BridgeNetwork>,
 }
 
 /// An address of a container in a network; outlives the container, so that it gets the same one again.

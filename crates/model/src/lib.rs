@@ -7,6 +7,7 @@ pub mod desired;
 pub mod diagnostic;
 pub mod digest;
 pub mod event;
+pub mod file;
 pub mod firewall;
 pub mod image;
 pub mod ledger;

@@ -43,6 +43,8 @@ pub struct Wait {
     pub reasons: Vec<Reason>,
     /// None: until something happens.
     pub until: Option<Timestamp>,
+    /// Something is wrong that somebody has to put right: shown as the noun's error.
+    pub error: bool,
 }
 
 /// What an action does to its noun, as `wharf plan` marks it.

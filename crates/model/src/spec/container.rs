@@ -1,7 +1,7 @@
 //! `[container.NAME]`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -168,9 +168,24 @@ pub struct PortSpec {
 pub struct NetworkUse {
     pub network: Name,
     pub ip: Option<Ipv4Addr>,
+    pub ip6: Option<Ipv6Addr>,
     pub mac: Option<MacAddr>,
     pub aliases: Vec<Name>,
     pub priority: i32,
+}
+
+impl NetworkUse {
+    /// A network by its name alone.
+    pub fn new(network: Name) -> Self {
+        Self {
+            network,
+            ip: None,
+            ip6: None,
+            mac: None,
+            aliases: Vec::new(),
+            priority: 0,
+        }
+    }
 }
 
 /// `network_mode`.

@@ -63,4 +63,6 @@ pub struct ParsedFile {
     pub networks: Vec<Parsed<NetworkSpec>>,
     pub volumes: Vec<Parsed<VolumeSpec>>,
     pub images: Vec<Parsed<ImageSpec>>,
+    pub configs: Vec<Parsed<MountedFileSpec>>,
+    pub secrets: Vec<Parsed<MountedFileSpec>>,
 }

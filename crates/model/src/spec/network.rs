@@ -1,13 +1,14 @@
-//! `[network.NAME]`, `[volume.NAME]` and `[image.NAME]`.
+//! `[network.NAME]`, `[volume.NAME]`, `[image.NAME]`, `[config.NAME]` and `[secret.NAME]`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::image::ImageSource;
+use crate::name::Name;
 
 /// A network table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,18 @@ pub struct NetworkSpec {
     /// The device's name; none: derived from the network's.
     pub bridge: Option<String>,
     pub dns: bool,
+    pub subnet6: Option<Ipv6Net>,
+    pub gateway6: Option<Ipv6Addr>,
+    pub range6: Option<Ipv6Net>,
+    /// Pick a subnet6 where none is written.
+    pub ipv6: bool,
+    pub masquerade6: bool,
+    /// Join a bridge that exists.
+    pub adopt: bool,
+    /// The host's device under a macvlan or ipvlan.
+    pub parent: Option<String>,
+    pub host_access: bool,
+    pub overlay: Option<OverlaySpec>,
 }
 
 impl Default for NetworkSpec {
@@ -40,6 +53,15 @@ impl Default for NetworkSpec {
             masquerade: true,
             bridge: None,
             dns: true,
+            subnet6: None,
+            gateway6: None,
+            range6: None,
+            ipv6: false,
+            masquerade6: true,
+            adopt: false,
+            parent: None,
+            host_access: false,
+            overlay: None,
         }
     }
 }
@@ -53,6 +75,42 @@ pub enum NetworkDriver {
     Ipvlan,
     Overlay,
     Ovs,
+}
+
+/// `[network.NAME.overlay]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlaySpec {
+    /// `vxlan`, `gre`, `geneve`.
+    pub tunnel: String,
+    pub vni: Option<u32>,
+    pub port: u16,
+    pub local: Option<IpAddr>,
+    pub peers: Vec<IpAddr>,
+    pub peers_file: Option<PathBuf>,
+    /// Containers on other hosts.
+    pub names: BTreeMap<Name, IpAddr>,
+    /// `none`, `wireguard`.
+    pub encryption: String,
+    /// `system`, `netdev`.
+    pub datapath: String,
+    pub vlan: u16,
+}
+
+impl Default for OverlaySpec {
+    fn default() -> Self {
+        Self {
+            tunnel: "vxlan".to_owned(),
+            vni: None,
+            port: 4789,
+            local: None,
+            peers: Vec::new(),
+            peers_file: None,
+            names: BTreeMap::new(),
+            encryption: "none".to_owned(),
+            datapath: "system".to_owned(),
+            vlan: 0,
+        }
+    }
 }
 
 /// A volume table.
@@ -77,8 +135,57 @@ pub enum VolumeDriver {
 }
 
 /// An image table: pulled ahead of use, or built.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// `pull = "…"`; none where the table builds.
     pub pull: Option<ImageSource>,
+    pub build: Option<BuildSpec>,
+    /// Registry references it is pushed to after a build.
+    pub push: Vec<String>,
+}
+
+/// `build` of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildSpec {
+    pub context: PathBuf,
+    /// Relative to the context.
+    pub dockerfile: String,
+    /// None: the last stage.
+    pub target: Option<String>,
+    pub args: BTreeMap<String, String>,
+}
+
+/// A config or secret table: a file that containers see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedFileSpec {
+    pub source: FileSource,
+    /// Where it appears; none: the default place of its kind.
+    pub target: Option<String>,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub on_change: OnChange,
+}
+
+/// Where the content of a config or secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileSource {
+    File(PathBuf),
+    Content(String),
+    /// A variable of the agent's environment.
+    Env(String),
+    /// A systemd credential of the agent.
+    Credential(String),
+}
+
+/// What a changed content does to the containers that see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChange {
+    Restart,
+    Replace,
+    None,
+    /// A signal's name with SIG.
+    Signal(String),
 }

@@ -1,9 +1,11 @@
 //! `wharf.toml`: the agent's settings.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// All settings with their defaults.
@@ -18,6 +20,34 @@ pub struct Settings {
     /// Subnets of networks without one are /24s of these.
     pub pool: Vec<Ipv4Net>,
     pub firewall: FirewallChoice,
+    /// `[agent] registries.search`: where an image without a registry is looked for.
+    pub search: Vec<String>,
+    pub pool6: Option<Ipv6Net>,
+    /// `[dns] upstream`; empty: the host's resolv.conf.
+    pub upstream: Vec<IpAddr>,
+    /// By `HOST` or `HOST:PORT`.
+    pub registries: BTreeMap<String, RegistrySettings>,
+    /// `[host] labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `[gc] max_age`.
+    pub gc_max_age: Duration,
+    /// `[gc] keep_free`, percent of the file system.
+    pub gc_keep_free: u8,
+    /// `[cluster] etcd`.
+    pub etcd: Vec<String>,
+    /// `[cluster] host`.
+    pub cluster_host: Option<String>,
+}
+
+/// `[registry."HOST"]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrySettings {
+    /// None: only on the loopback.
+    pub insecure: Option<bool>,
+    pub mirror_of: Option<String>,
+    pub ca: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -29,6 +59,15 @@ impl Default for Settings {
             default_host_ip: Ipv4Addr::UNSPECIFIED,
             pool: vec![pool],
             firewall: FirewallChoice::Auto,
+            search: vec!["docker.io".to_owned()],
+            pool6: None,
+            upstream: Vec::new(),
+            registries: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            gc_max_age: Duration::from_secs(168 * 3600),
+            gc_keep_free: 10,
+            etcd: Vec::new(),
+            cluster_host: None,
         }
     }
 }

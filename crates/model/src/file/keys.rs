@@ -1,0 +1,138 @@
+//! The one table of keys: what each key of the files is called, what it takes, what it means, and whether it works.
+//!
+//! Unknown-key errors, "not supported yet" refusals, the JSON Schema and the key tables of the docs all come from
+//! here. Making a key work means changing its status in [`table`], nothing else.
+
+mod docs;
+mod table;
+
+pub use docs::{key_tables, refused_list};
+pub use table::{DESIRED, FORMS, SETTINGS};
+
+/// Whether a key, a word or a form does anything yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Works,
+    /// Known and checked, but refused until it is built.
+    NotYet,
+    /// The same, with the area it is planned with.
+    Later(&'static str),
+}
+
+impl Status {
+    /// ` is not supported yet`, with the plan where there is one; none for what works.
+    pub fn refusal(self) -> Option<String> {
+        match self {
+            Self::Works => None,
+            Self::NotYet => Some("is not supported yet".to_owned()),
+            Self::Later(area) => Some(format!("is not supported yet (planned: {area})")),
+        }
+    }
+
+    /// It does what the docs say.
+    pub fn works(self) -> bool {
+        self == Self::Works
+    }
+}
+
+/// A word of a fixed list. A last `:` means that a name follows (`container:NAME`).
+pub type Word = (&'static str, Status);
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Type {
+    /// A table with fixed keys: those one level below its path.
+    Table,
+    /// Tables by name: the keys are below `PATH.*`.
+    Named,
+    Boolean,
+    Integer(i64, i64),
+    /// Cores, as a fraction.
+    Number,
+    /// Any string.
+    Text,
+    /// A string of a known form: its regular expression and its name.
+    Pattern(&'static str, &'static str),
+    Words(&'static [Word]),
+    /// `false`.
+    Off,
+    Duration,
+    Size,
+    /// An absolute path.
+    Path,
+    List(&'static Type),
+    Map(&'static Type),
+    OneOf(&'static [Type]),
+    /// Image references, of which some forms may not work yet.
+    Image,
+    /// Entries of `ports`.
+    Port,
+    /// Entries of `volumes`.
+    Volume,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted, `*` for a name: `container.*.restart.policy`. What is inside a list has the list's path.
+    pub path: &'static str,
+    pub ty: Type,
+    /// As shown in the docs; empty where there is none.
+    pub default: &'static str,
+    pub status: Status,
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// The last part of the path.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit('.').next().unwrap_or(self.path)
+    }
+
+    /// All but the last part; empty for a top-level key.
+    pub fn parent(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(parent, _)| parent)
+    }
+}
+
+/// A way to write a key that has a status of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub path: &'static str,
+    pub name: &'static str,
+    pub status: Status,
+    /// As it stands in messages and in the docs' list: "an IPv6 address in `ports`".
+    pub what: &'static str,
+}
+
+/// The keys one level below `parent`.
+pub fn below<'a>(keys: &'static [Key], parent: &'a str) -> impl Iterator<Item = &'static Key> + 'a {
+    keys.iter().filter(move |key| key.parent() == parent)
+}
+
+/// The row of a path.
+pub fn find(keys: &'static [Key], path: &str) -> Option<&'static Key> {
+    keys.iter().find(|key| key.path == path)
+}
+
+/// The form called `name` of the key at `path`.
+pub fn form(path: &str, name: &str) -> Option<&'static Form> {
+    FORMS.iter().find(|form| form.path == path && form.name == name)
+}
+
+/// Whether that form works.
+pub fn form_works(path: &str, name: &str) -> bool {
+    form(path, name).is_none_or(|form| form.status.works())
+}
+
+/// Of a key that takes several types, those that work.
+pub fn working_types(path: &str, types: &'static [Type]) -> Vec<&'static Type> {
+    types
+        .iter()
+        .filter(|ty| match ty {
+            Type::Named | Type::Table => form_works(path, "table"),
+            Type::Path => form_works(path, "profile"),
+            _ => true,
+        })
+        .collect()
+}

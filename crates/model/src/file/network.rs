@@ -1,0 +1,166 @@
+//! `[network.NAME]`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
+
+use super::known;
+use super::reader::{Item, Table};
+
+/// Reads one table.
+pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
+    let mut spec = NetworkSpec::default();
+    table.set("driver", &mut spec.driver, |item| {
+        Some(match item.word()?.0 {
+            "macvlan" => NetworkDriver::Macvlan,
+            "ipvlan" => NetworkDriver::Ipvlan,
+            "overlay" => NetworkDriver::Overlay,
+            "ovs" => NetworkDriver::Ovs,
+            _ => NetworkDriver::Bridge,
+        })
+    });
+    table.fill("subnet", &mut spec.subnet, subnet);
+    table.fill("gateway", &mut spec.gateway, |item| {
+        item.parsed("an IPv4 address")
+    });
+    table.fill("range", &mut spec.range, subnet);
+    table.set("internal", &mut spec.internal, Item::boolean);
+    table.set("icc", &mut spec.icc, |item| {
+        let icc = item.boolean()?;
+        if !icc {
+            item.form("off");
+        }
+        Some(icc)
+    });
+    table.fill("mtu", &mut spec.mtu, Item::integer);
+    table.set("masquerade", &mut spec.masquerade, Item::boolean);
+    table.fill("bridge", &mut spec.bridge, device);
+    table.set("dns", &mut spec.dns, Item::boolean);
+    ipv6(table, &mut spec);
+    table.set("adopt", &mut spec.adopt, Item::boolean);
+    table.fill("parent", &mut spec.parent, device);
+    table.set("host_access", &mut spec.host_access, Item::boolean);
+    spec.overlay = table.table("overlay").map(|table| overlay(&table));
+    addresses(table, &spec);
+    spec
+}
+
+fn ipv6(table: &Table<'_>, spec: &mut NetworkSpec) {
+    let net = |item: &Item<'_>| item.parsed::<Ipv6Net>("an IPv6 network like \"fd00:80::/64\"");
+    table.fill("subnet6", &mut spec.subnet6, net);
+    table.fill("gateway6", &mut spec.gateway6, |item| {
+        item.parsed("an IPv6 address")
+    });
+    table.fill("range6", &mut spec.range6, net);
+    table.set("ipv6", &mut spec.ipv6, Item::boolean);
+    table.set("masquerade6", &mut spec.masquerade6, Item::boolean);
+}
+
+/// An IPv4 network written by its first address.
+pub(super) fn subnet(item: &Item<'_>) -> Option<Ipv4Net> {
+    let net: Ipv4Net = item.parsed("an IPv4 network like \"10.80.0.0/24\"")?;
+    if net != net.trunc() {
+        item.fault(
+            format!("has {net}, which is an address inside of a network"),
+            &format!("write \"{}\"", net.trunc()),
+        );
+        return None;
+    }
+    Some(net)
+}
+
+fn device(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    if !known::is_device_name(text) {
+        item.fault(
+            format!("must be a device's name, not {text:?}"),
+            "1 to 15 characters without blanks, '/', ':' and '%'",
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// Subnet, gateway and range fit together.
+fn addresses(table: &Table<'_>, spec: &NetworkSpec) {
+    let Some(subnet) = spec.subnet else {
+        for key in ["gateway", "range"].into_iter().filter(|key| table.has(key)) {
+            // A subnet that is written but wrong has its own error.
+            if !table.has("subnet") {
+                let message = format!("`{key}` needs a `subnet` that it is part of");
+                table.fault(Some(key), message, "write the subnet too");
+            }
+        }
+        return;
+    };
+    if subnet.prefix_len() > 30 || subnet.prefix_len() < 8 {
+        let message = format!("`subnet` {subnet} has a prefix of {} bits", subnet.prefix_len());
+        table.fault(
+            Some("subnet"),
+            message,
+            "from /8 to /30: a gateway and at least one container need an address",
+        );
+        return;
+    }
+    if !usable(subnet.addr()) {
+        let message = format!("`subnet` {subnet} is not for hosts");
+        table.fault(
+            Some("subnet"),
+            message,
+            "use a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
+        );
+    }
+    if let Some(gateway) = spec.gateway {
+        gateway_in(table, subnet, gateway);
+    }
+    if let Some(range) = spec.range.filter(|range| !subnet.contains(range)) {
+        let message = format!("`range` {range} is not inside of the subnet {subnet}");
+        table.fault(Some("range"), message, "");
+    }
+}
+
+fn usable(ip: Ipv4Addr) -> bool {
+    !(ip.is_loopback()
+        || ip.is_multicast()
+        || ip.is_unspecified()
+        || ip.is_link_local()
+        || ip.octets()[0] >= 240)
+        && ip.octets()[0] != 0
+}
+
+fn gateway_in(table: &Table<'_>, subnet: Ipv4Net, gateway: Ipv4Addr) {
+    let problem = if !subnet.contains(&gateway) {
+        "is not inside of the subnet"
+    } else if gateway == subnet.network() {
+        "is the network address of"
+    } else if gateway == subnet.broadcast() {
+        "is the broadcast address of"
+    } else {
+        return;
+    };
+    let message = format!("`gateway` {gateway} {problem} {subnet}");
+    let first = subnet.hosts().next().unwrap_or(gateway);
+    table.fault(Some("gateway"), message, &format!("the usual one is {first}"));
+}
+
+fn overlay(table: &Table<'_>) -> OverlaySpec {
+    let mut spec = OverlaySpec::default();
+    let word = |item: &Item<'_>| item.word().map(|(word, _)| word.to_owned());
+    let ip = |item: &Item<'_>| item.parsed::<IpAddr>("an IP address");
+    table.set("tunnel", &mut spec.tunnel, word);
+    table.fill("vni", &mut spec.vni, Item::integer);
+    table.set("port", &mut spec.port, Item::integer);
+    table.fill("local", &mut spec.local, ip);
+    table.set("peers", &mut spec.peers, |item| item.each(ip));
+    table.fill("peers_file", &mut spec.peers_file, Item::path);
+    table.set("names", &mut spec.names, |item| {
+        let read = |(name, _, item): (&str, _, Item<'_>)| Some((item.named(name)?, ip(&item)?));
+        Some(item.entries()?.into_iter().filter_map(read).collect())
+    });
+    table.set("encryption", &mut spec.encryption, word);
+    table.set("datapath", &mut spec.datapath, word);
+    table.set("vlan", &mut spec.vlan, Item::integer);
+    spec
+}
