@@ -1,0 +1,215 @@
+//! Everything that can go wrong, from the whole image down to one entry of one layer.
+//!
+//! Each text is complete by itself: it already contains what its source says, so print the outermost alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use model::digest::{Digest, DigestError};
+
+use crate::tar::TarError;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "image {key}: pulling from a registry is not supported yet; write it to a file with \
+         `skopeo copy docker://… oci-archive:FILE` and use \"oci-archive:FILE\""
+    )]
+    Registry { key: String },
+    #[error("image {key}: loading was cancelled")]
+    Cancelled { key: String },
+    #[error("image {key}: {source}")]
+    Load {
+        key: String,
+        #[source]
+        source: LoadError,
+    },
+    #[error("image store: cannot {doing} {}: {source}", path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why one image could not be brought in. `what` names the part: `index`, `manifest sha256:…`, …
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cancelled")]
+    Cancelled,
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    #[error("{} is not a {wanted}", path.display())]
+    WrongType { path: PathBuf, wanted: &'static str },
+    #[error("{} is not an absolute path", .0.display())]
+    Relative(PathBuf),
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no space left on the file system of {}: free some, it is tried again", .0.display())]
+    Full(PathBuf),
+    #[error("{}: {source}", path.display())]
+    Archive {
+        path: PathBuf,
+        #[source]
+        source: TarError,
+    },
+    #[error("{} is compressed with {with}: decompress it first, the layers inside may stay compressed", path.display())]
+    CompressedArchive { path: PathBuf, with: &'static str },
+    #[error("{} has no {name} in it: is it {wanted}?", container.display())]
+    NotInside {
+        container: PathBuf,
+        name: String,
+        wanted: &'static str,
+    },
+    #[error("{what} cannot be read: {source}")]
+    Json {
+        what: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{what}: {source}")]
+    BadDigest {
+        what: String,
+        #[source]
+        source: DigestError,
+    },
+    #[error("{what} is damaged or was changed: its digest should be {expected} and is {actual}")]
+    Digest {
+        what: String,
+        expected: Digest,
+        actual: Digest,
+    },
+    #[error("{what} is damaged or was cut off: it should have {expected} bytes and has {actual}")]
+    Size {
+        what: String,
+        expected: u64,
+        actual: u64,
+    },
+    #[error("{what} has {size} bytes, more than the {limit} that are accepted")]
+    TooLarge { what: String, size: u64, limit: u64 },
+    #[error("{what}: {why}")]
+    Refused { what: String, why: String },
+    #[error("there is no {reference:?} in it; it has {available}")]
+    Reference { reference: String, available: String },
+    #[error("it holds several images, say which by appending :REF; it has {available}")]
+    Ambiguous { available: String },
+    #[error("it has nothing for {wanted}, only for {available}")]
+    Platform { wanted: String, available: String },
+    #[error("layer {diff_id}: {source}")]
+    Layer {
+        diff_id: Digest,
+        #[source]
+        source: LayerError,
+    },
+}
+
+/// Why one layer could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("{0}")]
+    Tar(#[from] TarError),
+    #[error("it is compressed with {0}, which is not supported: gzip, zstd and plain tar are")]
+    Compression(&'static str),
+    #[error("entry {name}: {source}")]
+    Entry {
+        name: String,
+        #[source]
+        source: EntryError,
+    },
+    #[error("it has more than the {0} entries that are accepted")]
+    Entries(u64),
+    #[error("it unpacks to more than the {0} bytes that are accepted")]
+    Bytes(u64),
+}
+
+/// Why one entry of a layer was refused or could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    #[error("its path contains \"..\"")]
+    DotDot,
+    #[error("its path contains a NUL byte")]
+    Nul,
+    #[error("only a directory can stand for the root")]
+    Root,
+    #[error("it is a whiteout of no file")]
+    Whiteout,
+    #[error("owner {uid}:{gid} is not possible on Linux")]
+    Owner { uid: u64, gid: u64 },
+    #[error("its hard link target {0} is not in this layer")]
+    LinkTarget(String),
+    #[error("its hard link target {0} is a directory")]
+    LinkToDirectory(String),
+    #[error("{0} is in its way and is not a directory")]
+    ParentNotDirectory(String),
+    #[error("its path leads through too many symbolic links")]
+    LinkLoop,
+    #[error("cannot {doing}: {source}")]
+    Io {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl EntryError {
+    /// For `map_err`: what was being done when a system call failed.
+    pub(crate) fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |e| Self::Io {
+            doing,
+            source: e.into(),
+        }
+    }
+}
+
+impl LoadError {
+    /// For `map_err`: what was being done to which path.
+    pub(crate) fn io<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |e| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source: e.into(),
+        }
+    }
+
+    pub(crate) fn refused(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Refused {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+
+    /// The same error, said in terms of the full file system where that is the reason.
+    pub(crate) fn or_full(self, store: &Path) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|io| is_full(io.kind())) {
+                return Self::Full(store.to_owned());
+            }
+            cause = error.source();
+        }
+        self
+    }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl StoreError {
+    /// For `map_err`: what was being done to which path of the store.
+    pub(crate) fn io<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |e| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source: e.into(),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the store remembers of an image: one JSON file each, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use model::digest::Digest;
+use model::image::{Image, ImageConfig, ImageSource};
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::source::{self, Stamp};
+
+/// Raised when an older record cannot be read as it is; such a record is dropped and the image loaded again.
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    pub source: ImageSource,
+    pub stamp: Option<Stamp>,
+    pub id: Option<Digest>,
+    pub digest: Option<Digest>,
+    pub size: u64,
+    /// By diff_id, bottom first, each once.
+    pub layers: Vec<Digest>,
+    /// Config and manifest.
+    pub blobs: Vec<Digest>,
+    pub config: ImageConfig,
+}
+
+impl Record {
+    /// A record of nothing but a directory used as it is.
+    pub fn rootfs(source: ImageSource) -> Self {
+        Self {
+            version: VERSION,
+            source,
+            stamp: None,
+            id: None,
+            digest: None,
+            size: 0,
+            layers: Vec::new(),
+            blobs: Vec::new(),
+            config: ImageConfig::default(),
+        }
+    }
+
+    /// A record of an image that was found; `layers` are those of its layers that can be seen.
+    pub fn found(source: ImageSource, found: &source::Found, layers: Vec<Digest>) -> Self {
+        Self {
+            stamp: found.stamp,
+            id: Some(found.id),
+            digest: found.digest,
+            size: found.layers.iter().map(|layer| layer.size).sum(),
+            layers,
+            blobs: found.documents.iter().map(|(digest, _)| *digest).collect(),
+            config: found.config.clone(),
+            ..Self::rootfs(source)
+        }
+    }
+
+    pub fn image(&self, layout: &Layout) -> Image {
+        let layers = match &self.source {
+            ImageSource::Rootfs { dir } => vec![dir.clone()],
+            _ => self.layers.iter().map(|id| layout.layer(id)).collect(),
+        };
+        Image {
+            key: self.source.key(),
+            id: self.id,
+            digest: self.digest,
+            size: self.size,
+            layers,
+            config: self.config.clone(),
+        }
+    }
+
+    pub fn bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+/// All records. One that cannot be understood is removed: loading the image again writes it anew.
+pub fn read_all(layout: &Layout) -> Result<BTreeMap<String, Record>, StoreError> {
+    let listing = || StoreError::io("list", &layout.images);
+    let mut records = BTreeMap::new();
+    for entry in std::fs::read_dir(&layout.images).map_err(listing())? {
+        let path = entry.map_err(listing())?.path();
+        let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+        match understand(&bytes) {
+            Some(record) if layout.record(&record.source.key()) == path => {
+                records.insert(record.source.key(), record);
+            }
+            _ => drop_record(&path)?,
+        }
+    }
+    Ok(records)
+}
+
+fn understand(bytes: &[u8]) -> Option<Record> {
+    let record: Record = serde_json::from_slice(bytes).ok()?;
+    (record.version == VERSION).then_some(record)
+}
+
+fn drop_record(path: &Path) -> Result<(), StoreError> {
+    tracing::warn!(path = %path.display(), "an image record cannot be read and is dropped; the image is loaded again");
+    std::fs::remove_file(path).map_err(StoreError::io("remove", path))
+}

@@ -1,0 +1,82 @@
+//! What the tests share: a tar builder that can misspell, makers of layouts and archives, pictures of trees.
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
+
+pub mod image;
+pub mod reference;
+pub mod snapshot;
+pub mod tarball;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use model::image::{Image, ImageSource};
+use storage::{Store, StoreError};
+use tempfile::TempDir;
+
+pub use image::{Layout, Pack};
+pub use snapshot::{Node, snapshot};
+pub use tarball::{Member, Tar};
+
+/// A store in a directory of its own.
+pub struct Fixture {
+    pub dir: TempDir,
+    pub store: Store,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        Self { dir, store }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn load(&self, source: &ImageSource) -> Result<Image, StoreError> {
+        self.store.load(source, &AtomicBool::new(false))
+    }
+
+    /// Unpacks one layer by way of a layout made for it.
+    pub fn unpack(&self, layer: Vec<u8>) -> Result<PathBuf, StoreError> {
+        let mut layout = Layout::new(&self.path("one"));
+        layout.image(None, &[(Pack::Plain, layer)]);
+        self.load(&layout.source(None))
+            .map(|image| image.layers[0].clone())
+    }
+
+    /// The error of a layer that must not be taken, after checking that nothing is left of it.
+    pub fn refuse(&self, layer: Vec<u8>) -> String {
+        let error = self.unpack(layer).unwrap_err().to_string();
+        self.assert_empty();
+        error
+    }
+
+    pub fn assert_empty(&self) {
+        for directory in ["tmp", "layers", "images"] {
+            assert_eq!(
+                entries(&self.path("store").join(directory)),
+                Vec::<String>::new(),
+                "{directory}"
+            );
+        }
+    }
+}
+
+pub fn entries(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// `needle` in `text`, with the text in the message where it is not.
+#[track_caller]
+pub fn assert_says(text: &str, needles: &[&str]) {
+    for needle in needles {
+        assert!(text.contains(needle), "{needle:?} is not in: {text}");
+    }
+}
