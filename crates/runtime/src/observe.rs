@@ -1,0 +1,179 @@
+//! Looking at containers: a few small files and one question about a lock each. Nothing is changed, nobody is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use jiff::Timestamp;
+use model::name::ContainerId;
+use model::observed::{Look, ObservedContainer, Phase};
+use model::paths::Roots;
+
+use crate::shim::files::{self, ContainerFile, ExitFile, Files, RunRecord, ShimConfig, ShimState, Stage};
+use crate::shim::start::is_locked;
+
+/// Every container that has a directory of ours.
+pub fn all(roots: &Roots, boot_id: &str) -> io::Result<BTreeMap<ContainerId, Look<ObservedContainer>>> {
+    let mut ids = ids(&roots.state.join("containers"))?;
+    ids.append(&mut self::ids(&roots.run.join("containers"))?);
+    let looks = ids
+        .into_iter()
+        .filter_map(|id| one(roots, boot_id, &id).map(|look| (id, look)));
+    Ok(looks.collect())
+}
+
+/// One container; none where nothing of it is there, or nothing but what a removal has yet to sweep up.
+pub fn one(roots: &Roots, boot_id: &str, id: &ContainerId) -> Option<Look<ObservedContainer>> {
+    match look(&Files::new(roots, id), boot_id) {
+        Ok(found) => found.map(Look::Known),
+        Err(e) => Some(Look::Unknown(format!("container {}: {e}", id.short()))),
+    }
+}
+
+/// What the files of one container say.
+#[derive(Debug)]
+struct Found {
+    locked: bool,
+    state: Option<ShimState>,
+    run: Began,
+    exit: Option<ExitFile>,
+}
+
+/// What is known of the latest run's beginning.
+#[derive(Debug)]
+enum Began {
+    Never,
+    Known(RunRecord),
+    /// There is a record, but a power cut left it unreadable.
+    Torn,
+}
+
+fn look(files: &Files, boot_id: &str) -> io::Result<Option<ObservedContainer>> {
+    // Before all else: a shim that leaves writes its exit record first and lets go of the lock last.
+    let locked = is_locked(&files.lock())?;
+    let Some(container) = identity(files, locked)? else {
+        return Ok(None);
+    };
+    let state: Option<ShimState> = files::read(&files.shim_state())?;
+    let found = Found {
+        locked,
+        state: state.filter(|state| state.boot_id == boot_id),
+        run: began(files)?,
+        exit: files::read(&files.exit())?,
+    };
+    Ok(Some(found.describe(container)))
+}
+
+/// Who it is. Where the state dir was deleted behind our back, the run dir may still know.
+fn identity(files: &Files, locked: bool) -> io::Result<Option<ContainerFile>> {
+    let path = files.container();
+    match std::fs::metadata(&path) {
+        // Made by a power cut: the container was being made, nothing of it ever ran.
+        Ok(meta) if meta.len() == 0 => return Ok(None),
+        Ok(_) => return files::read(&path),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Err(_) if !locked => return Ok(None),
+        Err(_) => {}
+    }
+    let config: Option<ShimConfig> = files::read(&files.config())?;
+    Ok(config.map(|config| ContainerFile {
+        id: config.id,
+        name: config.name,
+        created_at: Timestamp::UNIX_EPOCH,
+    }))
+}
+
+fn began(files: &Files) -> io::Result<Began> {
+    match files::read(&files.run_record()) {
+        Ok(None) => Ok(Began::Never),
+        Ok(Some(record)) => Ok(Began::Known(record)),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(Began::Torn)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+impl Found {
+    fn describe(self, container: ContainerFile) -> ObservedContainer {
+        let live = self.state.as_ref().filter(|_| self.locked);
+        let run = match &self.run {
+            Began::Known(record) => Some(record),
+            Began::Never | Began::Torn => None,
+        };
+        let record = self.exit.as_ref().map(|exit| &exit.record);
+        let run_no = [run.map(|r| r.run_no), record.map(|r| r.run_no)]
+            .into_iter()
+            .flatten()
+            .max();
+        let counts = [
+            run.map(|r| r.counts.restarts),
+            self.exit.as_ref().map(|e| e.counts.restarts),
+        ];
+        let restarts = counts.into_iter().flatten().max();
+        let started_at = run.map(|r| r.started_at).or(record.map(|r| r.started_at));
+        ObservedContainer {
+            id: container.id,
+            name: container.name,
+            created_at: container.created_at,
+            phase: self.phase(),
+            rev: live.map_or(0, |state| state.rev),
+            run_no: live.map_or(run_no.unwrap_or(0), |state| state.run_no),
+            restarts: live.map_or(restarts.unwrap_or(0), |state| state.counts.restarts),
+            started_at: live.map_or(started_at, |state| state.started_at.or(started_at)),
+            last_exit: self.exit.map(|exit| exit.record),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match (self.locked, &self.state) {
+            (true, Some(state)) => match (state.stage, state.payload) {
+                (Stage::Running, Some(payload)) => Phase::Running { pid: payload.pid },
+                (Stage::Backoff { until }, _) => Phase::Backoff { until },
+                (Stage::Leaving, _) => Phase::Exited,
+                (Stage::Created | Stage::Running, _) => Phase::Created,
+            },
+            // On its way in or out; which way, does not matter: it is started by asking again.
+            (true, None) if self.ended() => Phase::Exited,
+            (true, None) => Phase::Created,
+            (false, _) if self.ended() => Phase::Exited,
+            (false, state) => match (&self.run, &self.exit, state) {
+                (Began::Never, None, None) => Phase::Prepared,
+                _ => Phase::Lost,
+            },
+        }
+    }
+
+    /// The latest run has ended, and its shim said that none follows.
+    fn ended(&self) -> bool {
+        let Some(exit) = &self.exit else {
+            return false;
+        };
+        let latest = match &self.run {
+            Began::Known(run) => run.run_no <= exit.record.run_no,
+            Began::Never => true,
+            Began::Torn => false,
+        };
+        exit.last && latest
+    }
+}
+
+/// The ids that have an entry in this directory. What has another name is no container.
+pub(crate) fn ids(dir: &Path) -> io::Result<BTreeSet<ContainerId>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other?,
+    };
+    let mut ids = BTreeSet::new();
+    for entry in entries {
+        if let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            ids.insert(id);
+        }
+    }
+    Ok(ids)
+}

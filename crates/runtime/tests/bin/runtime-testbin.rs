@@ -1,0 +1,77 @@
+//! Stands in for `wharf` in this crate's tests: `shim NAME` and `prepare`.
+//!
+//! `agent STATE_DIR RUN_DIR CGROUP_PARENT` starts the instance on its standard input, to be killed while it does.
+//!
+//! Where a bundle has a `fake.json`, a plain process is started by that argv in place of a container: what is tested
+//! then is the shim alone.
+
+use std::os::fd::AsFd;
+use std::process::{Command, ExitCode, Stdio};
+
+use model::action::Instance;
+use model::paths::Roots;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use runtime::client::Runtime;
+use runtime::launch::{Launch, LaunchError, Launched, launch};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("shim") => runtime::shim::start::main(fake_or_launch),
+        Some("agent") => agent(),
+        Some("prepare") => runtime::prepare::child_main(),
+        _ => ExitCode::from(2),
+    }
+}
+
+fn agent() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let start = || -> Result<(), Box<dyn std::error::Error>> {
+        let [state, run, parent] = &args[..] else {
+            return Err("wrong usage".into());
+        };
+        let roots = Roots {
+            state: state.into(),
+            run: run.into(),
+        };
+        let instance: Instance = serde_json::from_reader(std::io::stdin())?;
+        let runtime = Runtime::new(roots, parent)?;
+        runtime.prepare(&instance)?;
+        runtime.start(&instance, &|_| Ok(()))?;
+        Ok(())
+    };
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fake_or_launch(l: &Launch<'_>) -> Result<Launched, LaunchError> {
+    match std::fs::read(l.bundle.join("fake.json")) {
+        Ok(json) => fake(l, &json).map_err(|e| LaunchError::NotFound(e.to_string())),
+        Err(_) => launch(l),
+    }
+}
+
+fn fake(l: &Launch<'_>, json: &[u8]) -> std::io::Result<Launched> {
+    let argv: Vec<String> = serde_json::from_slice(json)?;
+    let [stdin, stdout, stderr] = l.stdio;
+    let stdio = |fd: std::os::fd::BorrowedFd<'_>| fd.as_fd().try_clone_to_owned().map(Stdio::from);
+    // The shim blocks signals, and a command inherits that; a container's launcher resets it in the child.
+    let none = SigSet::empty();
+    let before = none.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .stdin(stdio(stdin)?)
+        .stdout(stdio(stdout)?)
+        .stderr(stdio(stderr)?)
+        .spawn();
+    before.thread_set_mask()?;
+    let child = child?;
+    let pid = child.id().cast_signed();
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    Ok(Launched { pid, pidfd })
+}
