@@ -1,1 +1,19 @@
 //! Bridges, veth pairs, the firewall table and the look at host ports, over netlink.
+//!
+//! Blocking calls, no program of the host is run. What is not marked as this agent's is never changed.
+
+mod error;
+mod firewall;
+mod link;
+mod listeners;
+mod monitor;
+mod names;
+mod net;
+mod netlink;
+mod sysctl;
+
+pub use error::NetError;
+pub use monitor::{Monitor, MonitorEvent};
+pub use names::{bridge_name, host_device_name};
+pub use net::Net;
+pub use netlink::KernelError;

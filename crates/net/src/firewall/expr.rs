@@ -1,0 +1,227 @@
+//! The nftables expressions our rules are made of, as the kernel takes and shows them.
+//!
+//! A register is counted in words of four bytes; the kernel numbers those at a multiple of four words 1 to 4 and the
+//! others from 8 on.
+
+use std::fmt;
+
+use super::nl;
+use crate::netlink::Attr;
+
+/// One step of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    Meta {
+        key: Meta,
+        to: u8,
+    },
+    /// Bytes of a header.
+    Payload {
+        base: Base,
+        offset: u32,
+        len: u32,
+        to: u8,
+    },
+    /// `fib daddr type`.
+    AddressType {
+        to: u8,
+    },
+    Ct {
+        key: Ct,
+        to: u8,
+    },
+    Mask {
+        reg: u8,
+        mask: u32,
+    },
+    Equal {
+        reg: u8,
+        value: Vec<u8>,
+    },
+    NotEqual {
+        reg: u8,
+        value: Vec<u8>,
+    },
+    /// The rule goes on where the set has the key (`to`: and the map's value is loaded there).
+    Lookup {
+        set: &'static str,
+        key: u8,
+        to: Option<u8>,
+    },
+    NotIn {
+        set: &'static str,
+        key: u8,
+    },
+    Dnat {
+        address: u8,
+        port: u8,
+    },
+    Masquerade,
+    Verdict(Verdict),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meta {
+    Iifname = 6,
+    Oifname = 7,
+    Nfproto = 15,
+    L4proto = 16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    Network = 1,
+    Transport = 2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ct {
+    State = 0,
+    Status = 2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Drop = 0,
+    Accept = 1,
+    Return = -5,
+}
+
+fn register(kind: u16, word: u8) -> Attr {
+    let number = if word.is_multiple_of(4) {
+        word / 4 + 1
+    } else {
+        word + 8
+    };
+    Attr::be32(kind, number.into())
+}
+
+fn value(kind: u16, bytes: &[u8]) -> Attr {
+    Attr::nest(kind, [Attr::bytes(nl::DATA_VALUE, bytes)])
+}
+
+impl Expr {
+    /// An element of a rule's list of expressions.
+    pub fn attr(&self) -> Attr {
+        let (name, data) = self.name_and_data();
+        Attr::nest(
+            nl::LIST_ELEM,
+            [Attr::text(nl::EXPR_NAME, name), Attr::nest(nl::EXPR_DATA, data)],
+        )
+    }
+
+    fn name_and_data(&self) -> (&'static str, Vec<Attr>) {
+        match self {
+            Self::Meta { key, to } => ("meta", vec![Attr::be32(2, *key as u32), register(1, *to)]),
+            Self::Payload {
+                base,
+                offset,
+                len,
+                to,
+            } => (
+                "payload",
+                vec![
+                    register(1, *to),
+                    Attr::be32(2, *base as u32),
+                    Attr::be32(3, *offset),
+                    Attr::be32(4, *len),
+                ],
+            ),
+            Self::AddressType { to } => {
+                const ADDRESS_TYPE: u32 = 3;
+                const DADDR: u32 = 2;
+                (
+                    "fib",
+                    vec![
+                        register(1, *to),
+                        Attr::be32(2, ADDRESS_TYPE),
+                        Attr::be32(3, DADDR),
+                    ],
+                )
+            }
+            Self::Ct { key, to } => ("ct", vec![Attr::be32(2, *key as u32), register(1, *to)]),
+            Self::Mask { reg, mask } => (
+                "bitwise",
+                vec![
+                    register(1, *reg),
+                    register(2, *reg),
+                    Attr::be32(3, 4),
+                    value(4, &mask.to_ne_bytes()),
+                    value(5, &[0; 4]),
+                ],
+            ),
+            Self::Equal { reg, value: v } => ("cmp", vec![register(1, *reg), Attr::be32(2, 0), value(3, v)]),
+            Self::NotEqual { reg, value: v } => {
+                ("cmp", vec![register(1, *reg), Attr::be32(2, 1), value(3, v)])
+            }
+            Self::Lookup { set, key, to } => {
+                let mut data = vec![Attr::text(1, set), register(2, *key)];
+                data.extend(to.map(|to| register(3, to)));
+                ("lookup", data)
+            }
+            Self::NotIn { set, key } => (
+                "lookup",
+                vec![Attr::text(1, set), register(2, *key), Attr::be32(5, 1)],
+            ),
+            Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
+            Self::Masquerade => ("masq", Vec::new()),
+            Self::Verdict(verdict) => {
+                let code = Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32);
+                let data = Attr::nest(2, [Attr::nest(nl::DATA_VERDICT, [code])]);
+                ("immediate", vec![Attr::be32(1, 0), data])
+            }
+        }
+    }
+}
+
+/// Everything the kernel would add by itself is said, so that what it shows compares equal.
+fn dnat(address: u8, port: u8) -> Vec<Attr> {
+    const DESTINATION: u32 = 1;
+    const IPV4: u32 = 2;
+    const MAP_IPS_AND_PORTS: u32 = 3;
+    vec![
+        Attr::be32(1, DESTINATION),
+        Attr::be32(2, IPV4),
+        register(3, address),
+        register(4, address),
+        register(5, port),
+        register(6, port),
+        Attr::be32(7, MAP_IPS_AND_PORTS),
+    ]
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Meta { key, to } => write!(f, "r{to} = {}", format!("{key:?}").to_lowercase()),
+            Self::Payload {
+                base,
+                offset,
+                len,
+                to,
+            } => {
+                write!(
+                    f,
+                    "r{to} = {}[{offset}..{}]",
+                    format!("{base:?}").to_lowercase(),
+                    offset + len
+                )
+            }
+            Self::AddressType { to } => write!(f, "r{to} = fib daddr type"),
+            Self::Ct { key, to } => write!(f, "r{to} = ct {}", format!("{key:?}").to_lowercase()),
+            Self::Mask { reg, mask } => write!(f, "r{reg} &= {mask:#x}"),
+            Self::Equal { reg, value } => write!(f, "r{reg} == {value:?}"),
+            Self::NotEqual { reg, value } => write!(f, "r{reg} != {value:?}"),
+            Self::Lookup { set, key, to: None } => write!(f, "r{key} in @{set}"),
+            Self::Lookup {
+                set,
+                key,
+                to: Some(to),
+            } => write!(f, "r{to} = @{set}[r{key}]"),
+            Self::NotIn { set, key } => write!(f, "r{key} not in @{set}"),
+            Self::Dnat { address, port } => write!(f, "dnat ip to r{address} : r{port}"),
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Verdict(verdict) => f.write_str(&format!("{verdict:?}").to_lowercase()),
+        }
+    }
+}

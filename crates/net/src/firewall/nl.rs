@@ -1,0 +1,109 @@
+//! Numbers of nfnetlink and nftables (linux/netfilter/nfnetlink.h, nf_tables.h).
+
+use crate::netlink::Attr;
+
+/// The table's name.
+pub(crate) const TABLE: &str = "wharf";
+
+pub const SUBSYSTEM: u16 = 10;
+pub const INET: u8 = 1;
+
+pub const NEWTABLE: u16 = 0;
+pub const GETTABLE: u16 = 1;
+pub const DELTABLE: u16 = 2;
+pub const NEWCHAIN: u16 = 3;
+pub const GETCHAIN: u16 = 4;
+pub const NEWRULE: u16 = 6;
+pub const GETRULE: u16 = 7;
+pub const NEWSET: u16 = 9;
+pub const GETSET: u16 = 10;
+pub const NEWSETELEM: u16 = 12;
+pub const GETSETELEM: u16 = 13;
+pub const DELSETELEM: u16 = 14;
+pub const GETGEN: u16 = 16;
+
+pub const GEN_ID: u16 = 1;
+
+pub const TABLE_NAME: u16 = 1;
+pub const TABLE_USERDATA: u16 = 6;
+
+pub const CHAIN_TABLE: u16 = 1;
+pub const CHAIN_NAME: u16 = 3;
+pub const CHAIN_HOOK: u16 = 4;
+pub const CHAIN_POLICY: u16 = 5;
+pub const CHAIN_TYPE: u16 = 7;
+pub const HOOK_NUM: u16 = 1;
+pub const HOOK_PRIORITY: u16 = 2;
+pub const POLICY_ACCEPT: u32 = 1;
+
+pub const RULE_TABLE: u16 = 1;
+pub const RULE_CHAIN: u16 = 2;
+pub const RULE_EXPRESSIONS: u16 = 4;
+pub const RULE_USERDATA: u16 = 7;
+
+pub const SET_TABLE: u16 = 1;
+pub const SET_NAME: u16 = 2;
+pub const SET_FLAGS: u16 = 3;
+pub const SET_KEY_TYPE: u16 = 4;
+pub const SET_KEY_LEN: u16 = 5;
+pub const SET_DATA_TYPE: u16 = 6;
+pub const SET_DATA_LEN: u16 = 7;
+pub const SET_DESC: u16 = 9;
+pub const SET_ID: u16 = 10;
+pub const SET_USERDATA: u16 = 13;
+pub const SET_DESC_CONCAT: u16 = 2;
+pub const SET_FIELD_LEN: u16 = 1;
+pub const FLAG_INTERVAL: u32 = 0x4;
+pub const FLAG_MAP: u32 = 0x8;
+pub const FLAG_CONCAT: u32 = 0x80;
+
+pub const ELEMS_TABLE: u16 = 1;
+pub const ELEMS_SET: u16 = 2;
+pub const ELEMS_LIST: u16 = 3;
+pub const ELEM_KEY: u16 = 1;
+pub const ELEM_DATA: u16 = 2;
+pub const ELEM_USERDATA: u16 = 6;
+pub const ELEM_KEY_END: u16 = 10;
+pub const DATA_VALUE: u16 = 1;
+pub const DATA_VERDICT: u16 = 2;
+pub const VERDICT_CODE: u16 = 1;
+
+pub const LIST_ELEM: u16 = 1;
+pub const EXPR_NAME: u16 = 1;
+pub const EXPR_DATA: u16 = 2;
+
+/// Message type of an operation on the ruleset.
+pub fn kind(operation: u16) -> u16 {
+    SUBSYSTEM << 8 | operation
+}
+
+/// `struct nfgenmsg`, then attributes.
+pub fn payload(family: u8, attrs: &[Attr]) -> Vec<u8> {
+    let mut out = vec![family, 0, 0, 0];
+    attrs.iter().for_each(|attr| attr.write(&mut out));
+    out
+}
+
+/// The attributes behind `struct nfgenmsg`.
+pub fn attrs(payload: &[u8]) -> &[u8] {
+    payload.get(4..).unwrap_or(&[])
+}
+
+/// User data as `nft` writes a comment: type 0, length, text with NUL. It shows in `nft list`.
+pub fn comment(text: &str) -> Vec<u8> {
+    let mut end = text.len().min(126);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut out = vec![0, end as u8 + 1];
+    out.extend_from_slice(&text.as_bytes()[..end]);
+    out.push(0);
+    out
+}
+
+/// The text of such user data.
+pub fn read_comment(data: &[u8]) -> Option<String> {
+    let length = usize::from(*data.get(1)?);
+    let text = data.get(2..2 + length).filter(|_| data[0] == 0)?;
+    String::from_utf8(text.strip_suffix(&[0]).unwrap_or(text).to_vec()).ok()
+}

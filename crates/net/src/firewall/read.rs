@@ -1,0 +1,248 @@
+//! What the kernel has under our table's name.
+
+use std::collections::BTreeMap;
+
+use super::elements::Elements;
+use super::nl;
+use super::render::{FORWARD, guard};
+use super::table::{Chain, Element, Rule, Set, Table, concatenation};
+use crate::error::{Doing, NetError};
+use crate::netlink::{Attr, Attrs, KernelError, Netlink, find, read_be32, read_text};
+
+/// A look that something changed under is repeated this often.
+const TRIES: u32 = 16;
+
+/// The ruleset as it was at one generation.
+pub struct Found {
+    pub generation: u32,
+    pub table: Option<FoundTable>,
+}
+
+/// A table `inet wharf`, whoever made it.
+#[derive(Default)]
+pub struct FoundTable {
+    /// The comment in its user data: whose it is.
+    pub owner: Option<String>,
+    chains: Vec<FoundChain>,
+    sets: Vec<FoundSet>,
+    pub elements: Elements,
+}
+
+struct FoundChain {
+    name: String,
+    kind: Option<String>,
+    hook: Option<u32>,
+    priority: Option<i32>,
+    policy: Option<u32>,
+    rules: Vec<FoundRule>,
+}
+
+struct FoundRule {
+    exprs: Vec<u8>,
+    userdata: Vec<u8>,
+}
+
+struct FoundSet {
+    name: String,
+    flags: u32,
+    key: (u32, u32),
+    value: (u32, u32),
+}
+
+/// Reads it whole, of one generation.
+pub fn read(filter: &mut Netlink) -> Result<Found, NetError> {
+    for _ in 0..TRIES {
+        match once(filter) {
+            Ok(Some(found)) => return Ok(found),
+            // Something went away between two questions, or during one.
+            Ok(None) => {}
+            Err(e) if e.is(libc::ENOENT) || e.is(libc::EINTR) => {}
+            Err(e) => return Err(e).doing(|| "read the nftables ruleset".to_owned()),
+        }
+    }
+    Err(NetError::Busy { tries: TRIES })
+}
+
+fn once(filter: &mut Netlink) -> Result<Option<Found>, KernelError> {
+    let generation = generation(filter)?;
+    let table = table(filter)?;
+    Ok((self::generation(filter)? == generation).then_some(Found { generation, table }))
+}
+
+fn generation(filter: &mut Netlink) -> Result<u32, KernelError> {
+    let reply = filter.get(nl::kind(nl::GETGEN), &nl::payload(0, &[]))?;
+    Ok(reply
+        .and_then(|r| read_be32(nl::attrs(&r.payload), nl::GEN_ID))
+        .unwrap_or(0))
+}
+
+fn table(filter: &mut Netlink) -> Result<Option<FoundTable>, KernelError> {
+    let ask = nl::payload(nl::INET, &[Attr::text(nl::TABLE_NAME, nl::TABLE)]);
+    let reply = match filter.get(nl::kind(nl::GETTABLE), &ask) {
+        Err(e) if e.is(libc::ENOENT) => return Ok(None),
+        other => other?,
+    };
+    let Some(reply) = reply else { return Ok(None) };
+    let owner = find(nl::attrs(&reply.payload), nl::TABLE_USERDATA).and_then(nl::read_comment);
+    let mut table = FoundTable {
+        owner,
+        chains: chains(filter)?,
+        sets: sets(filter)?,
+        ..FoundTable::default()
+    };
+    rules(filter, &mut table)?;
+    for set in &table.sets {
+        table
+            .elements
+            .insert(set.name.clone(), elements(filter, &set.name)?);
+    }
+    Ok(Some(table))
+}
+
+fn dump(filter: &mut Netlink, what: u16, attrs: &[Attr]) -> Result<Vec<Vec<u8>>, KernelError> {
+    let replies = filter.dump(nl::kind(what), &nl::payload(nl::INET, attrs))?;
+    // The first attribute of chains, rules, sets and elements alike is the table's name.
+    let ours = |attrs: &[u8]| read_text(attrs, nl::CHAIN_TABLE).as_deref() == Some(nl::TABLE);
+    let payloads = replies
+        .into_iter()
+        .filter(|r| r.payload.first() == Some(&nl::INET));
+    Ok(payloads
+        .map(|r| nl::attrs(&r.payload).to_vec())
+        .filter(|attrs| ours(attrs))
+        .collect())
+}
+
+fn chains(filter: &mut Netlink) -> Result<Vec<FoundChain>, KernelError> {
+    let chain = |attrs: &Vec<u8>| {
+        let hook = find(attrs, nl::CHAIN_HOOK).unwrap_or(&[]);
+        Some(FoundChain {
+            name: read_text(attrs, nl::CHAIN_NAME)?,
+            kind: read_text(attrs, nl::CHAIN_TYPE),
+            hook: read_be32(hook, nl::HOOK_NUM),
+            priority: read_be32(hook, nl::HOOK_PRIORITY).map(|p| p as i32),
+            policy: read_be32(attrs, nl::CHAIN_POLICY),
+            rules: Vec::new(),
+        })
+    };
+    Ok(dump(filter, nl::GETCHAIN, &[])?
+        .iter()
+        .filter_map(chain)
+        .collect())
+}
+
+fn rules(filter: &mut Netlink, table: &mut FoundTable) -> Result<(), KernelError> {
+    for attrs in dump(filter, nl::GETRULE, &[Attr::text(nl::RULE_TABLE, nl::TABLE)])? {
+        let Some(name) = read_text(&attrs, nl::RULE_CHAIN) else {
+            continue;
+        };
+        let bytes = |kind| find(&attrs, kind).unwrap_or(&[]).to_vec();
+        let rule = FoundRule {
+            exprs: bytes(nl::RULE_EXPRESSIONS),
+            userdata: bytes(nl::RULE_USERDATA),
+        };
+        if let Some(chain) = table.chains.iter_mut().find(|chain| chain.name == name) {
+            chain.rules.push(rule);
+        }
+    }
+    Ok(())
+}
+
+fn sets(filter: &mut Netlink) -> Result<Vec<FoundSet>, KernelError> {
+    let set = |attrs: &Vec<u8>| {
+        let number = |kind| read_be32(attrs, kind).unwrap_or(0);
+        Some(FoundSet {
+            name: read_text(attrs, nl::SET_NAME)?,
+            flags: number(nl::SET_FLAGS),
+            key: (number(nl::SET_KEY_TYPE), number(nl::SET_KEY_LEN)),
+            value: (number(nl::SET_DATA_TYPE), number(nl::SET_DATA_LEN)),
+        })
+    };
+    Ok(dump(filter, nl::GETSET, &[Attr::text(nl::SET_TABLE, nl::TABLE)])?
+        .iter()
+        .filter_map(set)
+        .collect())
+}
+
+fn elements(filter: &mut Netlink, set: &str) -> Result<std::collections::BTreeSet<Element>, KernelError> {
+    let ask = [
+        Attr::text(nl::ELEMS_TABLE, nl::TABLE),
+        Attr::text(nl::ELEMS_SET, set),
+    ];
+    let mut out = std::collections::BTreeSet::new();
+    for attrs in dump(filter, nl::GETSETELEM, &ask)? {
+        let list = find(&attrs, nl::ELEMS_LIST).unwrap_or(&[]);
+        out.extend(Attrs(list).map(|(_, bytes)| element(bytes)));
+    }
+    Ok(out)
+}
+
+fn element(bytes: &[u8]) -> Element {
+    let value = |kind| {
+        find(bytes, kind)
+            .and_then(|data| find(data, nl::DATA_VALUE))
+            .map(<[u8]>::to_vec)
+    };
+    Element {
+        key: value(nl::ELEM_KEY).unwrap_or_default(),
+        end: value(nl::ELEM_KEY_END),
+        value: value(nl::ELEM_DATA).unwrap_or_default(),
+        comment: find(bytes, nl::ELEM_USERDATA).and_then(nl::read_comment),
+    }
+}
+
+impl FoundTable {
+    /// Chains, rules and the make of the sets are as they must be; elements are not looked at.
+    pub fn has_static_part_of(&self, wanted: &Table) -> bool {
+        let chains: BTreeMap<&str, &FoundChain> = self.chains.iter().map(|c| (c.name.as_str(), c)).collect();
+        let sets: BTreeMap<&str, &FoundSet> = self.sets.iter().map(|s| (s.name.as_str(), s)).collect();
+        chains.len() == wanted.chains.len()
+            && sets.len() == wanted.sets.len()
+            && wanted
+                .chains
+                .iter()
+                .all(|chain| chains.get(chain.name).is_some_and(|found| found.is(chain)))
+            && wanted
+                .sets
+                .iter()
+                .all(|set| sets.get(set.name).is_some_and(|found| found.is(set)))
+    }
+
+    /// The guard is the last rule of the forward chain.
+    pub fn is_guarded(&self) -> bool {
+        let forward = self.chains.iter().find(|chain| chain.name == FORWARD);
+        forward
+            .and_then(|chain| chain.rules.last())
+            .is_some_and(|rule| rule.is(&guard()))
+    }
+}
+
+impl FoundChain {
+    fn is(&self, wanted: &Chain) -> bool {
+        self.kind.as_deref() == Some(wanted.kind)
+            && self.hook == Some(wanted.hook as u32)
+            && self.priority == Some(wanted.priority)
+            && self.policy == Some(nl::POLICY_ACCEPT)
+            && self.rules.len() == wanted.rules.len()
+            && self
+                .rules
+                .iter()
+                .zip(&wanted.rules)
+                .all(|(found, rule)| found.is(rule))
+    }
+}
+
+impl FoundRule {
+    fn is(&self, wanted: &Rule) -> bool {
+        let exprs: Vec<Attr> = wanted.exprs.iter().map(|expr| expr.attr()).collect();
+        self.userdata == nl::comment(wanted.comment)
+            && Attr::nest(nl::RULE_EXPRESSIONS, exprs).says(&self.exprs)
+    }
+}
+
+impl FoundSet {
+    fn is(&self, wanted: &Set) -> bool {
+        self.flags == wanted.flags()
+            && self.key == concatenation(wanted.key)
+            && self.value == concatenation(wanted.value)
+    }
+}

@@ -1,0 +1,181 @@
+//! A description of a table: sets with elements, chains with rules.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::expr::Expr;
+use super::nl;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub sets: Vec<Set>,
+    pub chains: Vec<Chain>,
+}
+
+/// A set, or a map where there is a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    pub name: &'static str,
+    pub key: &'static [Field],
+    pub value: &'static [Field],
+    /// Elements are ranges.
+    pub interval: bool,
+    pub elements: BTreeSet<Element>,
+}
+
+/// A part of a key or value; each is padded to four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Device,
+    Ipv4,
+    Protocol,
+    Port,
+}
+
+/// The bytes as the kernel has them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    pub key: Vec<u8>,
+    /// The range's last key.
+    pub end: Option<Vec<u8>>,
+    /// Empty in a set.
+    pub value: Vec<u8>,
+    pub comment: Option<String>,
+}
+
+/// A base chain of policy accept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    pub name: &'static str,
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    pub hook: Hook,
+    pub priority: i32,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting = 0,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Kept with the rule, for whoever reads `nft list ruleset`.
+    pub comment: &'static str,
+    pub exprs: Vec<Expr>,
+}
+
+impl Field {
+    /// Number of the type in `nft`, for its listing alone: the kernel does not look at it.
+    pub fn kind(self) -> u32 {
+        match self {
+            Self::Device => 41,
+            Self::Ipv4 => 7,
+            Self::Protocol => 12,
+            Self::Port => 13,
+        }
+    }
+
+    /// Bytes in a register.
+    pub fn len(self) -> u32 {
+        match self {
+            Self::Device => 16,
+            Self::Ipv4 | Self::Protocol | Self::Port => 4,
+        }
+    }
+
+    fn show(self, bytes: &[u8]) -> String {
+        match self {
+            Self::Device => format!("{:?}", String::from_utf8_lossy(bytes).trim_end_matches('\0')),
+            Self::Ipv4 => Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string(),
+            Self::Protocol => if bytes[0] == 17 { "udp" } else { "tcp" }.to_owned(),
+            Self::Port => u16::from_be_bytes([bytes[0], bytes[1]]).to_string(),
+        }
+    }
+}
+
+/// Type and length of a concatenation.
+pub fn concatenation(fields: &[Field]) -> (u32, u32) {
+    fields.iter().fold((0, 0), |(kind, len), field| {
+        (kind << 6 | field.kind(), len + field.len())
+    })
+}
+
+fn show(fields: &[Field], mut bytes: &[u8]) -> String {
+    let mut parts = Vec::new();
+    for field in fields {
+        let (head, tail) = bytes.split_at(field.len() as usize);
+        parts.push(field.show(head));
+        bytes = tail;
+    }
+    parts.join(" . ")
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for set in &self.sets {
+            write!(f, "{set}")?;
+        }
+        for chain in &self.chains {
+            writeln!(
+                f,
+                "chain {} ({} {:?} {})",
+                chain.name, chain.kind, chain.hook, chain.priority
+            )?;
+            for rule in &chain.rules {
+                let steps: Vec<String> = rule.exprs.iter().map(Expr::to_string).collect();
+                writeln!(f, "  # {}\n  {}", rule.comment, steps.join("; "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} {}",
+            if self.value.is_empty() { "set" } else { "map" },
+            self.name
+        )?;
+        for element in &self.elements {
+            write!(f, "  {}", show(self.key, &element.key))?;
+            if let Some(end) = &element.end {
+                write!(f, " - {}", show(self.key, end))?;
+            }
+            if !self.value.is_empty() {
+                write!(f, " -> {}", show(self.value, &element.value))?;
+            }
+            writeln!(
+                f,
+                "{}",
+                element
+                    .comment
+                    .as_ref()
+                    .map(|c| format!("  # {c}"))
+                    .unwrap_or_default()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Set {
+    /// As the kernel has them.
+    pub fn flags(&self) -> u32 {
+        let map = if self.value.is_empty() { 0 } else { nl::FLAG_MAP };
+        let interval = if self.interval {
+            nl::FLAG_INTERVAL | nl::FLAG_CONCAT
+        } else {
+            0
+        };
+        map | interval
+    }
+}

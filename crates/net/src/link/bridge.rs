@@ -1,0 +1,176 @@
+//! The bridge of a network: made, or put right where something was changed.
+
+use model::network::{BridgeNetwork, MacAddr};
+
+use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, nl, owner_of};
+use crate::error::{Doing, NetError};
+use crate::names::check_device;
+use crate::netlink::{Attr, Netlink};
+use crate::sysctl;
+
+/// Everything that can be seen to be wrong before anything is touched.
+pub(crate) fn check(n: &BridgeNetwork) -> Result<(), NetError> {
+    let what = || format!("network {}", n.name);
+    check_device(&what(), &n.bridge)?;
+    if n.subnet.prefix_len() == 0 || n.subnet.prefix_len() > 30 {
+        return Err(NetError::invalid(
+            what(),
+            format!("the subnet {} is no size for a network: /1 to /30", n.subnet),
+        ));
+    }
+    if !n.subnet.contains(&n.gateway) || n.gateway == n.subnet.network() || n.gateway == n.subnet.broadcast()
+    {
+        let why = format!(
+            "the gateway {} is no host address of the subnet {}",
+            n.gateway, n.subnet
+        );
+        return Err(NetError::invalid(what(), why));
+    }
+    check_mtu(&what(), n.mtu)
+}
+
+/// 68 is the smallest IPv4 works with (RFC 791), 65535 the largest a bridge takes.
+pub(super) fn check_mtu(what: &str, mtu: Option<u32>) -> Result<(), NetError> {
+    match mtu {
+        Some(mtu) if !(68..=65535).contains(&mtu) => Err(NetError::invalid(
+            what,
+            format!("an mtu of {mtu} is not possible: 68 to 65535"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a device of that name that is not ours.
+pub(crate) fn look(route: &mut Netlink, mark: &Mark, bridge: &str) -> Result<Option<Link>, NetError> {
+    let found = dump::link(route, bridge).doing(|| format!("look at the device {bridge}"))?;
+    match found {
+        Some(link) if !mark.is_on(&link) => Err(NetError::ForeignDevice {
+            device: bridge.to_owned(),
+            owner: owner_of(&link),
+            advice: "remove it, or give the network another device with `bridge = \"NAME\"`".to_owned(),
+        }),
+        other => Ok(other),
+    }
+}
+
+/// Makes the bridge or repairs it. The firewall must know it already: `route_localnet` is turned on here.
+pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) -> Result<(), NetError> {
+    let found = match look(route, mark, &n.bridge)? {
+        Some(link) if link.kind != "bridge" => {
+            change::delete(route, link.index).doing(|| format!("delete {}, which is no bridge", n.bridge))?;
+            None
+        }
+        other => other,
+    };
+    let link = match found {
+        Some(link) => link,
+        None => create(route, mark, n)?,
+    };
+    repair(route, mark, n, &link)?;
+    settings(&n.bridge)?;
+    if !link.up {
+        change::up(route, link.index).doing(|| format!("turn on the bridge {}", n.bridge))?;
+    }
+    address(route, n, &link)
+}
+
+fn create(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) -> Result<Link, NetError> {
+    let info = [
+        Attr::text(nl::INFO_KIND, "bridge"),
+        Attr::nest(
+            nl::INFO_DATA,
+            [Attr::u32(nl::BR_FORWARD_DELAY, 0), Attr::u32(nl::BR_STP_STATE, 0)],
+        ),
+    ];
+    let attrs = [
+        Attr::text(nl::IFLA_IFNAME, &n.bridge),
+        Attr::bytes(nl::IFLA_ADDRESS, mac(n)),
+        Attr::u32(nl::IFLA_GROUP, mark.group),
+        Attr::nest(nl::IFLA_LINKINFO, info),
+    ];
+    let doing = || format!("make the bridge {} of network {}", n.bridge, n.name);
+    change::create(route, &attrs).doing(doing)?;
+    look(route, mark, &n.bridge)?.ok_or_else(|| NetError::invalid(doing(), "it vanished at once"))
+}
+
+/// A bridge with an address of its own keeps it when ports come and go.
+fn mac(n: &BridgeNetwork) -> [u8; 6] {
+    MacAddr::of_lease(n.gateway).0
+}
+
+fn repair(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork, link: &Link) -> Result<(), NetError> {
+    let mut attrs = Vec::new();
+    let alias = mark.alias(n.name.as_str());
+    if link.alias.as_deref() != Some(&*alias) {
+        attrs.push(Attr::bytes(nl::IFLA_IFALIAS, alias));
+    }
+    if link.group == mark.group {
+        attrs.push(Attr::u32(nl::IFLA_GROUP, 0));
+    }
+    if link.mac != mac(n) {
+        attrs.push(Attr::bytes(nl::IFLA_ADDRESS, mac(n)));
+    }
+    let mtu = n.mtu.unwrap_or(DEFAULT_MTU);
+    if link.mtu != mtu {
+        attrs.push(Attr::u32(nl::IFLA_MTU, mtu));
+    }
+    if link.master.is_some() {
+        attrs.push(Attr::u32(nl::IFLA_MASTER, 0));
+    }
+    let doing = || format!("configure the bridge {}", n.bridge);
+    change::set(route, link.index, &attrs).doing(doing)?;
+    // One at a time: with the spanning tree on, no delay below two seconds is taken.
+    for (wrong, kind) in [
+        (link.stp, nl::BR_STP_STATE),
+        (link.forward_delay != 0, nl::BR_FORWARD_DELAY),
+    ] {
+        if wrong {
+            let data = Attr::nest(nl::INFO_DATA, [Attr::u32(kind, 0)]);
+            let info = [Attr::text(nl::INFO_KIND, "bridge"), data];
+            change::set(route, link.index, &[Attr::nest(nl::IFLA_LINKINFO, info)]).doing(doing)?;
+        }
+    }
+    Ok(())
+}
+
+/// No IPv6, as the network did not ask for it; 127.0.0.1 of the host may be translated to a container.
+fn settings(bridge: &str) -> Result<(), NetError> {
+    let ipv6 = sysctl::disable_ipv6(bridge);
+    if sysctl::exists(&ipv6) {
+        sysctl::ensure(&ipv6, 1)?;
+    }
+    sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
+    Ok(())
+}
+
+fn address(route: &mut Netlink, n: &BridgeNetwork, link: &Link) -> Result<(), NetError> {
+    let doing = || format!("look at the addresses of {}", n.bridge);
+    let right = Address {
+        index: link.index,
+        ip: n.gateway,
+        prefix: n.subnet.prefix_len(),
+    };
+    let found: Vec<Address> = dump::addresses(route)
+        .doing(doing)?
+        .into_iter()
+        .filter(|a| a.index == link.index)
+        .collect();
+    // The right one first: taking away the last address of a subnet takes its routes along.
+    if !found.contains(&right) {
+        change::add_address(route, link.index, right.ip, right.prefix)
+            .doing(|| format!("give {}/{} to the bridge {}", right.ip, right.prefix, n.bridge))?;
+    }
+    for wrong in found.iter().filter(|a| **a != right) {
+        change::remove_address(route, wrong.index, wrong.ip, wrong.prefix)
+            .doing(|| format!("take {}/{} from the bridge {}", wrong.ip, wrong.prefix, n.bridge))?;
+    }
+    Ok(())
+}
+
+/// Removes it where it is ours; absent is fine.
+pub(crate) fn remove_bridge(route: &mut Netlink, mark: &Mark, bridge: &str) -> Result<(), NetError> {
+    match look(route, mark, bridge)? {
+        Some(link) => change::delete(route, link.index).doing(|| format!("remove the bridge {bridge}")),
+        None => Ok(()),
+    }
+}

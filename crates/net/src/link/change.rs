@@ -1,0 +1,120 @@
+//! Requests that change a device, an address or a route.
+
+use std::net::Ipv4Addr;
+
+use super::nl;
+use crate::netlink::{Attr, KernelError, Netlink, flag};
+
+/// `struct ifinfomsg`: family, type, index, flags, which flags change.
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    for value in [index, flags, change] {
+        out.extend_from_slice(&value.to_ne_bytes());
+    }
+    out
+}
+
+/// A message about a link: its header, then attributes.
+pub(super) fn link_bytes(header: Vec<u8>, attrs: &[Attr]) -> Vec<u8> {
+    let mut out = header;
+    attrs.iter().for_each(|attr| attr.write(&mut out));
+    out
+}
+
+/// Makes a device; fails when the name is taken.
+pub(super) fn create(route: &mut Netlink, attrs: &[Attr]) -> Result<(), KernelError> {
+    let payload = link_bytes(link_header(0, 0, 0), attrs);
+    route.request(nl::NEWLINK, flag::CREATE | flag::EXCL, &payload)
+}
+
+/// Changes what the attributes say, nothing where there are none.
+pub(super) fn set(route: &mut Netlink, index: u32, attrs: &[Attr]) -> Result<(), KernelError> {
+    if attrs.is_empty() {
+        return Ok(());
+    }
+    route.request(nl::NEWLINK, 0, &link_bytes(link_header(index, 0, 0), attrs))
+}
+
+pub(super) fn up(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
+    route.request(nl::NEWLINK, 0, &link_header(index, nl::IFF_UP, nl::IFF_UP))
+}
+
+/// Deletes it; one that is gone already is fine.
+pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
+    match route.request(nl::DELLINK, 0, &link_header(index, 0, 0)) {
+        Err(e) if e.is(libc::ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// No IPv6 address is made up for the device when it comes up.
+pub(super) fn no_ipv6_address() -> Attr {
+    const NONE: u8 = 1;
+    let inet6 = Attr::nest(libc::AF_INET6 as u16, [Attr::u8(nl::INET6_ADDR_GEN_MODE, NONE)]);
+    Attr::nest(nl::IFLA_AF_SPEC, [inet6])
+}
+
+pub(super) fn add_address(
+    route: &mut Netlink,
+    index: u32,
+    ip: Ipv4Addr,
+    prefix: u8,
+) -> Result<(), KernelError> {
+    let mut payload = address_header(index, prefix);
+    let octets = ip.octets();
+    Attr::bytes(nl::IFA_LOCAL, octets).write(&mut payload);
+    Attr::bytes(nl::IFA_ADDRESS, octets).write(&mut payload);
+    let broadcast = ip.to_bits() | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    if prefix < 31 {
+        Attr::bytes(nl::IFA_BROADCAST, broadcast.to_be_bytes()).write(&mut payload);
+    }
+    match route.request(nl::NEWADDR, flag::CREATE | flag::EXCL, &payload) {
+        Err(e) if e.is(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn remove_address(
+    route: &mut Netlink,
+    index: u32,
+    ip: Ipv4Addr,
+    prefix: u8,
+) -> Result<(), KernelError> {
+    let mut payload = address_header(index, prefix);
+    Attr::bytes(nl::IFA_LOCAL, ip.octets()).write(&mut payload);
+    match route.request(nl::DELADDR, 0, &payload) {
+        Err(e) if e.is(libc::EADDRNOTAVAIL) => Ok(()),
+        other => other,
+    }
+}
+
+/// `struct ifaddrmsg`.
+fn address_header(index: u32, prefix: u8) -> Vec<u8> {
+    let mut out = vec![libc::AF_INET as u8, prefix, 0, 0];
+    out.extend_from_slice(&index.to_ne_bytes());
+    out
+}
+
+/// Puts the default route in place of the one there may be.
+pub(super) fn default_route(route: &mut Netlink, gateway: Ipv4Addr, index: u32) -> Result<(), KernelError> {
+    const STATIC: u8 = 4;
+    const UNIVERSE: u8 = 0;
+    const UNICAST: u8 = 1;
+    let mut payload = vec![
+        libc::AF_INET as u8,
+        0,
+        0,
+        0,
+        nl::RT_TABLE_MAIN as u8,
+        STATIC,
+        UNIVERSE,
+        UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ];
+    Attr::bytes(nl::RTA_GATEWAY, gateway.octets()).write(&mut payload);
+    Attr::u32(nl::RTA_OIF, index).write(&mut payload);
+    route.request(nl::NEWROUTE, flag::CREATE | flag::REPLACE, &payload)
+}

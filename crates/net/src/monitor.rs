@@ -1,0 +1,106 @@
+//! Word from the kernel that devices, addresses, routes or our firewall table changed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::error::{Doing, NetError};
+use crate::firewall::TABLE;
+use crate::netlink::{read_text, u32_at};
+
+/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE.
+const ROUTE_GROUPS: [u32; 3] = [1, 5, 7];
+/// NFNLGRP_NFTABLES.
+const FIREWALL_GROUP: u32 = 7;
+const NFTABLES: u8 = 10;
+/// Bytes the kernel may queue before it says that word was lost.
+const QUEUE: usize = 1 << 20;
+
+/// What may be different now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MonitorEvent {
+    /// Devices, IPv4 addresses or routes.
+    pub links: bool,
+    /// The table `inet wharf`.
+    pub firewall: bool,
+    /// Word was lost: everything may be different.
+    pub overrun: bool,
+}
+
+/// Two nonblocking sockets in the network namespace of the thread that made them.
+pub struct Monitor {
+    route: Socket,
+    firewall: Socket,
+}
+
+impl Monitor {
+    /// Starts to listen: what changes from here on is told.
+    pub fn new() -> Result<Self, NetError> {
+        let route =
+            listen(NETLINK_ROUTE, &ROUTE_GROUPS).doing(|| "listen to changes of devices".to_owned())?;
+        let firewall = listen(NETLINK_NETFILTER, &[FIREWALL_GROUP])
+            .doing(|| "listen to changes of nftables".to_owned())?;
+        Ok(Self { route, firewall })
+    }
+
+    /// Readable when there is something to drain.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.route.as_fd(), self.firewall.as_fd()]
+    }
+
+    /// Takes all that has come.
+    pub fn drain(&self) -> Result<MonitorEvent, NetError> {
+        let mut event = MonitorEvent::default();
+        let lost_links =
+            drain(&self.route, |_| event.links = true).doing(|| "read changes of devices".to_owned())?;
+        let lost_rules = drain(&self.firewall, |datagram| event.firewall |= is_about_us(datagram))
+            .doing(|| "read changes of nftables".to_owned())?;
+        event.overrun = lost_links || lost_rules;
+        Ok(event)
+    }
+}
+
+fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    // Without the right to a longer queue, overruns come sooner; they are told.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &QUEUE);
+    for group in groups {
+        socket.add_membership(*group)?;
+    }
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
+/// Says whether word was lost.
+fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
+    let mut lost = false;
+    let mut buffer = Vec::with_capacity(1 << 16);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => seen(&buffer),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Tables, chains, rules, sets and elements all have their table's name as first attribute.
+fn is_about_us(mut datagram: &[u8]) -> bool {
+    while let Some(length) = u32_at(datagram, 0).map(|l| l as usize) {
+        let Some(message) = datagram.get(..length).filter(|m| m.len() >= 20) else {
+            return false;
+        };
+        if message[5] == NFTABLES && read_text(&message[20..], 1).as_deref() == Some(TABLE) {
+            return true;
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    false
+}

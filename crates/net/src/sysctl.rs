@@ -1,0 +1,51 @@
+//! Kernel settings of the calling thread's network namespace, below /proc/sys/net (ip-sysctl.rst).
+
+use std::fs;
+
+use crate::error::NetError;
+
+pub(crate) const FORWARD: &str = "ipv4/ip_forward";
+
+/// The setting as a number.
+pub(crate) fn read(name: &str) -> Result<u32, NetError> {
+    let path = path(name);
+    let text = fs::read_to_string(&path).map_err(|source| NetError::File {
+        doing: "read the kernel setting",
+        path: path.clone(),
+        source,
+    })?;
+    text.trim()
+        .parse()
+        .map_err(|_| NetError::Malformed("a kernel setting"))
+}
+
+/// Sets it unless it has the value; says whether it did.
+pub(crate) fn ensure(name: &str, value: u32) -> Result<bool, NetError> {
+    if read(name)? == value {
+        return Ok(false);
+    }
+    let path = path(name);
+    fs::write(&path, value.to_string()).map_err(|source| NetError::File {
+        doing: "change the kernel setting",
+        path,
+        source,
+    })?;
+    Ok(true)
+}
+
+/// Whether the kernel knows it; IPv6 may be left out of a kernel.
+pub(crate) fn exists(name: &str) -> bool {
+    fs::exists(path(name)).unwrap_or(false)
+}
+
+pub(crate) fn route_localnet(device: &str) -> String {
+    format!("ipv4/conf/{device}/route_localnet")
+}
+
+pub(crate) fn disable_ipv6(device: &str) -> String {
+    format!("ipv6/conf/{device}/disable_ipv6")
+}
+
+fn path(name: &str) -> String {
+    format!("/proc/sys/net/{name}")
+}
