@@ -1,0 +1,132 @@
+//! Tables of cases.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use model::ledger::Lease;
+use model::name::{ContainerId, Name};
+use model::network::BridgeNetwork;
+
+use super::address::lease;
+use super::{device, port, subnet};
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+fn network(subnet: &str, range: Option<&str>) -> BridgeNetwork {
+    let subnet = net(subnet);
+    BridgeNetwork {
+        name: "front".parse().unwrap(),
+        bridge: "wh-front".to_owned(),
+        subnet,
+        gateway: subnet.hosts().next().unwrap(),
+        range: range.map(net),
+        mtu: None,
+        internal: false,
+        masquerade: true,
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+#[test]
+fn all_addresses_but_the_networks_own_are_given_once_then_none() {
+    let network = network("10.0.0.0/29", None);
+    let mut leases: BTreeMap<String, Lease> = BTreeMap::new();
+    let mut given: Vec<Ipv4Addr> = Vec::new();
+    for n in 0..6 {
+        let key = format!("front/c{n}");
+        let taken = |ip| given.contains(&ip);
+        let ip = lease(&mut leases, &network, &key, at(n), taken);
+        given.extend(ip);
+    }
+    let text: Vec<String> = given.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
+}
+
+#[test]
+fn a_lease_is_kept_and_the_least_recently_used_one_is_given_away_first() {
+    let network = network("10.0.0.0/30", None);
+    let wide = network_of_range("10.0.0.0/24", "10.0.0.128/31");
+    let mut leases = BTreeMap::new();
+    let first = lease(&mut leases, &network, "front/a", at(1), |_| false).unwrap();
+    assert_eq!(
+        lease(&mut leases, &network, "front/a", at(2), |_| false),
+        Some(first)
+    );
+    assert_eq!(
+        leases["front/a"].used_at,
+        at(1),
+        "a kept lease is not written again"
+    );
+    assert_eq!(
+        lease(&mut leases, &network, "front/b", at(3), |_| false),
+        Some(first),
+        "the only one there is"
+    );
+    assert!(!leases.contains_key("front/a"));
+    let mut leases = BTreeMap::new();
+    let x = lease(&mut leases, &wide, "front/x", at(9), |_| false).unwrap();
+    let y = lease(&mut leases, &wide, "front/y", at(5), |_| false).unwrap();
+    assert_ne!(x, y);
+    assert_eq!(
+        lease(&mut leases, &wide, "front/z", at(10), |_| false),
+        Some(y),
+        "unused for longest"
+    );
+}
+
+fn network_of_range(subnet: &str, range: &str) -> BridgeNetwork {
+    network(subnet, Some(range))
+}
+
+#[test]
+fn addresses_come_from_the_range() {
+    let network = network_of_range("10.0.0.0/24", "10.0.0.64/26");
+    let ip = lease(&mut BTreeMap::new(), &network, "front/a", at(0), |_| false).unwrap();
+    assert!(net("10.0.0.64/26").contains(&ip), "{ip}");
+}
+
+#[test]
+fn subnets_avoid_what_is_taken() {
+    let pools = [net("10.88.0.0/23"), net("10.99.0.0/26")];
+    let taken = [net("10.88.0.9/32"), net("10.88.1.0/25")];
+    assert_eq!(subnet::pick(&pools, &[]), Some(net("10.88.0.0/24")));
+    assert_eq!(subnet::pick(&pools, &taken[..1]), Some(net("10.88.1.0/24")));
+    assert_eq!(subnet::pick(&pools, &taken), Some(net("10.99.0.0/26")));
+    assert_eq!(subnet::pick(&pools, &[net("10.0.0.0/8")]), None);
+}
+
+#[test]
+fn picked_ports_are_the_lowest_free_ones_of_the_range() {
+    assert_eq!(port::pick(|_| false), Some(32_768));
+    assert_eq!(port::pick(|p| p < 40_000), Some(40_000));
+    assert_eq!(port::pick(|_| true), None);
+}
+
+#[test]
+fn device_names_fit_and_differ() {
+    let id = ContainerId::from_bytes([0xab; 32]);
+    assert_eq!(device::host_device(&id, 0), "wh-ababababab.0");
+    assert_eq!(device::host_device(&id, 35).len(), 15);
+    for (name, plain) in [
+        ("front", true),
+        ("a-network-with-a-long-name", false),
+        ("dotted.name", false),
+    ] {
+        let name: Name = name.parse().unwrap();
+        let device = device::bridge(&name, |_| false);
+        assert!(
+            device.len() <= 15 && device.starts_with("wh-") && !device.contains('.'),
+            "{device}"
+        );
+        assert_eq!(device == format!("wh-{name}"), plain);
+        let other = device::bridge(&name, |d| d == device);
+        assert!(other != device && other.len() <= 15, "{other}");
+    }
+}

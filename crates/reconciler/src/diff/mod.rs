@@ -1,0 +1,187 @@
+//! What differs between a definition and what was accepted, field by field, and what that asks for.
+
+pub mod classes;
+
+use model::diagnostic::Location;
+use model::plan::Reason;
+use model::spec::{ContainerSpec, NetworkSpec, Origin};
+use serde::Serialize;
+use serde_json::Value;
+
+pub use classes::Class;
+
+/// One field that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub class: Class,
+    pub reason: Reason,
+}
+
+/// What changed from one container definition to another, in order of the fields' names.
+pub fn container(from: &ContainerSpec, to: &ContainerSpec, origin: &Origin) -> Vec<Change> {
+    let class = |field: &str, a: &Value, b: &Value| match field {
+        "logging" if a.get("driver") == b.get("driver") => Class::Shim,
+        "networks"
+            if from
+                .networks
+                .iter()
+                .map(without_names)
+                .eq(to.networks.iter().map(without_names)) =>
+        {
+            Class::Record
+        }
+        _ => classes::of_container(field),
+    };
+    if from == to {
+        Vec::new()
+    } else {
+        fields(from, to, origin, class)
+    }
+}
+
+/// What changed from one network definition to another.
+pub fn network(from: &NetworkSpec, to: &NetworkSpec, origin: &Origin) -> Vec<Change> {
+    fields(from, to, origin, |field, _, _| classes::of_network(field))
+}
+
+/// The strongest thing the changes ask for.
+pub fn strongest(changes: &[Change]) -> Option<Class> {
+    changes.iter().map(|c| c.class).max()
+}
+
+fn without_names(usage: &model::spec::NetworkUse) -> model::spec::NetworkUse {
+    model::spec::NetworkUse {
+        aliases: Vec::new(),
+        ..usage.clone()
+    }
+}
+
+fn fields<T: Serialize>(
+    from: &T,
+    to: &T,
+    origin: &Origin,
+    class: impl Fn(&str, &Value, &Value) -> Class,
+) -> Vec<Change> {
+    let (Value::Object(from), Value::Object(to)) = (object(from), object(to)) else {
+        return Vec::new();
+    };
+    let changed = to.iter().filter_map(|(field, b)| {
+        let a = from.get(field).unwrap_or(&Value::Null);
+        (a != b).then(|| Change {
+            class: class(field, a, b),
+            reason: reason(field, a, b, &place(origin, field)),
+        })
+    });
+    changed.collect()
+}
+
+fn object<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+/// A key of the table, or the first of a sub-table's keys.
+fn place(origin: &Origin, field: &str) -> Location {
+    let below = format!("{field}.");
+    let mut keys = origin.keys.iter();
+    let nested = keys.find(|(k, _)| k.as_str() == field || k.starts_with(&below));
+    nested.map_or_else(|| origin.location(), |(_, at)| at.clone())
+}
+
+fn reason(field: &str, from: &Value, to: &Value, at: &Location) -> Reason {
+    Reason {
+        field: field.to_owned(),
+        from: Some(text::of(field, from)),
+        to: Some(text::of(field, to)),
+        file: Some(at.file.clone()).filter(|f| !f.is_empty()),
+        line: at.line,
+    }
+}
+
+mod text {
+    //! Values as people wrote them, near enough to recognise, and short.
+
+    use serde_json::Value;
+
+    const LONGEST: usize = 60;
+
+    pub(super) fn of(field: &str, value: &Value) -> String {
+        let text = match (field, value) {
+            ("ports", Value::Array(list)) => list.iter().map(port).collect::<Vec<_>>().join(", "),
+            ("image", _) => image(value),
+            ("env", Value::Object(map)) => {
+                // Values may be secrets: the names are enough to find the line.
+                format!(
+                    "{{{}}}",
+                    map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+                )
+            }
+            _ => plain(value),
+        };
+        short(&text)
+    }
+
+    fn plain(value: &Value) -> String {
+        match value {
+            Value::Null => "none".to_owned(),
+            Value::String(text) => text.clone(),
+            Value::Array(list) if list.is_empty() => "none".to_owned(),
+            Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(", "),
+            Value::Object(map) if map.is_empty() => "none".to_owned(),
+            Value::Object(map) => match (map.get("secs"), map.get("nanos")) {
+                (Some(secs), Some(nanos)) => duration(secs, nanos),
+                _ => {
+                    let part = |(k, v): (&String, &Value)| format!("{k} = {}", plain(v));
+                    map.iter()
+                        .filter(|(_, v)| !v.is_null())
+                        .map(part)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                }
+            },
+            other => other.to_string(),
+        }
+    }
+
+    fn duration(secs: &Value, nanos: &Value) -> String {
+        let nanos = nanos.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        model::units::format_duration(std::time::Duration::new(secs.as_u64().unwrap_or(0), nanos))
+    }
+
+    fn image(value: &Value) -> String {
+        let source: Result<model::image::ImageSource, _> = serde_json::from_value(value.clone());
+        source.map_or_else(|_| plain(value), |s| s.key())
+    }
+
+    fn port(value: &Value) -> String {
+        let Ok(port) = serde_json::from_value::<model::spec::PortSpec>(value.clone()) else {
+            return plain(value);
+        };
+        let range = |(a, b): (u16, u16)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+        let mut text = String::new();
+        if let Some(ip) = port.ip {
+            text = format!("{ip}:");
+        }
+        match port.host {
+            Some(host) => text.push_str(&format!("{}:", range(host))),
+            None if port.ip.is_some() => text.push(':'),
+            None => {}
+        }
+        text.push_str(&range(port.container));
+        if port.protocol != model::firewall::Protocol::Tcp {
+            text.push_str(&format!("/{}", port.protocol));
+        }
+        let allow: Vec<String> = port.allow.iter().map(ToString::to_string).collect();
+        if !allow.is_empty() {
+            text.push_str(&format!(" (allow {})", allow.join(", ")));
+        }
+        text
+    }
+
+    fn short(text: &str) -> String {
+        if text.chars().count() <= LONGEST {
+            return text.to_owned();
+        }
+        let start: String = text.chars().take(LONGEST - 1).collect();
+        format!("{start}…")
+    }
+}

@@ -1,0 +1,283 @@
+//! What is accepted of what the files say: new containers, changes in place, replacements.
+
+use model::action::Noun;
+use model::desired::Declared;
+use model::digest::Digest;
+use model::image::Image;
+use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement};
+use model::name::Name;
+use model::observed::Phase;
+use model::spec::ContainerSpec;
+
+use super::claims::{Kind, Mover};
+use super::finish::definition;
+use super::presence::Wish;
+use super::sight::Sight;
+use super::{Blocked, Mutation, Pass};
+use crate::diff::{self, Class};
+
+impl<'a> Pass<'a, '_> {
+    /// Takes up what changed. What wants something that another one has stays as it was.
+    pub(super) fn accept_containers(&mut self) {
+        let desired = self.input.desired;
+        let mut names: Vec<Name> = self
+            .ledger
+            .containers
+            .keys()
+            .chain(desired.containers.keys())
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
+        let mut movers = Vec::new();
+        for name in names {
+            if self.container_busy(&name) {
+                continue;
+            }
+            let mover = match self.wish(&name) {
+                Wish::Declared(declared) => self.wanted(&name, declared),
+                Wish::Kept => {
+                    self.note_image(&name);
+                    Ok(self.switch_when_prepared(&name))
+                }
+                Wish::Gone => Ok(None),
+            };
+            match mover {
+                Ok(mover) => movers.extend(mover),
+                Err(blocked) => self.hold_up(Noun::Container(name), blocked),
+            }
+        }
+        self.settle_claims(movers);
+        self.find_blocked();
+    }
+
+    /// What would have to change for this one.
+    fn wanted(
+        &mut self,
+        name: &Name,
+        declared: &'a Declared<ContainerSpec>,
+    ) -> Result<Option<Mover>, Blocked> {
+        let image = self.image(&declared.spec.image.key());
+        let Some(mut entry) = self.ledger.containers.get(name).cloned() else {
+            return self.new_one(name, declared, image, 1, Kind::New).map(Some);
+        };
+        if self.is_taken_back(&entry, &declared.spec, image) {
+            entry.next = None;
+        }
+        if let Some(next) = &mut entry.next {
+            let wanted = same(&next.accepted, &declared.spec, image);
+            match next.phase {
+                ReplacePhase::Switching | ReplacePhase::Reverting => return Ok(None),
+                ReplacePhase::Preparing if wanted => {
+                    next.accepted.origin.clone_from(&declared.origin);
+                    self.ledger.containers.insert(name.clone(), entry);
+                    return Ok(self.switch_when_prepared(name));
+                }
+                ReplacePhase::Preparing => entry.next = None,
+            }
+        }
+        self.ledger.containers.insert(name.clone(), entry.clone());
+        self.changed(name, declared, image, entry)
+    }
+
+    /// The change was withdrawn while the old one still ran, untouched.
+    fn is_taken_back(&self, entry: &ContainerEntry, spec: &ContainerSpec, image: Option<&Image>) -> bool {
+        entry.next.as_ref().is_some_and(|next| {
+            next.phase == ReplacePhase::Switching
+                && same(&entry.current, spec, image)
+                && self.look_at(&entry.current).is_up()
+                && !self.look_at(&next.accepted).may_be_live()
+        })
+    }
+
+    fn changed(
+        &mut self,
+        name: &Name,
+        declared: &'a Declared<ContainerSpec>,
+        image: Option<&'a Image>,
+        mut entry: ContainerEntry,
+    ) -> Result<Option<Mover>, Blocked> {
+        let changes = diff::container(&entry.current.spec, &declared.spec, &declared.origin);
+        let strongest = diff::strongest(&changes);
+        let replace = strongest == Some(Class::Replace)
+            || other_image(&entry.current, image)
+            || (self.broken(Mutation::LabelsReplace) && changes.iter().any(|c| c.reason.field == "labels"));
+        if !replace {
+            entry.current.origin.clone_from(&declared.origin);
+            if changes.is_empty() {
+                entry.rejected = None;
+            }
+            self.ledger.containers.insert(name.clone(), entry.clone());
+            return self.in_place(name, declared, image, entry.current, strongest);
+        }
+        self.replacement(name, declared, image, entry)
+    }
+
+    /// The accepted container with what can change under it.
+    fn in_place(
+        &mut self,
+        name: &Name,
+        declared: &Declared<ContainerSpec>,
+        image: Option<&Image>,
+        before: Accepted,
+        strongest: Option<Class>,
+    ) -> Result<Option<Mover>, Blocked> {
+        let mut accepted = before.clone();
+        accepted.spec.clone_from(&declared.spec);
+        if strongest == Some(Class::Shim) {
+            accepted.rev += 1;
+        }
+        if accepted.image.is_none() {
+            set_image(&mut accepted, image);
+        }
+        for (attachment, usage) in accepted.attachments.iter_mut().zip(&declared.spec.networks) {
+            attachment.aliases = std::iter::once(name)
+                .chain(&usage.aliases)
+                .map(ToString::to_string)
+                .collect();
+        }
+        let fresh = !self.look_at(&before).may_be_live();
+        let of = accepted.image.clone();
+        accepted.ports = self.ports(name, &accepted.spec, of.as_ref(), &accepted.attachments, fresh)?;
+        Ok((accepted != before).then(|| Mover::new(name, accepted, Kind::InPlace)))
+    }
+
+    fn replacement(
+        &mut self,
+        name: &Name,
+        declared: &'a Declared<ContainerSpec>,
+        image: Option<&'a Image>,
+        mut entry: ContainerEntry,
+    ) -> Result<Option<Mover>, Blocked> {
+        let wanted = definition(&declared.spec, image.and_then(|i| i.id.as_ref()));
+        if entry.rejected.as_ref().is_some_and(|r| r.fingerprint == wanted) {
+            return Ok(None);
+        }
+        let sight = self.look_at(&entry.current);
+        if let Sight::Unknown(why) = sight {
+            return Err(Blocked::wait(format!(
+                "the one to be replaced cannot be looked at: {why}"
+            )));
+        }
+        let rev = entry.current.rev + 1;
+        if !sight.may_be_live() {
+            return self.new_one(name, declared, image, rev, Kind::Direct).map(Some);
+        }
+        if image.is_none() {
+            return Err(self.waits_for_image(&declared.spec.image.key()));
+        }
+        let mover = self.new_one(name, declared, image, rev, Kind::Direct)?;
+        entry.next = Some(Replacement {
+            accepted: mover.accepted,
+            phase: ReplacePhase::Preparing,
+        });
+        self.ledger.containers.insert(name.clone(), entry);
+        Ok(None)
+    }
+
+    fn new_one(
+        &mut self,
+        name: &Name,
+        declared: &Declared<ContainerSpec>,
+        image: Option<&Image>,
+        rev: u64,
+        kind: Kind,
+    ) -> Result<Mover, Blocked> {
+        let id = (self.ids)();
+        let attachments = self.attachments(name, &id, &declared.spec)?;
+        let ports = self.ports(name, &declared.spec, image, &attachments, true)?;
+        let mut accepted = Accepted {
+            id,
+            rev,
+            spec: declared.spec.clone(),
+            origin: declared.origin.clone(),
+            image_id: None,
+            image_digest: None,
+            image: None,
+            attachments,
+            ports,
+            finished: false,
+            finished_run: None,
+            stale: false,
+        };
+        set_image(&mut accepted, image);
+        Ok(Mover::new(name, accepted, kind))
+    }
+
+    /// The replacement of this name, if all that could be done beforehand was done.
+    fn switch_when_prepared(&self, name: &Name) -> Option<Mover> {
+        let entry = self.ledger.containers.get(name)?;
+        let next = entry
+            .next
+            .as_ref()
+            .filter(|n| n.phase == ReplacePhase::Preparing)?;
+        let kind = match self.look_at(&entry.current).may_be_live() {
+            // Nothing runs that would have to be stopped with care.
+            false => Kind::Direct,
+            true if is_prepared(self.look_at(&next.accepted)) => Kind::Switch,
+            true => return None,
+        };
+        Some(Mover::new(name, next.accepted.clone(), kind))
+    }
+
+    /// What is kept as last accepted may still have waited for its image.
+    fn note_image(&mut self, name: &Name) {
+        let Some(entry) = self
+            .ledger
+            .containers
+            .get(name)
+            .filter(|e| e.current.image.is_none())
+        else {
+            return;
+        };
+        let image = self.image(&entry.current.spec.image.key());
+        if let Some(entry) = self.ledger.containers.get_mut(name) {
+            set_image(&mut entry.current, image);
+        }
+    }
+
+    /// Containers that are to be started while somebody else listens on a port of theirs.
+    fn find_blocked(&mut self) {
+        let mut blocked = Vec::new();
+        for (name, entry) in &self.ledger.containers {
+            // What is being switched had its ports before, and keeps them.
+            let starts = entry.next.is_none()
+                && entry.gone_since.is_none()
+                && !entry.current.finished
+                && !self.ledger.holds.contains_key(name)
+                && !self.container_busy(name)
+                && !self.look_at(&entry.current).may_be_live();
+            let foreign =
+                |r: &model::firewall::PortRule| self.foreign_listener(r.protocol, r.host_ip, r.host_port);
+            if starts && let Some(why) = entry.current.ports.iter().find_map(foreign) {
+                blocked.push((name.clone(), why));
+            }
+        }
+        self.blocked.extend(blocked);
+    }
+}
+
+/// Whether it is what the table says, made from the image there is (one that is not there is no other one).
+fn same(accepted: &Accepted, spec: &ContainerSpec, image: Option<&Image>) -> bool {
+    accepted.spec == *spec && !other_image(accepted, image)
+}
+
+fn other_image(accepted: &Accepted, image: Option<&Image>) -> bool {
+    matches!((&accepted.image, image), (Some(a), Some(b)) if a.key == b.key && a.id != b.id)
+}
+
+fn set_image(accepted: &mut Accepted, image: Option<&Image>) {
+    accepted.image = image.cloned();
+    accepted.image_id = image.and_then(|i| i.id);
+    accepted.image_digest = image.and_then(|i| i.digest);
+}
+
+/// All that can fail without stopping the old one was done.
+pub(super) fn is_prepared(sight: Sight<'_>) -> bool {
+    matches!(sight, Sight::Seen(c) if matches!(c.phase, Phase::Prepared | Phase::Created))
+}
+
+/// The text of an image id, where there is one.
+pub(super) fn id_text(id: Option<&Digest>) -> String {
+    id.map_or_else(|| "none".to_owned(), |d| format!("sha256:{}", &d.hex()[..12]))
+}

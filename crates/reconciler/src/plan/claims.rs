@@ -1,0 +1,213 @@
+//! Who may have which host port and address: changes are taken up together, or not at all.
+//!
+//! All that change in this pass are assumed to have let go of what they had; whoever then still wants what one that
+//! does not change has, stays as it is, which may hold up others in turn. So two containers can swap their ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use model::action::Noun;
+use model::firewall::{PortRule, Protocol};
+use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
+use model::name::Name;
+use model::observed::overlaps;
+
+use super::gates::LOOK_AGAIN;
+use super::{Blocked, Mutation, Pass};
+
+/// How a change is taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The first of its name.
+    New,
+    /// The container stays.
+    InPlace,
+    /// Nothing runs that it replaces.
+    Direct,
+    /// It is prepared: the old one is stopped for it.
+    Switch,
+}
+
+/// One change that wants to be taken up.
+#[derive(Debug)]
+pub(super) struct Mover {
+    name: Name,
+    pub(super) accepted: Accepted,
+    kind: Kind,
+}
+
+impl Mover {
+    pub(super) fn new(name: &Name, accepted: Accepted, kind: Kind) -> Self {
+        Self {
+            name: name.clone(),
+            accepted,
+            kind,
+        }
+    }
+}
+
+/// Where a port is bound, and by whom; none: on every address.
+type Bound = (Option<Ipv4Addr>, Name);
+
+/// What is taken, and by whom.
+#[derive(Default)]
+struct Taken {
+    ports: BTreeMap<(Protocol, u16), Vec<Bound>>,
+    addresses: BTreeMap<(Name, Ipv4Addr), Name>,
+}
+
+impl Taken {
+    fn add(&mut self, name: &Name, accepted: &Accepted) {
+        for rule in &accepted.ports {
+            let at = self.ports.entry((rule.protocol, rule.host_port)).or_default();
+            at.push((rule.host_ip, name.clone()));
+        }
+        for a in &accepted.attachments {
+            self.addresses.insert((a.network.clone(), a.ip), name.clone());
+        }
+    }
+
+    /// All of an entry that does not change.
+    fn add_entry(&mut self, name: &Name, entry: &ContainerEntry) {
+        self.add(name, &entry.current);
+        if let Some(next) = entry.next.as_ref().filter(|n| n.phase != ReplacePhase::Preparing) {
+            self.add(name, &next.accepted);
+        }
+    }
+
+    fn by_another(&self, name: &Name, accepted: &Accepted) -> Option<(String, Name)> {
+        let port = |rule: &PortRule| {
+            let mut at = self.ports.get(&(rule.protocol, rule.host_port))?.iter();
+            let (_, by) = at.find(|(ip, by)| by != name && overlaps(*ip, rule.host_ip))?;
+            Some((
+                format!("host port {}/{}", rule.host_port, rule.protocol),
+                by.clone(),
+            ))
+        };
+        let address = |a: &model::network::Attachment| {
+            let by = self
+                .addresses
+                .get(&(a.network.clone(), a.ip))
+                .filter(|by| *by != name)?;
+            Some((format!("address {} in network {}", a.ip, a.network), by.clone()))
+        };
+        accepted
+            .ports
+            .iter()
+            .find_map(port)
+            .or_else(|| accepted.attachments.iter().find_map(address))
+    }
+}
+
+impl Pass<'_, '_> {
+    /// Takes up all changes that want nothing others keep.
+    pub(super) fn settle_claims(&mut self, movers: Vec<Mover>) {
+        let mut movers: Vec<Mover> = movers
+            .into_iter()
+            .filter_map(|m| self.unless_foreign(m))
+            .collect();
+        let mut taken = Taken::default();
+        let moving: BTreeSet<&Name> = movers.iter().map(|m| &m.name).collect();
+        for (name, entry) in self
+            .ledger
+            .containers
+            .iter()
+            .filter(|(name, _)| !moving.contains(name))
+        {
+            taken.add_entry(name, entry);
+        }
+        loop {
+            let ignore = self.broken(Mutation::PortsAreNotKept) || self.broken(Mutation::AddressesAreNotKept);
+            let clash = movers.iter().enumerate().find_map(|(i, m)| {
+                let clash = taken.by_another(&m.name, &m.accepted).filter(|_| !ignore);
+                Some((i, clash?))
+            });
+            let Some((index, (what, by))) = clash else { break };
+            let mover = movers.remove(index);
+            if let Some(entry) = self.ledger.containers.get(&mover.name) {
+                taken.add_entry(&mover.name, entry);
+            }
+            let until = self.ledger.containers.get(&by).and_then(|e| e.gone_since);
+            let until = until.map(|since| super::after(since, self.input.desired.settings.removal_grace));
+            // Past that, it is its removal that is waited for, which wakes us by itself.
+            let until = until.filter(|at| *at > self.input.now);
+            let why = format!("waits for {what}, which container {by} still has");
+            self.hold_up(
+                Noun::Container(mover.name),
+                Blocked {
+                    why,
+                    until,
+                    error: false,
+                },
+            );
+        }
+        for mover in movers {
+            // Two that are new at the same time may have met on a picked port or an address: the first has it.
+            match taken
+                .by_another(&mover.name, &mover.accepted)
+                .filter(|_| self.mutation.is_none())
+            {
+                None => {
+                    taken.add(&mover.name, &mover.accepted);
+                    self.take_up(mover);
+                }
+                Some((what, by)) => {
+                    let why = format!("waits for {what}, which container {by} has");
+                    self.wait(Noun::Container(mover.name), why, Some(self.input.now));
+                }
+            }
+        }
+    }
+
+    /// Puts it off while a process of the host has a port that is new to it.
+    fn unless_foreign(&mut self, mover: Mover) -> Option<Mover> {
+        let had = self
+            .ledger
+            .containers
+            .get(&mover.name)
+            .filter(|_| mover.kind != Kind::New);
+        let before: Vec<PortRule> = had.map(|e| e.current.ports.clone()).unwrap_or_default();
+        let known = |rule: &PortRule| {
+            let same = |b: &PortRule| {
+                (b.protocol, b.host_ip, b.host_port) == (rule.protocol, rule.host_ip, rule.host_port)
+            };
+            before.iter().any(same)
+        };
+        let fresh = mover.accepted.ports.iter().filter(|r| !known(r));
+        let foreign = fresh
+            .filter_map(|r| self.foreign_listener(r.protocol, r.host_ip, r.host_port))
+            .next();
+        match foreign {
+            None => Some(mover),
+            Some(why) => {
+                let until = Some(self.later(LOOK_AGAIN));
+                self.error(Noun::Container(mover.name), why, until);
+                None
+            }
+        }
+    }
+
+    fn take_up(&mut self, mover: Mover) {
+        let Mover { name, accepted, kind } = mover;
+        let old = self.ledger.containers.remove(&name);
+        let entry = match (old, kind) {
+            (Some(mut entry), Kind::Switch) => {
+                if let Some(next) = &mut entry.next {
+                    next.phase = ReplacePhase::Switching;
+                }
+                entry
+            }
+            (Some(entry), Kind::InPlace) => ContainerEntry {
+                current: accepted,
+                ..entry
+            },
+            (_, Kind::New | Kind::Direct | Kind::InPlace | Kind::Switch) => ContainerEntry {
+                current: accepted,
+                next: None,
+                rejected: None,
+                gone_since: None,
+            },
+        };
+        self.ledger.containers.insert(name, entry);
+    }
+}

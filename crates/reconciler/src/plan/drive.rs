@@ -1,0 +1,469 @@
+//! Containers: prepared, started, told, repaired and stopped, one step of each a pass.
+
+use std::net::IpAddr;
+
+use model::action::{Action, Instance, Noun, ShimPolicy};
+use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
+use model::name::Name;
+use model::observed::{ObservedContainer, Phase};
+use model::plan::{Op, Reason};
+use model::spec::{Condition, ContainerSpec, NamespaceMode, NetworkMode};
+
+use super::accept::{id_text, is_prepared};
+use super::gates::LOOK_AGAIN;
+use super::presence::Wish;
+use super::sight::{Sight, is_live};
+use super::{Blocked, Pass, Ready};
+use crate::diff;
+
+/// A step that is to be taken, with what it needs.
+struct Step<'e> {
+    name: &'e Name,
+    accepted: &'e Accepted,
+    op: Op,
+    reasons: Vec<Reason>,
+    after: Vec<usize>,
+    /// It takes a running one's place: what it depends on was there when that began.
+    switching: bool,
+}
+
+impl<'a> Pass<'a, '_> {
+    /// One step nearer for every container that is wanted.
+    pub(super) fn act_on_containers(&mut self) {
+        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
+        for name in names {
+            let noun = Noun::Container(name.clone());
+            if self.busy(&noun) {
+                self.wait(noun, "is being changed", None);
+                continue;
+            }
+            let Some(entry) = self.ledger.containers.get(&name).cloned() else {
+                continue;
+            };
+            if matches!(self.wish(&name), Wish::Gone) {
+                continue;
+            }
+            let after = self.remove_strays(&name, &entry);
+            self.drive(&name, &entry, after);
+        }
+    }
+
+    fn drive(&mut self, name: &Name, entry: &ContainerEntry, after: Vec<usize>) {
+        let Some(next) = &entry.next else {
+            return self.drive_current(name, &entry.current, after);
+        };
+        let reasons = || replace_reasons(&entry.current, &next.accepted);
+        match next.phase {
+            // It cannot take the place of one that ended meanwhile: that one is wanted again.
+            ReplacePhase::Preparing if !self.look_at(&entry.current).may_be_live() => {
+                self.drive_current(name, &entry.current, after);
+            }
+            ReplacePhase::Preparing if is_prepared(self.look_at(&next.accepted)) => {
+                let why = "is prepared, and waits for what it needs";
+                self.wait(Noun::Container(name.clone()), why, None);
+            }
+            ReplacePhase::Preparing => self.prepare(name, &next.accepted, after, reasons()),
+            ReplacePhase::Switching => self.switch(name, &entry.current, &next.accepted, after, reasons()),
+            ReplacePhase::Reverting => {
+                let why = "the new one could not be started: the old one is taken back";
+                self.remove_one(name, &next.accepted, vec![Reason::because(why)], after);
+            }
+        }
+    }
+
+    fn prepare(&mut self, name: &Name, next: &Accepted, after: Vec<usize>, reasons: Vec<Reason>) {
+        if let Sight::Unknown(why) = self.look_at(next) {
+            return self.unseen(name, why);
+        }
+        if let Some(instance) = self.instance(name, next) {
+            self.act(Op::Replace, Action::PrepareContainer { instance }, after, reasons);
+        }
+    }
+
+    fn switch(
+        &mut self,
+        name: &Name,
+        old: &Accepted,
+        new: &Accepted,
+        after: Vec<usize>,
+        reasons: Vec<Reason>,
+    ) {
+        for sight in [self.look_at(old), self.look_at(new)] {
+            if let Sight::Unknown(why) = sight {
+                return self.unseen(name, why);
+            }
+        }
+        let stopped = if self.look_at(old).may_be_live() {
+            let Some(stop) = self.stop(name, old, Op::Replace, reasons.clone(), after.clone()) else {
+                return;
+            };
+            vec![stop]
+        } else if new.stale && self.look_at(new).may_be_live() {
+            let Some(stop) = self.stop(name, new, Op::Replace, reasons.clone(), after.clone()) else {
+                return;
+            };
+            vec![stop]
+        } else {
+            after
+        };
+        self.start(Step {
+            name,
+            accepted: new,
+            op: Op::Replace,
+            reasons,
+            after: stopped,
+            switching: true,
+        });
+    }
+
+    fn drive_current(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
+        let held = self.ledger.holds.contains_key(name);
+        match self.look_at(accepted) {
+            Sight::Unknown(why) => self.unseen(name, why),
+            Sight::Seen(c) if is_live(c) && held => {
+                let reason = Reason::because("is stopped by hand");
+                self.stop(name, accepted, Op::Update, vec![reason], after);
+            }
+            Sight::Seen(c) if is_live(c) && accepted.stale => {
+                let reason = Reason::because("its network changed: it is started again with new addresses");
+                self.stop(name, accepted, Op::Replace, vec![reason], after);
+            }
+            sight if sight.is_up() => self.keep(name, accepted, sight, after),
+            _ if held || accepted.finished => {}
+            sight => {
+                let (op, reasons) = start_reasons(accepted, sight);
+                self.start(Step {
+                    name,
+                    accepted,
+                    op,
+                    reasons,
+                    after,
+                    switching: false,
+                });
+            }
+        }
+    }
+
+    fn unseen(&mut self, name: &Name, why: &str) {
+        self.wait(
+            Noun::Container(name.clone()),
+            format!("cannot be looked at: {why}"),
+            None,
+        );
+    }
+
+    /// Keeps a running one as it should be.
+    fn keep(&mut self, name: &Name, accepted: &Accepted, sight: Sight<'_>, after: Vec<usize>) {
+        let Sight::Seen(seen) = sight else { return };
+        let broken = self.broken_interfaces(accepted);
+        if !broken.is_empty() {
+            return self.repair(name, accepted, broken, after);
+        }
+        if seen.rev != accepted.rev {
+            self.tell(name, accepted, seen, after);
+        }
+    }
+
+    fn tell(&mut self, name: &Name, accepted: &Accepted, seen: &ObservedContainer, after: Vec<usize>) {
+        let noun = Noun::Container(name.clone());
+        if let Some(blocked) = self.resting_container(&noun, accepted) {
+            return self.hold_up(noun, blocked);
+        }
+        let before = self.input.ledger.containers.get(name).map(|e| &e.current);
+        let mut reasons: Vec<Reason> = before
+            .map(|b| diff::container(&b.spec, &accepted.spec, &accepted.origin))
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|c| c.class == diff::Class::Shim)
+            .map(|c| c.reason)
+            .collect();
+        if reasons.is_empty() {
+            let text = format!(
+                "its shim works by revision {} of its settings, not by {}",
+                seen.rev, accepted.rev
+            );
+            reasons.push(Reason::because(text));
+        }
+        let policy = policy(accepted);
+        let action = Action::UpdateContainer {
+            id: accepted.id.clone(),
+            name: name.clone(),
+            policy,
+        };
+        self.act(Op::Update, action, after, reasons);
+    }
+
+    fn broken_interfaces(&self, accepted: &Accepted) -> Vec<Reason> {
+        if self.input.observed.links.known().is_none() {
+            return Vec::new();
+        }
+        let what = |a: &model::network::Attachment| {
+            let device = &a.host_device;
+            match self.link(device) {
+                None => Some(format!("interface {} is missing its host end {device}", a.device)),
+                Some(l) if !l.up => Some(format!("{device} is down")),
+                Some(l) if l.master.as_deref() != Some(&a.bridge) => {
+                    Some(format!("{device} is not on {}", a.bridge))
+                }
+                Some(_) => None,
+            }
+        };
+        accepted
+            .attachments
+            .iter()
+            .filter_map(what)
+            .map(Reason::because)
+            .collect()
+    }
+
+    fn repair(&mut self, name: &Name, accepted: &Accepted, reasons: Vec<Reason>, mut after: Vec<usize>) {
+        let noun = Noun::Container(name.clone());
+        if let Some(blocked) = self.resting_container(&noun, accepted) {
+            return self.hold_up(noun, blocked);
+        }
+        match self.networks_for(accepted) {
+            Err(blocked) => self.hold_up(noun, blocked),
+            Ok(needs) => {
+                after.extend(needs);
+                if let Some(instance) = self.instance(name, accepted) {
+                    self.act(Op::Update, Action::RepairAttachments { instance }, after, reasons);
+                }
+            }
+        }
+    }
+
+    fn resting_container(&self, noun: &Noun, accepted: &Accepted) -> Option<Blocked> {
+        self.resting(noun, Some(&accepted.id), &accepted.spec, &accepted.spec.restart)
+    }
+
+    /// Starts it, once everything it needs is there or in this plan.
+    fn start(&mut self, step: Step<'_>) {
+        match self.needs(&step) {
+            Err(blocked) => self.hold_up(Noun::Container(step.name.clone()), blocked),
+            Ok(needs) => {
+                let Some(instance) = self.instance(step.name, step.accepted) else {
+                    return;
+                };
+                let mut after = step.after;
+                after.extend(needs);
+                after.sort_unstable();
+                after.dedup();
+                self.act(step.op, Action::StartContainer { instance }, after, step.reasons);
+            }
+        }
+    }
+
+    fn needs(&self, step: &Step<'_>) -> Result<Vec<usize>, Blocked> {
+        let (name, accepted) = (step.name, step.accepted);
+        if accepted.image.is_none() {
+            return Err(self.waits_for_image(&accepted.spec.image.key()));
+        }
+        if let Some(why) = self.blocked.get(name) {
+            return Err(Blocked {
+                why: why.clone(),
+                until: Some(self.later(LOOK_AGAIN)),
+                error: true,
+            });
+        }
+        if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), accepted) {
+            return Err(blocked);
+        }
+        if !step.switching {
+            self.dependencies(&accepted.spec)?;
+        }
+        for a in &accepted.attachments {
+            if let Some(other) = self.living_on(&a.network, a.ip, name) {
+                let why = format!(
+                    "waits for address {} in network {}, which container {other} still has",
+                    a.ip, a.network
+                );
+                return Err(Blocked::wait(why));
+            }
+        }
+        let mut after = self.networks_for(accepted)?;
+        if !accepted.attachments.is_empty() {
+            match self.firewall_for(accepted) {
+                Ready::Now => {}
+                Ready::After(index) => after.push(index),
+                Ready::Waits(why) => return Err(Blocked::wait(why)),
+            }
+        }
+        Ok(after)
+    }
+
+    fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {
+        let mut after = Vec::new();
+        for a in &accepted.attachments {
+            match self.networks.get(&a.network) {
+                Some(Ready::Now) => {}
+                Some(Ready::After(index)) => after.push(*index),
+                Some(Ready::Waits(why)) => return Err(Blocked::wait(why.clone())),
+                None => return Err(Blocked::wait(format!("waits for network {}", a.network))),
+            }
+        }
+        Ok(after)
+    }
+
+    /// `depends_on`, and the owners of namespaces it shares.
+    fn dependencies(&self, spec: &ContainerSpec) -> Result<(), Blocked> {
+        let mut all: Vec<(&Name, Condition)> =
+            spec.depends_on.iter().map(|(n, d)| (n, d.condition)).collect();
+        if let NetworkMode::Container(name) = &spec.network_mode {
+            all.push((name, Condition::Started));
+        }
+        for mode in [&spec.pid, &spec.ipc] {
+            if let NamespaceMode::Container(name) = mode {
+                all.push((name, Condition::Started));
+            }
+        }
+        for (name, condition) in all {
+            let word = match condition {
+                Condition::Started => "have started",
+                Condition::Healthy => "be healthy",
+                Condition::Completed => "have completed",
+            };
+            if !self.is_met(name, condition) {
+                return Err(Blocked::wait(format!("waits for container {name} to {word}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_met(&self, name: &Name, condition: Condition) -> bool {
+        let Some(entry) = self.ledger.containers.get(name) else {
+            return false;
+        };
+        let sight = self.look_at(super::firewall::effective(entry));
+        let Sight::Seen(c) = sight else { return false };
+        match condition {
+            // Health is not watched yet: a check that cannot be asked does not hold anybody up.
+            Condition::Started | Condition::Healthy => {
+                entry.current.finished || matches!(c.phase, Phase::Running { .. } | Phase::Paused { .. })
+            }
+            Condition::Completed => {
+                entry.current.finished && c.last_exit.as_ref().is_some_and(|exit| exit.code == 0)
+            }
+        }
+    }
+
+    /// Everything decided about one container, for `runtime`; none while its image is not there.
+    fn instance(&mut self, name: &Name, accepted: &Accepted) -> Option<Box<Instance>> {
+        let instance = instance(name, accepted).map(Box::new);
+        if instance.is_none() {
+            let blocked = self.waits_for_image(&accepted.spec.image.key());
+            self.hold_up(Noun::Container(name.clone()), blocked);
+        }
+        instance
+    }
+
+    fn stop(
+        &mut self,
+        name: &Name,
+        accepted: &Accepted,
+        op: Op,
+        reasons: Vec<Reason>,
+        after: Vec<usize>,
+    ) -> Option<usize> {
+        let noun = Noun::Container(name.clone());
+        if let Some(failure) = self.resting_stop(&noun, accepted) {
+            self.hold_up(noun, failure);
+            return None;
+        }
+        let action = Action::StopContainer {
+            id: accepted.id.clone(),
+            name: name.clone(),
+            signal: stop_signal(accepted),
+            grace: accepted.spec.stop_grace_period,
+        };
+        Some(self.act(op, action, after, reasons))
+    }
+
+    /// A stop or removal that failed rests as well.
+    pub(super) fn resting_stop(&self, noun: &Noun, accepted: &Accepted) -> Option<Blocked> {
+        // They are booked without a fingerprint: a failed start does not hold up a stop.
+        self.resting(noun, Some(&accepted.id), &accepted.id, &accepted.spec.restart)
+    }
+}
+
+/// What `runtime` makes of an accepted container; none while its image is not there.
+pub(super) fn instance(name: &Name, accepted: &Accepted) -> Option<Instance> {
+    let dns: Vec<IpAddr> = accepted.spec.dns.clone();
+    Some(Instance {
+        id: accepted.id.clone(),
+        name: name.clone(),
+        service: name.clone(),
+        number: 1,
+        rev: accepted.rev,
+        spec: accepted.spec.clone(),
+        image: accepted.image.clone()?,
+        attachments: accepted.attachments.clone(),
+        dns,
+    })
+}
+
+/// The table's, else the image's, else SIGTERM.
+pub(super) fn stop_signal(accepted: &Accepted) -> String {
+    let of_image = accepted
+        .image
+        .as_ref()
+        .and_then(|i| i.config.stop_signal.as_ref());
+    accepted
+        .spec
+        .stop_signal
+        .as_ref()
+        .or(of_image)
+        .map_or_else(|| "SIGTERM".to_owned(), Clone::clone)
+}
+
+fn policy(accepted: &Accepted) -> ShimPolicy {
+    ShimPolicy {
+        rev: accepted.rev,
+        restart: accepted.spec.restart,
+        stop_signal: stop_signal(accepted),
+        stop_grace_period: accepted.spec.stop_grace_period,
+        logging: accepted.spec.logging,
+    }
+}
+
+fn replace_reasons(old: &Accepted, new: &Accepted) -> Vec<Reason> {
+    let changes = diff::container(&old.spec, &new.spec, &new.origin);
+    let mut reasons: Vec<Reason> = changes.into_iter().map(|c| c.reason).collect();
+    if old.image_id != new.image_id && !reasons.iter().any(|r| r.field == "image") {
+        let at = new.origin.key("image");
+        reasons.push(Reason {
+            field: format!("content of image {}", new.spec.image.key()),
+            from: Some(id_text(old.image_id.as_ref())),
+            to: Some(id_text(new.image_id.as_ref())),
+            file: Some(at.file).filter(|f| !f.is_empty()),
+            line: at.line,
+        });
+    }
+    reasons
+}
+
+fn start_reasons(accepted: &Accepted, sight: Sight<'_>) -> (Op, Vec<Reason>) {
+    let because = |text: &str| vec![Reason::because(text)];
+    match sight {
+        Sight::Seen(c) => {
+            let why = match c.phase {
+                Phase::Prepared => return (Op::Create, because("is prepared")),
+                Phase::Created => return (Op::Create, because("its payload was not started yet")),
+                Phase::Lost => "is gone without a word from its shim (killed, or the machine went down)",
+                Phase::Exited => "is not running",
+                Phase::Running { .. } | Phase::Paused { .. } | Phase::Backoff { .. } => "is running",
+            };
+            (Op::Update, because(why))
+        }
+        Sight::Absent | Sight::Unknown(_) => {
+            let at = accepted.origin.location();
+            let declared = Reason {
+                field: "is declared".to_owned(),
+                from: None,
+                to: None,
+                file: Some(at.file).filter(|f| !f.is_empty()),
+                line: at.line,
+            };
+            (Op::Create, vec![declared])
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The end of a pass: order, generation, and when to look again.
+
+use model::digest::Digest;
+use model::ledger::Ledger;
+use model::plan::{Plan, fingerprint};
+use model::spec::{ContainerSpec, NetworkSpec};
+
+use super::Pass;
+
+/// Tells a definition from others for [`model::ledger::Rejected`]: what the table says and the image it was tried with.
+pub fn definition(spec: &ContainerSpec, image: Option<&Digest>) -> String {
+    fingerprint(&(spec, image))
+}
+
+impl Pass<'_, '_> {
+    pub(super) fn finish(mut self) -> Plan {
+        if wishes(self.input.ledger) != wishes(&self.ledger) {
+            self.ledger.generation = self.input.ledger.generation.saturating_add(1);
+        }
+        let now = self.input.now;
+        Plan {
+            wake_at: self
+                .waits
+                .iter()
+                .filter_map(|w| w.until)
+                .min()
+                .map(|at| at.max(now)),
+            actions: self.actions,
+            waits: self.waits,
+            ledger: self.ledger,
+        }
+    }
+}
+
+/// What of a ledger is the desired state as accepted.
+#[allow(
+    clippy::type_complexity,
+    reason = "two lists side by side, compared and thrown away"
+)]
+fn wishes(ledger: &Ledger) -> (Vec<(&str, &ContainerSpec)>, Vec<(&str, &NetworkSpec)>) {
+    let containers = ledger.containers.iter().map(|(name, e)| {
+        (
+            name.as_str(),
+            e.next.as_ref().map_or(&e.current.spec, |n| &n.accepted.spec),
+        )
+    });
+    let networks = ledger.networks.iter().map(|(name, n)| (name.as_str(), &n.spec));
+    (containers.collect(), networks.collect())
+}

@@ -1,0 +1,166 @@
+//! The firewall's whole content, derived from what is accepted; applied when the host shows another.
+
+use model::action::{Action, Noun};
+use model::firewall::{FirewallBridge, FirewallState, PortRule};
+use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
+use model::name::Name;
+use model::observed::Look;
+use model::plan::{Op, Reason};
+
+use super::{Mutation, Pass, Ready};
+
+/// The accepted container that has the name's ports now.
+pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
+    match &entry.next {
+        Some(next) if next.phase == ReplacePhase::Switching => &next.accepted,
+        _ => &entry.current,
+    }
+}
+
+/// What the table should hold; ports of containers that `blocked` names are left out.
+pub(super) fn wanted(ledger: &Ledger, blocked: impl Fn(&Name) -> bool) -> FirewallState {
+    let bridges = ledger.networks.values().map(|n| FirewallBridge {
+        bridge: n.network.bridge.clone(),
+        subnet: n.network.subnet,
+        masquerade: n.network.masquerade,
+        internal: n.network.internal,
+    });
+    let open = ledger.containers.iter().filter(|(name, _)| !blocked(name));
+    let ports = open.flat_map(|(_, entry)| effective(entry).ports.iter().cloned());
+    FirewallState {
+        bridges: bridges.collect(),
+        ports: ports.collect(),
+    }
+    .sorted()
+}
+
+impl Pass<'_, '_> {
+    pub(super) fn act_on_firewall(&mut self) {
+        let wanted = wanted(&self.ledger, |name| self.blocked.contains_key(name));
+        let seen = match &self.input.observed.firewall {
+            Look::Known(seen) => seen,
+            Look::Unknown(why) => {
+                let why = format!("cannot be looked at: {why}");
+                self.firewall = Ready::Waits(format!("waits for the firewall, which {why}"));
+                self.wait(Noun::Firewall, why, None);
+                return;
+            }
+        };
+        let mut reasons = differences(seen.as_ref(), &wanted, &self.ledger);
+        if self.input.observed.forwarding == Look::Known(false) && !wanted.bridges.is_empty() {
+            reasons.push(Reason::because("net.ipv4.ip_forward is off"));
+        }
+        if reasons.is_empty() || self.broken(Mutation::FirewallDrifts) && seen.is_some() {
+            return;
+        }
+        self.apply_firewall(wanted, seen.is_some(), reasons);
+    }
+
+    fn apply_firewall(&mut self, state: FirewallState, there: bool, reasons: Vec<Reason>) {
+        if self.busy(&Noun::Firewall) {
+            self.firewall = Ready::Waits("waits for the firewall".to_owned());
+            self.wait(Noun::Firewall, "is being changed", None);
+        } else if let Some(blocked) = self.resting(&Noun::Firewall, None, &state, &Default::default()) {
+            self.firewall = Ready::Waits(format!("waits for the firewall: {}", blocked.why));
+            self.hold_up(Noun::Firewall, blocked);
+        } else {
+            let empty = state == FirewallState::default();
+            let op = match (there, empty) {
+                (_, true) => Op::Remove,
+                (false, _) => Op::Create,
+                (true, _) => Op::Update,
+            };
+            self.firewall = Ready::After(self.act(op, Action::ApplyFirewall { state }, Vec::new(), reasons));
+        }
+    }
+
+    /// Whether what this container needs of the firewall is in force, or will be.
+    pub(super) fn firewall_for(&self, accepted: &Accepted) -> Ready {
+        let Some(seen) = self.input.observed.firewall.known().and_then(Option::as_ref) else {
+            return self.firewall.clone();
+        };
+        let ports = accepted
+            .ports
+            .iter()
+            .all(|p| seen.ports.iter().any(|s| same_port(s, p)));
+        let bridges = accepted.attachments.iter().all(|a| {
+            let network = self.ledger.networks.get(&a.network).map(|n| &n.network);
+            network.is_some_and(|n| {
+                seen.bridges
+                    .iter()
+                    .any(|b| b.bridge == n.bridge && b.subnet == n.subnet)
+            })
+        });
+        if ports && bridges {
+            Ready::Now
+        } else {
+            self.firewall.clone()
+        }
+    }
+}
+
+/// Equal but for the name, which is for messages only.
+fn same_port(a: &PortRule, b: &PortRule) -> bool {
+    let key = |r: &PortRule| PortRule {
+        container: b.container.clone(),
+        ..r.clone()
+    };
+    key(a) == *b
+}
+
+fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Ledger) -> Vec<Reason> {
+    let Some(seen) = seen else {
+        let nothing = *wanted == FirewallState::default();
+        let because = Reason::because("the table is not there");
+        return if nothing { Vec::new() } else { vec![because] };
+    };
+    if *wanted == FirewallState::default() {
+        return vec![Reason::because("nothing needs it any more")];
+    }
+    let mut reasons = Vec::new();
+    for bridge in wanted.bridges.iter().filter(|b| !seen.bridges.contains(b)) {
+        reasons.push(Reason::because(format!(
+            "bridge {} is missing or differs",
+            bridge.bridge
+        )));
+    }
+    for bridge in seen
+        .bridges
+        .iter()
+        .filter(|b| !wanted.bridges.iter().any(|w| w.bridge == b.bridge))
+    {
+        reasons.push(Reason::because(format!(
+            "bridge {} is no longer used",
+            bridge.bridge
+        )));
+    }
+    for rule in wanted
+        .ports
+        .iter()
+        .filter(|r| !seen.ports.iter().any(|s| same_port(s, r)))
+    {
+        let entry = ledger.containers.get(&rule.container);
+        let at = entry.map(|e| effective(e).origin.key("ports"));
+        reasons.push(Reason {
+            file: at.as_ref().map(|at| at.file.clone()),
+            line: at.and_then(|at| at.line),
+            ..Reason::because(format!("port {} of container {}", port(rule), rule.container))
+        });
+    }
+    for rule in seen
+        .ports
+        .iter()
+        .filter(|r| !wanted.ports.iter().any(|w| same_port(r, w)))
+    {
+        reasons.push(Reason::because(format!(
+            "port {} is no longer published so",
+            port(rule)
+        )));
+    }
+    reasons
+}
+
+fn port(rule: &PortRule) -> String {
+    let ip = rule.host_ip.map(|ip| format!("{ip}:")).unwrap_or_default();
+    format!("{ip}{}:{}/{}", rule.host_port, rule.target_port, rule.protocol)
+}

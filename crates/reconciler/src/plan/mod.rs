@@ -1,0 +1,264 @@
+//! The planner: from what is wanted, what is there and what was decided before to what is to be done now.
+//!
+//! Level-triggered: nothing is remembered but the ledger, so a pass that is lost, repeated or made by another agent
+//! decides the same. Actions with edges may be run in this plan's order or left to the pass after: both end alike.
+
+mod accept;
+mod claims;
+mod describe;
+mod drive;
+mod finish;
+mod firewall;
+mod gates;
+mod images;
+mod networks;
+mod presence;
+mod progress;
+mod remove;
+mod resources;
+mod sight;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use model::action::{Action, Failures, Noun};
+use model::desired::Desired;
+use model::ledger::{Accepted, Ledger};
+use model::name::{ContainerId, Name};
+use model::observed::Observed;
+use model::plan::{Op, Plan, Planned, Reason, Wait};
+
+pub use describe::{describe, describe_wait};
+pub use finish::definition;
+pub(crate) use sight::Sight;
+
+/// Everything a pass decides by.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub desired: &'a Desired,
+    pub observed: &'a Observed,
+    pub ledger: &'a Ledger,
+    /// Nouns with an action under way: they get no other.
+    pub in_flight: &'a BTreeSet<Noun>,
+    pub failures: &'a Failures,
+    pub now: Timestamp,
+}
+
+/// A rule broken on purpose, so that a test can show that breaking it is noticed.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A failed look at the containers is taken for "there are none".
+    UnknownIsAbsent,
+    /// Nouns with an action under way get another one.
+    BusyIsIgnored,
+    /// Addresses are given without a look at who has them.
+    AddressesAreNotKept,
+    /// A change of labels replaces the container.
+    LabelsReplace,
+    /// What came from a file that is broken now counts as gone.
+    BrokenIsGone,
+    /// Host ports are given without a look at who has them.
+    PortsAreNotKept,
+    /// A changed firewall is not put right.
+    FirewallDrifts,
+}
+
+/// Decides what to do now. `ids` hands out ids for new containers; those not used are forgotten.
+pub fn plan(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId) -> Plan {
+    mutated(input, ids, None)
+}
+
+/// [`plan`] with a rule broken.
+#[doc(hidden)]
+pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation: Option<Mutation>) -> Plan {
+    let mut pass = Pass::new(input, ids, mutation);
+    pass.mark_presence();
+    pass.forget_containers();
+    pass.accept_networks();
+    pass.progress_replacements();
+    pass.refresh_attachments();
+    pass.load_images();
+    pass.accept_containers();
+    pass.act_on_networks();
+    pass.act_on_firewall();
+    pass.act_on_containers();
+    pass.remove_containers();
+    pass.remove_networks();
+    pass.finish()
+}
+
+/// How far a thing is that others wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ready {
+    Now,
+    /// Once this action succeeded.
+    After(usize),
+    /// Not in this plan; why.
+    Waits(String),
+}
+
+/// A pass under way: the next ledger, and what was decided so far.
+struct Pass<'a, 'i> {
+    input: Input<'a>,
+    ids: &'i mut dyn FnMut() -> ContainerId,
+    mutation: Option<Mutation>,
+    ledger: Ledger,
+    actions: Vec<Planned>,
+    waits: Vec<Wait>,
+    networks: BTreeMap<Name, Ready>,
+    firewall: Ready,
+    /// Containers that cannot be started for a foreign process on one of their host ports, and why.
+    blocked: BTreeMap<Name, String>,
+    /// Who lives on, or is to live on, an address.
+    given: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
+    /// Who has an address written in its table.
+    reserved: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
+    /// What was said about a container before anything was done about it, so that nothing is said twice.
+    said: BTreeSet<Noun>,
+}
+
+impl<'a, 'i> Pass<'a, 'i> {
+    fn new(input: &Input<'a>, ids: &'i mut dyn FnMut() -> ContainerId, mutation: Option<Mutation>) -> Self {
+        let mut ledger = input.ledger.clone();
+        ledger.version = 1;
+        Self {
+            input: *input,
+            ids,
+            mutation,
+            ledger,
+            actions: Vec::new(),
+            waits: Vec::new(),
+            networks: BTreeMap::new(),
+            firewall: Ready::Now,
+            blocked: BTreeMap::new(),
+            given: given(input.ledger),
+            reserved: reserved(input.desired),
+            said: BTreeSet::new(),
+        }
+    }
+
+    fn broken(&self, rule: Mutation) -> bool {
+        self.mutation == Some(rule)
+    }
+
+    fn busy(&self, noun: &Noun) -> bool {
+        self.input.in_flight.contains(noun) && !self.broken(Mutation::BusyIsIgnored)
+    }
+
+    fn container_busy(&self, name: &Name) -> bool {
+        self.busy(&Noun::Container(name.clone()))
+    }
+
+    /// Adds an action; its index is what others wait for.
+    fn act(&mut self, op: Op, action: Action, after: Vec<usize>, reasons: Vec<Reason>) -> usize {
+        self.actions.push(Planned {
+            op,
+            action,
+            after,
+            reasons,
+        });
+        self.actions.len() - 1
+    }
+
+    /// Adds a wait, one a noun: the first reason found is the one to be dealt with first.
+    fn wait(&mut self, noun: Noun, why: impl Into<String>, until: Option<Timestamp>) {
+        self.hold_up(
+            noun,
+            Blocked {
+                why: why.into(),
+                until,
+                error: false,
+            },
+        );
+    }
+
+    /// Adds a wait for somebody to put something right.
+    fn error(&mut self, noun: Noun, why: impl Into<String>, until: Option<Timestamp>) {
+        self.hold_up(
+            noun,
+            Blocked {
+                why: why.into(),
+                until,
+                error: true,
+            },
+        );
+    }
+
+    fn hold_up(&mut self, noun: Noun, blocked: Blocked) {
+        let reasons = vec![Reason::because(blocked.why)];
+        if self.said.insert(noun.clone()) {
+            self.waits.push(Wait {
+                noun,
+                reasons,
+                until: blocked.until,
+                error: blocked.error,
+            });
+        }
+    }
+
+    /// `now` plus a span; the end of time where that is past it.
+    fn later(&self, span: std::time::Duration) -> Timestamp {
+        after(self.input.now, span)
+    }
+}
+
+fn given(ledger: &Ledger) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
+    let of = |name: &Name, accepted: &Accepted| -> Vec<((Name, std::net::Ipv4Addr), Name)> {
+        accepted
+            .attachments
+            .iter()
+            .map(|a| ((a.network.clone(), a.ip), name.clone()))
+            .collect()
+    };
+    let entries = ledger.containers.iter().flat_map(|(name, entry)| {
+        let next = entry
+            .next
+            .as_ref()
+            .map(|n| of(name, &n.accepted))
+            .unwrap_or_default();
+        next.into_iter().chain(of(name, &entry.current))
+    });
+    entries.collect()
+}
+
+fn reserved(desired: &Desired) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
+    let all = desired
+        .containers
+        .iter()
+        .flat_map(|(name, c)| c.spec.networks.iter().map(move |n| (name, n)));
+    all.filter_map(|(name, n)| Some(((n.network.clone(), n.ip?), name.clone())))
+        .collect()
+}
+
+/// A time and a span; the end of time where that is past it.
+fn after(at: Timestamp, span: std::time::Duration) -> Timestamp {
+    let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
+    at.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// Why something is not done now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Blocked {
+    why: String,
+    until: Option<Timestamp>,
+    error: bool,
+}
+
+impl Blocked {
+    fn wait(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            until: None,
+            error: false,
+        }
+    }
+
+    fn error(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            until: None,
+            error: true,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Replacements under way: how far they got, and what a failure makes of them.
+
+use model::action::Noun;
+use model::ledger::{Accepted, ContainerEntry, Rejected, ReplacePhase};
+use model::name::Name;
+use model::observed::{ExitRecord, ObservedContainer, Phase};
+use model::spec::RestartPolicy;
+
+use super::sight::{Sight, is_live};
+use super::{Pass, finish::definition};
+use crate::allocate::address;
+
+impl Pass<'_, '_> {
+    /// Brings every entry up to what the host shows.
+    pub(super) fn progress_replacements(&mut self) {
+        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
+        for name in names {
+            if self.container_busy(&name) {
+                continue;
+            }
+            if let Some(entry) = self.ledger.containers.get(&name).cloned() {
+                let entry = self.progressed(&name, entry);
+                self.ledger.containers.insert(name, entry);
+            }
+        }
+    }
+
+    fn progressed(&self, name: &Name, mut entry: ContainerEntry) -> ContainerEntry {
+        if let Some(next) = entry.next.take() {
+            let failure = self.failed(name, &next.accepted);
+            let sight = self.look_at(&next.accepted);
+            let held = self.ledger.holds.contains_key(name);
+            match next.phase {
+                ReplacePhase::Preparing => match failure {
+                    Some(reason) => entry.rejected = Some(self.reject(&next.accepted, reason)),
+                    None => entry.next = Some(next),
+                },
+                ReplacePhase::Switching if came_up(sight) || (held && !sight.may_be_live()) => {
+                    entry.current = next.accepted;
+                    entry.rejected = None;
+                }
+                ReplacePhase::Switching => match failure.or_else(|| launch_error(sight)) {
+                    Some(reason) => {
+                        entry.rejected = Some(self.reject(&next.accepted, reason));
+                        entry.next = Some(model::ledger::Replacement {
+                            phase: ReplacePhase::Reverting,
+                            ..next
+                        });
+                    }
+                    None => entry.next = Some(next),
+                },
+                ReplacePhase::Reverting if matches!(sight, Sight::Absent) => {}
+                ReplacePhase::Reverting => entry.next = Some(next),
+            }
+        }
+        self.settle(&mut entry.current);
+        if let Some(next) = &mut entry.next {
+            self.settle(&mut next.accepted);
+        }
+        entry
+    }
+
+    fn failed(&self, name: &Name, accepted: &Accepted) -> Option<String> {
+        let failure = self.input.failures.get(&Noun::Container(name.clone()))?;
+        (failure.id.as_ref() == Some(&accepted.id)).then(|| failure.message.clone())
+    }
+
+    fn reject(&self, accepted: &Accepted, reason: String) -> Rejected {
+        let fingerprint = definition(&accepted.spec, accepted.image_id.as_ref());
+        Rejected {
+            fingerprint,
+            reason,
+            at: self.input.now,
+        }
+    }
+
+    /// What a look says about a payload's end and beginning.
+    fn settle(&self, accepted: &mut Accepted) {
+        match self.look_at(accepted) {
+            Sight::Unknown(_) => {}
+            Sight::Absent => accepted.stale = false,
+            Sight::Seen(c) => {
+                accepted.stale &= is_live(c);
+                match (&c.phase, &c.last_exit) {
+                    (Phase::Running { .. } | Phase::Paused { .. }, _) => accepted.finished = false,
+                    // An end that was taken back (`wharf start`) is not taken again.
+                    (Phase::Exited, Some(exit))
+                        if is_done(accepted.spec.restart.policy, exit)
+                            && accepted.finished_run != Some(exit.run_no) =>
+                    {
+                        accepted.finished = true;
+                        accepted.finished_run = Some(exit.run_no);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Gives containers whose network changed new interfaces; what runs with the old ones is stale.
+    pub(super) fn refresh_attachments(&mut self) {
+        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
+        for name in names {
+            if self.container_busy(&name) {
+                continue;
+            }
+            let Some(mut entry) = self.ledger.containers.get(&name).cloned() else {
+                continue;
+            };
+            let mut changed = self.refresh(&name, &mut entry.current);
+            if let Some(next) = &mut entry.next {
+                changed |= self.refresh(&name, &mut next.accepted);
+            }
+            if changed {
+                self.ledger.containers.insert(name, entry);
+            }
+        }
+    }
+
+    fn refresh(&mut self, name: &Name, accepted: &mut Accepted) -> bool {
+        let sight = self.look_at(accepted);
+        if matches!(sight, Sight::Unknown(_)) || !accepted.attachments.iter().any(|a| self.outdated(a)) {
+            return false;
+        }
+        let fresh = self
+            .attachments(name, &accepted.id, &accepted.spec)
+            .and_then(|list| {
+                Ok((
+                    self.ports(name, &accepted.spec, accepted.image.as_ref(), &list, false)?,
+                    list,
+                ))
+            });
+        match fresh {
+            Ok((ports, list)) => {
+                accepted.ports = ports;
+                accepted.attachments = list;
+                accepted.stale = sight.may_be_live();
+                true
+            }
+            Err(blocked) => {
+                self.hold_up(Noun::Container(name.clone()), blocked);
+                false
+            }
+        }
+    }
+
+    fn outdated(&self, a: &model::network::Attachment) -> bool {
+        self.ledger.networks.get(&a.network).is_some_and(|entry| {
+            let network = &entry.network;
+            let whole = model::network::BridgeNetwork {
+                range: None,
+                ..network.clone()
+            };
+            a.bridge != network.bridge
+                || a.prefix != network.subnet.prefix_len()
+                || a.mtu != network.mtu
+                || a.gateway.is_some_and(|g| g != network.gateway)
+                || !address::may_be_given(&whole, a.ip)
+        })
+    }
+}
+
+/// The payload was begun.
+fn came_up(sight: Sight<'_>) -> bool {
+    let Sight::Seen(c) = sight else { return false };
+    let begun = match c.phase {
+        Phase::Running { .. } | Phase::Paused { .. } | Phase::Backoff { .. } => true,
+        Phase::Exited => c.last_exit.is_some(),
+        Phase::Prepared | Phase::Created | Phase::Lost => false,
+    };
+    begun && launch_error(sight).is_none()
+}
+
+/// Its very first run could not even be started.
+fn launch_error(sight: Sight<'_>) -> Option<String> {
+    let Sight::Seen(ObservedContainer {
+        phase: Phase::Exited | Phase::Backoff { .. },
+        run_no,
+        last_exit,
+        ..
+    }) = sight
+    else {
+        return None;
+    };
+    last_exit.as_ref().filter(|_| *run_no <= 1)?.error.clone()
+}
+
+/// A run that ended by itself, and that the policy has no other follow.
+fn is_done(policy: RestartPolicy, exit: &ExitRecord) -> bool {
+    let by_itself = !exit.requested && exit.error.is_none();
+    match policy {
+        RestartPolicy::Always => false,
+        RestartPolicy::OnFailure => by_itself && exit.code == 0,
+        RestartPolicy::No => by_itself,
+    }
+}

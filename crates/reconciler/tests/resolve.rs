@@ -1,0 +1,293 @@
+//! Contradictions over tables and files: one error names every party, what takes part is held, the rest goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops where its world is not as it was made"
+)]
+
+use model::desired::Desired;
+use model::file::{Outcome, Source};
+use model::image::ImageSource;
+use model::name::Name;
+use model::spec::*;
+use reconciler::resolve::{Broken, resolve};
+
+/// Files `a.toml`, `b.toml`, … of these texts.
+fn files(texts: &[&str]) -> Desired {
+    let (mut parsed, mut broken) = (Vec::new(), Vec::new());
+    for (text, letter) in texts.iter().zip('a'..) {
+        let file = format!("{letter}.toml");
+        match model::file::parse(&Source::new(file.clone(), *text), &[]) {
+            Outcome::Parsed(content) => parsed.push(content),
+            Outcome::Broken {
+                diagnostics,
+                declares,
+            } => broken.push(Broken {
+                file,
+                diagnostics,
+                declares,
+            }),
+        }
+    }
+    resolve(&parsed, &broken, &Settings::default())
+}
+
+fn errors(desired: &Desired) -> Vec<String> {
+    let line = |e: &model::diagnostic::Diagnostic| {
+        let also: Vec<String> = e.also.iter().map(|l| format!(" + {l}")).collect();
+        format!("{}{}: {}", e.at, also.concat(), e.message)
+    };
+    desired.errors.iter().map(line).collect()
+}
+
+fn names<T>(map: &std::collections::BTreeMap<Name, T>) -> Vec<&str> {
+    map.keys().map(Name::as_str).collect()
+}
+
+const IMAGE: &str = "image = \"oci:/srv/i\"";
+
+fn container(name: &str, rest: &str) -> String {
+    format!("[container.{name}]\n{IMAGE}\n{rest}\n")
+}
+
+/// Texts of the files; the only error; what is left of the containers.
+fn case(texts: &[&str], error: &str, left: &[&str]) {
+    let desired = files(texts);
+    assert_eq!(errors(&desired), [error]);
+    assert_eq!(names(&desired.containers), left, "{error}");
+}
+
+#[test]
+fn a_name_is_declared_once() {
+    let a = container("web", "") + &container("other", "");
+    let b = container("web", "");
+    case(
+        &[&a, &b],
+        "a.toml:1:1 + b.toml:1:1: container web is declared twice",
+        &["other"],
+    );
+    let disabled = container("web", "enabled = false");
+    let desired = files(&[&a, &disabled]);
+    assert_eq!(errors(&desired), [""; 0]);
+    assert_eq!(names(&desired.containers), ["other", "web"]);
+}
+
+#[test]
+fn a_host_port_is_published_once() {
+    let a = container("a", "ports = [\"80:80\"]");
+    let b = container("b", "ports = [\"10.0.0.1:80:80\", \"9000:90\"]");
+    let c = container("c", "ports = [\"80:80/udp\", \"127.0.0.1:9001:80\"]");
+    case(
+        &[&a, &b, &c],
+        "a.toml:3:1 + b.toml:3:1: host port 80/tcp is published twice: by container a and container b",
+        &["c"],
+    );
+    let one = container("a", "ports = [\"10.0.0.1:80:80\"]");
+    let two = container("b", "ports = [\"10.0.0.2:80:80\"]");
+    assert_eq!(
+        errors(&files(&[&one, &two])),
+        [""; 0],
+        "two addresses are two ports"
+    );
+    let range = container("a", "ports = [\"7000-7010:7000-7010\"]");
+    let inside = container("b", "ports = [\"7010:80\"]");
+    case(
+        &[&range, &inside],
+        "a.toml:3:1 + b.toml:3:1: host port 7010/tcp is published twice: by container a and container b",
+        &[],
+    );
+    let own = container("a", "ports = [\"80:80\", \"80:81\"]");
+    case(
+        &[&own],
+        "a.toml:3:1 + a.toml:3:1: host port 80/tcp is published twice: by container a",
+        &[],
+    );
+}
+
+#[test]
+fn what_is_named_is_declared() {
+    let text = container("web", "networks = [\"fornt\"]") + "[network.front]\n";
+    let desired = files(&[&text]);
+    assert_eq!(
+        errors(&desired),
+        ["a.toml:3:1: container web names network fornt, which is not declared"]
+    );
+    assert_eq!(desired.errors[0].hint.as_deref(), Some("did you mean front?"));
+    assert_eq!(names(&desired.networks), ["default", "front"]);
+    let share = container("web", "network_mode = \"container:db\"");
+    case(
+        &[&share],
+        "a.toml:3:1: container web names container db, which is not declared",
+        &[],
+    );
+    let default = container("web", "networks = [\"default\"]");
+    assert_eq!(errors(&files(&[&default])), [""; 0]);
+}
+
+#[test]
+fn a_name_in_a_broken_file_is_held_and_known() {
+    let good = container("web", "networks = [\"front\"]");
+    let bad = "[network.front]\nsubnet = 3\n[container.x]\n";
+    let desired = files(&[&good, bad]);
+    assert_eq!(names(&desired.containers), ["web"], "{:?}", errors(&desired));
+    assert!(desired.held.files.contains("b.toml"));
+    assert!(desired.held.networks.contains("front") && desired.held.containers.contains("x"));
+}
+
+#[test]
+fn subnets_and_addresses_do_not_meet() {
+    let overlap =
+        "[network.a]\nsubnet = \"10.1.0.0/16\"\n[network.b]\nsubnet = \"10.1.2.0/24\"\n[network.c]\n";
+    let desired = files(&[overlap]);
+    assert_eq!(
+        errors(&desired),
+        ["a.toml:2:1 + a.toml:4:1: subnet 10.1.0.0/16 of network a overlaps 10.1.2.0/24 of network b"]
+    );
+    assert_eq!(names(&desired.networks), ["c", "default"]);
+    let net = "[network.n]\nsubnet = \"10.1.0.0/24\"\n";
+    let fixed = |name: &str, ip: &str| container(name, &format!("networks = {{ n = {{ ip = \"{ip}\" }} }}"));
+    for (ip, what) in [
+        ("10.2.0.5", "is no host address of network n (10.1.0.0/24)"),
+        ("10.1.0.255", "is no host address of network n (10.1.0.0/24)"),
+        ("10.1.0.1", "is the gateway of network n"),
+    ] {
+        let desired = files(&[net, &fixed("web", ip)]);
+        assert_eq!(errors(&desired).len(), 1, "{ip}");
+        assert!(
+            errors(&desired)[0].ends_with(&format!("address {ip} of container web {what}")),
+            "{:?}",
+            errors(&desired)
+        );
+    }
+    let desired = files(&[
+        net,
+        &fixed("a", "10.1.0.5"),
+        &fixed("b", "10.1.0.5"),
+        &fixed("c", "10.1.0.6"),
+    ]);
+    assert_eq!(names(&desired.containers), ["c"]);
+    assert!(errors(&desired)[0].contains("address 10.1.0.5 in network n is given to a and b"));
+}
+
+/// Tables whose keys the file format may not take yet.
+fn coded(list: Vec<(&str, ContainerSpec)>, volumes: Vec<(&str, bool)>) -> Desired {
+    let origin = |line| Origin {
+        file: "a.toml".to_owned(),
+        line,
+        column: 1,
+        ..Origin::default()
+    };
+    let containers = list
+        .into_iter()
+        .zip(1..)
+        .map(|((name, spec), line)| Parsed {
+            name: name.parse().unwrap(),
+            spec,
+            origin: origin(line),
+        })
+        .collect();
+    let volume = |exclusive| VolumeSpec {
+        driver: VolumeDriver::Local,
+        device: None,
+        options: Vec::new(),
+        labels: Default::default(),
+        keep: true,
+        exclusive,
+    };
+    let volumes = volumes
+        .into_iter()
+        .map(|(name, exclusive)| Parsed {
+            name: name.parse().unwrap(),
+            spec: volume(exclusive),
+            origin: origin(99),
+        })
+        .collect();
+    let file = ParsedFile {
+        file: "a.toml".to_owned(),
+        containers,
+        volumes,
+        ..ParsedFile::default()
+    };
+    resolve(&[file], &[], &Settings::default())
+}
+
+fn spec() -> ContainerSpec {
+    ContainerSpec::new(ImageSource::Rootfs { dir: "/srv".into() })
+}
+
+fn needs(names: &[(&str, Condition)]) -> ContainerSpec {
+    let mut spec = spec();
+    for (name, condition) in names {
+        spec.depends_on.insert(
+            name.parse().unwrap(),
+            Dependency {
+                condition: *condition,
+                restart: false,
+            },
+        );
+    }
+    spec
+}
+
+#[test]
+fn circles_are_one_error_with_all_in_it() {
+    use Condition::Started;
+    let desired = coded(
+        vec![
+            ("a", needs(&[("b", Started)])),
+            ("b", needs(&[("c", Started)])),
+            ("c", needs(&[("a", Started)])),
+            ("d", needs(&[("a", Started)])),
+            ("e", spec()),
+        ],
+        Vec::new(),
+    );
+    assert_eq!(
+        errors(&desired),
+        ["a.toml:1:1 + a.toml:2:1 + a.toml:3:1: containers wait for each other: a → b → c → a"]
+    );
+    assert_eq!(names(&desired.containers), ["d", "e"]);
+    let own = coded(vec![("a", needs(&[("a", Started)]))], Vec::new());
+    assert_eq!(
+        errors(&own),
+        ["a.toml:1:1: containers wait for each other: a → a"]
+    );
+}
+
+#[test]
+fn conditions_that_can_never_hold_are_refused() {
+    let waits = needs(&[("job", Condition::Completed)]);
+    let desired = coded(vec![("a", waits.clone()), ("job", spec())], Vec::new());
+    let error =
+        "a.toml:1:1 + a.toml:2:1: container a waits for job to complete, which is always started again";
+    assert_eq!(errors(&desired), [error]);
+    let mut once = spec();
+    once.restart.policy = RestartPolicy::No;
+    assert_eq!(
+        errors(&coded(vec![("a", waits), ("job", once)], Vec::new())),
+        [""; 0]
+    );
+}
+
+#[test]
+fn replicas_are_told_apart() {
+    let mut many = spec();
+    many.replicas = 3;
+    let mut shares = spec();
+    shares.network_mode = NetworkMode::Container("many".parse().unwrap());
+    let desired = coded(vec![("many", many.clone()), ("one", shares)], Vec::new());
+    assert!(errors(&desired)[0].contains("does not say which of many's 3 replicas"));
+    let desired = coded(vec![("many", many.clone()), ("many-3", spec())], Vec::new());
+    assert!(errors(&desired)[0].contains("container many-3 has the name of an instance of many"));
+    many.volumes.push(VolumeUse {
+        source: VolumeSource::Named("data".parse().unwrap()),
+        target: "/data".to_owned(),
+        read_only: false,
+    });
+    let desired = coded(vec![("many", many.clone())], vec![("data", true)]);
+    assert!(errors(&desired)[0].contains("has 3 replicas and the exclusive volume data"));
+    assert_eq!(
+        errors(&coded(vec![("many", many)], vec![("data", false)])),
+        [""; 0]
+    );
+}

@@ -1,0 +1,358 @@
+//! The laws: what no plan may do, what the host may never look like, and what it looks like when all is well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::action::{Action, Noun};
+use model::desired::Desired;
+use model::firewall::FirewallState;
+use model::ledger::{Accepted, Ledger, ReplacePhase};
+use model::name::{ContainerId, Name};
+use model::observed::{Look, Phase, overlaps};
+use model::plan::Plan;
+use model::spec::{ContainerSpec, RestartPolicy};
+use reconciler::plan::Input;
+
+use super::host::{Host, Real};
+
+/// What holds of every plan.
+pub fn plan(input: &Input<'_>, plan: &Plan, host: &Host, seen_gone: &BTreeSet<Name>) -> Result<(), String> {
+    order(plan)?;
+    for planned in &plan.actions {
+        let action = &planned.action;
+        if input.in_flight.contains(&action.noun()) {
+            return Err(format!("{} is busy and gets another action", action.noun()));
+        }
+        if planned.reasons.is_empty() {
+            return Err(format!("no reason for {}", action.noun()));
+        }
+        nothing_on_unknown(input, action)?;
+        relies_on_the_ledger(plan, action)?;
+        leaves_alone(input, plan, action, host, seen_gone)?;
+    }
+    no_port_twice(&planned_firewall(plan))?;
+    addresses_once(&plan.ledger)
+}
+
+fn order(plan: &Plan) -> Result<(), String> {
+    let mut last: BTreeMap<Noun, usize> = BTreeMap::new();
+    for (index, planned) in plan.actions.iter().enumerate() {
+        if planned.after.iter().any(|a| *a >= index) {
+            return Err("an action stands before what it waits for".to_owned());
+        }
+        if let Some(before) = last.insert(planned.action.noun(), index)
+            && !planned.after.contains(&before)
+        {
+            return Err(format!("two actions on {} side by side", planned.action.noun()));
+        }
+    }
+    Ok(())
+}
+
+/// The container an action is about.
+fn id_of(action: &Action) -> Option<&ContainerId> {
+    match action {
+        Action::PrepareContainer { instance }
+        | Action::StartContainer { instance }
+        | Action::RepairAttachments { instance } => Some(&instance.id),
+        Action::UpdateContainer { id, .. }
+        | Action::StopContainer { id, .. }
+        | Action::RemoveContainer { id, .. } => Some(id),
+        _ => None,
+    }
+}
+
+/// Invariant 2: nothing is done that relies on the absence of what could not be seen.
+fn nothing_on_unknown(input: &Input<'_>, action: &Action) -> Result<(), String> {
+    let seen = input.observed;
+    let blind = match action {
+        Action::LoadImage { .. } => seen.images.known().is_none(),
+        Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } => seen.links.known().is_none(),
+        Action::RepairAttachments { .. } => seen.links.known().is_none(),
+        Action::ApplyFirewall { .. } => seen.firewall.known().is_none(),
+        _ => false,
+    };
+    let unseen = id_of(action).is_some_and(|id| match &seen.containers {
+        Look::Unknown(_) => true,
+        Look::Known(all) => matches!(all.get(id), Some(Look::Unknown(_))),
+    });
+    if blind || unseen {
+        Err(format!("{} is acted on though it was not seen", action.noun()))
+    } else {
+        Ok(())
+    }
+}
+
+/// Invariant 5: whatever is made is in the ledger that is written before.
+fn relies_on_the_ledger(plan: &Plan, action: &Action) -> Result<(), String> {
+    let ids = |a: &Accepted| a.id.clone();
+    let good = match action {
+        Action::PrepareContainer { instance } | Action::StartContainer { instance } => {
+            let entry = plan.ledger.containers.get(&instance.name);
+            entry.is_some_and(|e| {
+                ids(&e.current) == instance.id || e.next.iter().any(|n| ids(&n.accepted) == instance.id)
+            })
+        }
+        Action::ApplyNetwork { network } => plan
+            .ledger
+            .networks
+            .get(&network.name)
+            .is_some_and(|n| n.network == *network),
+        _ => true,
+    };
+    if good {
+        Ok(())
+    } else {
+        Err(format!("{} is not in the ledger", action.noun()))
+    }
+}
+
+/// A container that runs as its table says is not stopped; what is held or only just gone is not removed.
+fn leaves_alone(
+    input: &Input<'_>,
+    plan: &Plan,
+    action: &Action,
+    host: &Host,
+    seen_gone: &BTreeSet<Name>,
+) -> Result<(), String> {
+    let (id, name, removes) = match action {
+        Action::StopContainer { id, name, .. } => (id, name, false),
+        Action::RemoveContainer { id, name, .. } => (id, name, true),
+        _ => return Ok(()),
+    };
+    let entry = input.ledger.containers.get(name);
+    let known = entry.is_some_and(|e| e.current.id == *id);
+    let desired = input.desired;
+    let file_held = entry.is_some_and(|e| {
+        desired.held.files.contains(&e.current.origin.file)
+            || e.next
+                .iter()
+                .any(|n| desired.held.files.contains(&n.accepted.origin.file))
+    });
+    let held = desired.held.everything || desired.held.containers.contains(name) || file_held;
+    let declared = desired.containers.get(name);
+    if removes && known && declared.is_none() && held {
+        let kept = plan
+            .ledger
+            .containers
+            .get(name)
+            .is_some_and(|e| e.current.id == *id);
+        if kept {
+            return Err(format!("container {name} is held and is removed"));
+        }
+    }
+    if removes && known && declared.is_none() && !held && !seen_gone.contains(name) {
+        return Err(format!("container {name} is removed at the first look"));
+    }
+    let Some(real) = host.containers.get(id).filter(|r| r.running()) else {
+        return Ok(());
+    };
+    let by_hand = plan.ledger.holds.contains_key(name);
+    let moved = plan.ledger.containers.get(name).is_some_and(|e| e.current.stale);
+    match declared {
+        Some(declared) if known && !by_hand && !moved && unchanged(real, &declared.spec, input) => {
+            Err(format!("container {name} runs as its table says and is stopped"))
+        }
+        None if held && known && !by_hand && !moved => {
+            let switching = plan.ledger.containers.get(name).is_some_and(|e| {
+                e.current.id != *id
+                    || e.next
+                        .as_ref()
+                        .is_some_and(|n| n.phase != ReplacePhase::Preparing)
+            });
+            if switching {
+                Ok(())
+            } else {
+                Err(format!("container {name} is held and is stopped"))
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Everything that is not changed in place is as the table says, and so is the image.
+fn unchanged(real: &Real, spec: &ContainerSpec, input: &Input<'_>) -> bool {
+    let Some(instance) = &real.instance else {
+        return false;
+    };
+    let fixed = |s: &ContainerSpec| {
+        let mut s = s.clone();
+        s.labels.clear();
+        s.ports.clear();
+        s.depends_on.clear();
+        s.stop_signal = None;
+        s.stop_grace_period = std::time::Duration::ZERO;
+        s.restart = model::spec::RestartSpec::default();
+        s
+    };
+    let image = input
+        .observed
+        .images
+        .known()
+        .and_then(|all| all.get(&spec.image.key()));
+    fixed(&instance.spec) == fixed(spec) && image.is_none_or(|i| i.id == instance.image.id)
+}
+
+fn planned_firewall(plan: &Plan) -> FirewallState {
+    let state = plan.actions.iter().find_map(|p| match &p.action {
+        Action::ApplyFirewall { state } => Some(state.clone()),
+        _ => None,
+    });
+    state.unwrap_or_default()
+}
+
+fn no_port_twice(state: &FirewallState) -> Result<(), String> {
+    for (i, a) in state.ports.iter().enumerate() {
+        for b in &state.ports[i + 1..] {
+            if a.protocol == b.protocol && a.host_port == b.host_port && overlaps(a.host_ip, b.host_ip) {
+                let who = [a.container.as_str(), b.container.as_str()].join(" and ");
+                return Err(format!("port {}/{} is given to {who}", a.host_port, a.protocol));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn addresses_once(ledger: &Ledger) -> Result<(), String> {
+    let mut given = BTreeMap::new();
+    for (name, entry) in &ledger.containers {
+        for a in &entry.current.attachments {
+            if let Some(other) = given.insert((&a.network, a.ip), name) {
+                return Err(format!("address {} is given to {other} and {name}", a.ip));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the host may never look like, however things go.
+pub fn truth(host: &Host) -> Result<(), String> {
+    let mut at = BTreeMap::new();
+    for (place, name) in host.addresses() {
+        if let Some(other) = at.insert(place.clone(), name.clone())
+            && other != name
+        {
+            return Err(format!("{other} and {name} live on {} of {}", place.1, place.0));
+        }
+    }
+    no_port_twice(&host.firewall.clone().unwrap_or_default())
+}
+
+/// What it looks like when there is nothing left to do: everything wanted, and nothing else.
+pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), String> {
+    if let Some(error) = desired.errors.first() {
+        return Err(format!(
+            "the files still contradict each other: {}",
+            error.message
+        ));
+    }
+    let names: BTreeSet<&Name> = host.containers.values().map(|c| &c.seen.name).collect();
+    let wanted: BTreeSet<&Name> = desired.containers.keys().collect();
+    if names != wanted || host.containers.len() != wanted.len() {
+        return Err(format!("there are containers {names:?}, wanted are {wanted:?}"));
+    }
+    let mut devices: BTreeSet<String> = ledger
+        .networks
+        .values()
+        .map(|n| n.network.bridge.clone())
+        .collect();
+    let mut ports = 0;
+    for real in host.containers.values() {
+        let name = &real.seen.name;
+        // A definition that failed once is not tried again: then it is the one before that has to run.
+        let entry = ledger
+            .containers
+            .get(name)
+            .ok_or(format!("container {name} is not in the ledger"))?;
+        let spec = if entry.rejected.is_some() {
+            &entry.current.spec
+        } else {
+            &desired.containers[name].spec
+        };
+        settled_container(real, spec, host)?;
+        let instance = real.instance.as_ref().ok_or("no instance")?;
+        if real.live() {
+            devices.extend(instance.attachments.iter().map(|a| a.host_device.clone()));
+        }
+        if !instance.attachments.is_empty() {
+            ports += spec.ports.iter().collect::<BTreeSet<_>>().len();
+            settled_ports(spec, host, name)?;
+        }
+    }
+    let published = host.firewall.as_ref().map_or(0, |f| f.ports.len());
+    if published > ports {
+        return Err(format!("{published} ports are published, {ports} are wanted"));
+    }
+    let links: BTreeSet<String> = host
+        .links
+        .iter()
+        .filter(|(_, l)| l.ours)
+        .map(|(n, _)| n.clone())
+        .collect();
+    if links != devices {
+        return Err(format!("there are devices {links:?}, wanted are {devices:?}"));
+    }
+    settled_networks(host, desired, ledger)
+}
+
+fn settled_container(real: &Real, spec: &ContainerSpec, host: &Host) -> Result<(), String> {
+    let name = &real.seen.name;
+    let instance = real.instance.as_ref().ok_or("no instance")?;
+    let finished = spec.restart.policy != RestartPolicy::Always && real.seen.phase == Phase::Exited;
+    if !matches!(real.seen.phase, Phase::Running { .. } | Phase::Backoff { .. }) && !finished {
+        return Err(format!("container {name} is {:?}", real.seen.phase));
+    }
+    if instance.spec.command != spec.command
+        || instance.spec.env != spec.env
+        || instance.spec.image != spec.image
+    {
+        return Err(format!("container {name} runs with another definition"));
+    }
+    for a in &instance.attachments {
+        let device = host.links.get(&a.host_device);
+        if real.live() && !device.is_some_and(|l| l.up && l.master.as_deref() == Some(&a.bridge)) {
+            return Err(format!("container {name} is cut off from {}", a.network));
+        }
+    }
+    Ok(())
+}
+
+fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name) -> Result<(), String> {
+    for port in spec.ports.iter().filter_map(|p| Some((p, p.host?.0))) {
+        let (entry, number) = port;
+        let rules = host.firewall.iter().flat_map(|f| &f.ports);
+        let mine =
+            rules.filter(|r| r.protocol == entry.protocol && r.host_port == number && r.container == *name);
+        if mine.count() != 1 {
+            return Err(format!(
+                "port {number}/{} of container {name} is not published",
+                entry.protocol
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn settled_networks(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), String> {
+    let declared = desired.networks.iter().filter(|(_, n)| !n.origin.file.is_empty());
+    for (name, network) in declared {
+        let entry = ledger
+            .networks
+            .get(name)
+            .ok_or(format!("network {name} is not there"))?;
+        let link = host
+            .links
+            .get(&entry.network.bridge)
+            .ok_or(format!("network {name} has no bridge"))?;
+        let net = network.spec.subnet.unwrap_or(entry.network.subnet);
+        if !link.addresses.iter().any(|a| a.trunc() == net) {
+            return Err(format!("network {name} is not on {net}"));
+        }
+    }
+    let wanted = ledger.networks.len();
+    let bridges = host.firewall.as_ref().map_or(0, |f| f.bridges.len());
+    if bridges != wanted {
+        Err(format!("{bridges} bridges in the firewall, {wanted} wanted"))
+    } else {
+        Ok(())
+    }
+}

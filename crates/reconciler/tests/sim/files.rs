@@ -1,0 +1,290 @@
+//! The config dir of the simulated host: tables made up in code, files that break and vanish.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use model::desired::Desired;
+use model::diagnostic::{Diagnostic, Location};
+use model::firewall::Protocol;
+use model::image::ImageSource;
+use model::name::Name;
+use model::spec::*;
+use reconciler::resolve::{Broken, resolve};
+
+use super::rng::Rng;
+
+pub const CONTAINERS: u64 = 6;
+pub const IMAGES: u64 = 3;
+
+#[derive(Clone, Default)]
+pub struct File {
+    pub containers: BTreeMap<Name, ContainerSpec>,
+    pub networks: BTreeMap<Name, NetworkSpec>,
+    pub broken: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct Files {
+    pub files: BTreeMap<String, File>,
+    pub directory_gone: bool,
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn image_source(number: u64) -> ImageSource {
+    ImageSource::DockerArchive {
+        file: format!("/srv/i{number}.tar").into(),
+        reference: None,
+    }
+}
+
+impl Files {
+    pub fn resolve(&self) -> Desired {
+        let mut parsed = Vec::new();
+        let mut broken = Vec::new();
+        for (file, content) in &self.files {
+            if content.broken {
+                let error = Diagnostic::new(Location::file(file.clone()), "broken on purpose");
+                broken.push(Broken {
+                    file: file.clone(),
+                    diagnostics: vec![error],
+                    declares: Vec::new(),
+                });
+            } else {
+                parsed.push(content.parsed(file));
+            }
+        }
+        if self.directory_gone {
+            (parsed, broken) = (Vec::new(), Vec::new());
+        }
+        let mut desired = resolve(&parsed, &broken, &Settings::default());
+        desired.held.everything = self.directory_gone;
+        desired
+    }
+
+    /// One change as users make them.
+    pub fn change(&mut self, rng: &mut Rng) {
+        let file = format!("f{}.toml", rng.below(4));
+        match rng.below(20) {
+            0..=6 => self.put(&file, rng),
+            7..=11 => self.edit(rng),
+            12 => drop(self.files.remove(&file)),
+            13 | 14 => {
+                if let Some(f) = self.files.get_mut(&file) {
+                    f.broken = !f.broken;
+                }
+            }
+            15 => {
+                if let Some(f) = self.files.get_mut(&file) {
+                    f.containers.pop_first();
+                }
+            }
+            16 => self.move_table(rng),
+            17 => self.directory_gone = !self.directory_gone,
+            _ => self.network(&file, rng),
+        }
+    }
+
+    fn put(&mut self, file: &str, rng: &mut Rng) {
+        let number = rng.below(CONTAINERS);
+        let name = name(&format!("c{number}"));
+        // Seldom twice: users do that by mistake.
+        if !rng.one_in(12) {
+            for f in self.files.values_mut() {
+                f.containers.remove(&name);
+            }
+        }
+        let spec = spec(number, rng);
+        self.files
+            .entry(file.to_owned())
+            .or_default()
+            .containers
+            .insert(name, spec);
+    }
+
+    fn edit(&mut self, rng: &mut Rng) {
+        let name = name(&format!("c{}", rng.below(CONTAINERS)));
+        for f in self.files.values_mut() {
+            if let Some(spec) = f.containers.get_mut(&name) {
+                edit(spec, rng);
+            }
+        }
+    }
+
+    fn move_table(&mut self, rng: &mut Rng) {
+        let name = name(&format!("c{}", rng.below(CONTAINERS)));
+        let to = format!("f{}.toml", rng.below(4));
+        let found: Vec<ContainerSpec> = self
+            .files
+            .values_mut()
+            .filter_map(|f| f.containers.remove(&name))
+            .collect();
+        if let Some(spec) = found.into_iter().next() {
+            self.files.entry(to).or_default().containers.insert(name, spec);
+        }
+    }
+
+    fn network(&mut self, file: &str, rng: &mut Rng) {
+        let number = rng.below(2);
+        let name = name(&format!("n{number}"));
+        for f in self.files.values_mut() {
+            f.networks.remove(&name);
+        }
+        if rng.one_in(6) {
+            return;
+        }
+        let octet = u8::try_from(number * 10 + rng.below(2)).unwrap();
+        let written = number == 0 || rng.one_in(2);
+        let spec = NetworkSpec {
+            subnet: written.then(|| Ipv4Net::new(Ipv4Addr::new(10, 80, octet, 0), 24).unwrap()),
+            internal: rng.one_in(4),
+            mtu: rng.one_in(4).then_some(1400),
+            bridge: rng.one_in(5).then(|| format!("br{number}")),
+            ..NetworkSpec::default()
+        };
+        self.files
+            .entry(file.to_owned())
+            .or_default()
+            .networks
+            .insert(name, spec);
+    }
+
+    /// Takes out all that cannot be satisfied, so that the end is one that can be reached.
+    pub fn heal(&mut self) {
+        self.directory_gone = false;
+        for f in self.files.values_mut() {
+            f.broken = false;
+            for spec in f.containers.values_mut() {
+                spec.user = None;
+                if spec.command == Some(vec!["bad".to_owned()]) {
+                    spec.command = None;
+                }
+            }
+        }
+        loop {
+            let desired = self.resolve();
+            let Some(table) = desired.errors.iter().flat_map(|e| &e.tables).next().cloned() else {
+                break;
+            };
+            let (kind, name) = table.split_once('.').unwrap();
+            for f in self.files.values_mut() {
+                match kind {
+                    "container" => drop(f.containers.remove(name)),
+                    _ => drop(f.networks.remove(name)),
+                }
+            }
+        }
+    }
+}
+
+impl File {
+    fn parsed(&self, file: &str) -> ParsedFile {
+        let mut line = 0;
+        let mut origin = || {
+            line += 5;
+            Origin {
+                file: file.to_owned(),
+                line,
+                column: 1,
+                keys: BTreeMap::new(),
+            }
+        };
+        let containers = self
+            .containers
+            .iter()
+            .map(|(name, spec)| Parsed {
+                name: name.clone(),
+                spec: spec.clone(),
+                origin: origin(),
+            })
+            .collect();
+        let networks = self
+            .networks
+            .iter()
+            .map(|(name, spec)| Parsed {
+                name: name.clone(),
+                spec: spec.clone(),
+                origin: origin(),
+            })
+            .collect();
+        ParsedFile {
+            file: file.to_owned(),
+            containers,
+            networks,
+            ..ParsedFile::default()
+        }
+    }
+}
+
+fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
+    let mut spec = ContainerSpec::new(image_source(rng.below(IMAGES)));
+    match rng.below(10) {
+        0 => spec.network_mode = NetworkMode::Host,
+        1..=3 => spec.networks = vec![NetworkUse::new(name("n0"))],
+        4 => spec.networks = vec![NetworkUse::new(name("n1")), NetworkUse::new(name("n0"))],
+        5 => {
+            let mut fixed = NetworkUse::new(name("n0"));
+            fixed.ip = Some(Ipv4Addr::new(10, 80, 0, 100 + u8::try_from(number).unwrap()));
+            spec.networks = vec![fixed];
+        }
+        _ => {}
+    }
+    if rng.one_in(5) {
+        spec.restart.policy = *rng.pick(&[RestartPolicy::No, RestartPolicy::OnFailure]);
+    }
+    if number > 0 && rng.one_in(4) {
+        let on = name(&format!("c{}", rng.below(number)));
+        spec.depends_on.insert(
+            on,
+            Dependency {
+                condition: Condition::Started,
+                restart: false,
+            },
+        );
+    }
+    for _ in 0..rng.below(3) {
+        spec.ports.push(port(number, rng));
+    }
+    spec
+}
+
+fn port(number: u64, rng: &mut Rng) -> PortSpec {
+    let own = 8000 + u16::try_from(number).unwrap() * 2;
+    let host = match rng.below(8) {
+        0 => None,
+        // Somebody else's, now and then.
+        1 => Some(8000 + u16::try_from(rng.below(12)).unwrap()),
+        2 => Some(own),
+        _ => Some(own + 1),
+    };
+    let inside = 80 + u16::try_from(rng.below(2)).unwrap();
+    PortSpec {
+        ip: None,
+        host: host.map(|h| (h, h)),
+        container: (inside, inside),
+        protocol: *rng.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]),
+        allow: Vec::new(),
+    }
+}
+
+fn edit(spec: &mut ContainerSpec, rng: &mut Rng) {
+    let word = format!("v{}", rng.below(4));
+    match rng.below(9) {
+        0 | 1 => drop(spec.labels.insert("tier".to_owned(), word)),
+        2 => spec.command = Some(vec![word]),
+        3 => {
+            spec.ports = (0..rng.below(3))
+                .map(|_| port(rng.below(CONTAINERS), rng))
+                .collect()
+        }
+        4 => spec.stop_grace_period = Duration::from_secs(rng.below(9)),
+        5 => spec.image = image_source(rng.below(IMAGES)),
+        6 => spec.command = Some(vec!["bad".to_owned()]),
+        7 => spec.user = Some("bad".to_owned()),
+        _ => drop(spec.env.insert("X".to_owned(), word)),
+    }
+}

@@ -1,0 +1,443 @@
+//! The host's truth, and what the actions make of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use jiff::{SignedDuration, Timestamp};
+use model::action::{Action, Instance};
+use model::digest::Digest;
+use model::firewall::{FirewallState, Protocol};
+use model::image::{Image, ImageConfig};
+use model::name::{ContainerId, Name};
+use model::observed::*;
+use model::spec::RestartPolicy;
+
+use super::files::{IMAGES, image_source};
+use super::rng::Rng;
+
+/// One container as it really is.
+#[derive(Clone)]
+pub struct Real {
+    pub seen: ObservedContainer,
+    /// What it was last started or prepared with.
+    pub instance: Option<Instance>,
+}
+
+impl Real {
+    pub fn live(&self) -> bool {
+        matches!(
+            self.seen.phase,
+            Phase::Created | Phase::Running { .. } | Phase::Paused { .. } | Phase::Backoff { .. }
+        )
+    }
+
+    pub fn running(&self) -> bool {
+        matches!(self.seen.phase, Phase::Running { .. })
+    }
+}
+
+pub struct Host {
+    pub containers: BTreeMap<ContainerId, Real>,
+    pub links: BTreeMap<String, ObservedLink>,
+    pub firewall: Option<FirewallState>,
+    pub forwarding: bool,
+    pub listeners: Vec<Listener>,
+    pub foreign: Vec<ForeignAddress>,
+    /// Content behind each archive; none where the file is missing.
+    pub sources: BTreeMap<String, Option<u8>>,
+    pub store: BTreeMap<String, u8>,
+    pids: u32,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let sources = (0..IMAGES).map(|n| (image_source(n).key(), Some(1))).collect();
+        let eth0 = ForeignAddress {
+            device: "eth0".to_owned(),
+            address: Ipv4Net::new(Ipv4Addr::new(192, 0, 2, 1), 24).unwrap(),
+        };
+        Self {
+            containers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            firewall: None,
+            forwarding: false,
+            listeners: Vec::new(),
+            foreign: vec![eth0],
+            sources,
+            store: BTreeMap::new(),
+            pids: 100,
+        }
+    }
+
+    pub fn observe(&self) -> Observed {
+        let current = self
+            .store
+            .iter()
+            .filter(|(key, v)| self.sources.get(*key) == Some(&Some(**v)));
+        let images = current.map(|(key, v)| (key.clone(), image(key, *v))).collect();
+        let containers = self
+            .containers
+            .iter()
+            .map(|(id, c)| (id.clone(), Look::Known(c.seen.clone())));
+        Observed {
+            images: Look::Known(images),
+            links: Look::Known(self.links.clone()),
+            foreign_addresses: Look::Known(self.foreign.clone()),
+            forwarding: Look::Known(self.forwarding),
+            firewall: Look::Known(self.firewall.clone()),
+            listeners: Look::Known(self.listeners.clone()),
+            containers: Look::Known(containers.collect()),
+        }
+    }
+
+    /// Carries an action out, or the first half of it. The text of a failure says whose fault it is.
+    pub fn apply(&mut self, action: &Action, now: Timestamp, half: bool) -> Result<(), String> {
+        match action {
+            Action::LoadImage { source } => {
+                let version = self
+                    .sources
+                    .get(&source.key())
+                    .copied()
+                    .flatten()
+                    .ok_or("no such file")?;
+                if !half {
+                    self.store.insert(source.key(), version);
+                }
+            }
+            Action::ApplyNetwork { network } => {
+                if self.links.get(&network.bridge).is_some_and(|l| !l.ours) {
+                    return Err("device exists".to_owned());
+                }
+                let link = bridge(network.gateway, network.subnet.prefix_len(), network.mtu, half);
+                self.links.insert(network.bridge.clone(), link);
+            }
+            Action::RemoveNetwork { bridge, .. } => self.remove_bridge(bridge),
+            Action::ApplyFirewall { state } => {
+                if !half {
+                    self.firewall = (*state != FirewallState::default()).then(|| state.clone());
+                    self.forwarding = true;
+                }
+            }
+            Action::PrepareContainer { instance } => return self.prepare(instance, now, half),
+            Action::StartContainer { instance } => return self.start(instance, now, half),
+            Action::RepairAttachments { instance } => {
+                if self.containers.get(&instance.id).is_some_and(Real::live) {
+                    self.attach(instance)?;
+                }
+            }
+            Action::UpdateContainer { id, policy, .. } => {
+                let container = self
+                    .containers
+                    .get_mut(id)
+                    .filter(|c| c.live())
+                    .ok_or("no shim")?;
+                container.seen.rev = policy.rev;
+            }
+            Action::StopContainer { id, .. } => {
+                if !half {
+                    self.end(id, now, 143, true, Phase::Exited);
+                }
+            }
+            Action::RemoveContainer { id, host_devices, .. } => {
+                self.end(id, now, 143, true, Phase::Exited);
+                if !half {
+                    self.containers.remove(id);
+                    self.links.retain(|name, _| !host_devices.contains(name));
+                }
+            }
+        }
+        if half {
+            Err("cut off halfway".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn prepare(&mut self, instance: &Instance, now: Timestamp, half: bool) -> Result<(), String> {
+        if instance.spec.user.is_some() {
+            return Err("no such user".to_owned());
+        }
+        if !half {
+            self.put(instance, now, Phase::Prepared);
+            return Ok(());
+        }
+        Err("cut off halfway".to_owned())
+    }
+
+    fn start(&mut self, instance: &Instance, now: Timestamp, half: bool) -> Result<(), String> {
+        if self.containers.get(&instance.id).is_some_and(Real::running) {
+            return Ok(());
+        }
+        if instance.spec.user.is_some() {
+            return Err("no such user".to_owned());
+        }
+        if instance.spec.command == Some(vec!["bad".to_owned()]) {
+            self.put(instance, now, Phase::Prepared);
+            return Err("no such program".to_owned());
+        }
+        self.put(instance, now, Phase::Created);
+        if let Err(e) = self.attach(instance) {
+            self.end(&instance.id, now, 1, true, Phase::Lost);
+            return Err(e);
+        }
+        if half {
+            return Err("cut off halfway".to_owned());
+        }
+        self.run(&instance.id, now);
+        Ok(())
+    }
+
+    fn put(&mut self, instance: &Instance, now: Timestamp, phase: Phase) {
+        let before = self.containers.remove(&instance.id);
+        let mut seen = before.map(|c| c.seen).unwrap_or_else(|| ObservedContainer {
+            id: instance.id.clone(),
+            name: instance.name.clone(),
+            phase: Phase::Prepared,
+            rev: 0,
+            run_no: 0,
+            restarts: 0,
+            created_at: now,
+            started_at: None,
+            last_exit: None,
+        });
+        seen.phase = phase;
+        seen.rev = instance.rev;
+        self.containers.insert(
+            instance.id.clone(),
+            Real {
+                seen,
+                instance: Some(instance.clone()),
+            },
+        );
+    }
+
+    fn run(&mut self, id: &ContainerId, now: Timestamp) {
+        self.pids += 1;
+        let pid = self.pids;
+        if let Some(c) = self.containers.get_mut(id) {
+            c.seen.phase = Phase::Running { pid };
+            c.seen.run_no += 1;
+            c.seen.started_at = Some(now);
+        }
+    }
+
+    fn attach(&mut self, instance: &Instance) -> Result<(), String> {
+        for a in &instance.attachments {
+            if !self.links.get(&a.bridge).is_some_and(|l| l.ours && l.up) {
+                return Err(format!("bridge {} is not there", a.bridge));
+            }
+            let link = ObservedLink {
+                kind: "veth".to_owned(),
+                ours: true,
+                up: true,
+                mtu: 1500,
+                master: Some(a.bridge.clone()),
+                addresses: Vec::new(),
+                route_localnet: false,
+            };
+            self.links.insert(a.host_device.clone(), link);
+        }
+        Ok(())
+    }
+
+    /// Ends a payload and its shim.
+    pub fn end(&mut self, id: &ContainerId, now: Timestamp, code: i32, requested: bool, phase: Phase) {
+        let Some(c) = self.containers.get_mut(id).filter(|c| c.live()) else {
+            return;
+        };
+        if c.seen.run_no > 0 && phase == Phase::Exited {
+            c.seen.last_exit = Some(ExitRecord {
+                run_no: c.seen.run_no,
+                code,
+                signal: None,
+                oom_killed: false,
+                started_at: c.seen.started_at.unwrap_or(now),
+                finished_at: now,
+                requested,
+                error: None,
+            });
+        }
+        c.seen.phase = phase;
+        let devices: Vec<String> = c
+            .instance
+            .iter()
+            .flat_map(|i| &i.attachments)
+            .map(|a| a.host_device.clone())
+            .collect();
+        self.links.retain(|name, _| !devices.contains(name));
+    }
+
+    pub fn remove_bridge(&mut self, bridge: &str) {
+        self.links.remove(bridge);
+        for link in self
+            .links
+            .values_mut()
+            .filter(|l| l.master.as_deref() == Some(bridge))
+        {
+            link.master = None;
+        }
+    }
+
+    /// Shims whose backoff is over start their payload again.
+    pub fn tick(&mut self, now: Timestamp) {
+        let due: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, c)| matches!(c.seen.phase, Phase::Backoff { until } if until <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            self.run(&id, now);
+        }
+    }
+
+    /// Something happens that nobody asked the agent for.
+    pub fn disturb(&mut self, rng: &mut Rng, now: Timestamp) {
+        let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        let devices: Vec<String> = self
+            .links
+            .iter()
+            .filter(|(_, l)| l.ours)
+            .map(|(n, _)| n.clone())
+            .collect();
+        match rng.below(12) {
+            0 | 1 if !ids.is_empty() => self.end(rng.pick(&ids), now, 137, false, Phase::Lost),
+            2 | 3 if !ids.is_empty() => {
+                let id = rng.pick(&ids).clone();
+                let code = i32::from(rng.one_in(2));
+                self.exits(&id, now, code);
+            }
+            4 if !devices.is_empty() => {
+                let device = rng.pick(&devices).clone();
+                self.remove_bridge(&device);
+            }
+            5 if !devices.is_empty() => {
+                if let Some(link) = self.links.get_mut(rng.pick(&devices)) {
+                    link.up = false;
+                }
+            }
+            6 => self.firewall = None,
+            7 => self.forwarding = false,
+            8 => self.toggle_listener(rng),
+            9 => self.toggle_address(rng),
+            10 => {
+                let key = image_source(rng.below(IMAGES)).key();
+                let version = if rng.one_in(4) {
+                    None
+                } else {
+                    Some(u8::try_from(rng.below(3)).unwrap())
+                };
+                self.sources.insert(key, version);
+            }
+            11 if rng.one_in(4) => self.reboot(now),
+            _ => {}
+        }
+    }
+
+    fn exits(&mut self, id: &ContainerId, now: Timestamp, code: i32) {
+        let Some(c) = self.containers.get_mut(id).filter(|c| c.running()) else {
+            return;
+        };
+        let policy = c
+            .instance
+            .as_ref()
+            .map_or(RestartPolicy::Always, |i| i.spec.restart.policy);
+        let again = policy == RestartPolicy::Always || (policy == RestartPolicy::OnFailure && code != 0);
+        if again {
+            c.seen.restarts += 1;
+            let until = now + SignedDuration::from_millis(100);
+            c.seen.phase = Phase::Backoff { until };
+        } else {
+            self.end(id, now, code, false, Phase::Exited);
+        }
+    }
+
+    /// Everything that lives in memory is gone.
+    fn reboot(&mut self, now: Timestamp) {
+        let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        for id in ids {
+            self.end(&id, now, 137, false, Phase::Lost);
+        }
+        self.links.retain(|_, l| !l.ours);
+        self.firewall = None;
+        self.forwarding = false;
+    }
+
+    fn toggle_listener(&mut self, rng: &mut Rng) {
+        if self.listeners.pop().is_none() {
+            self.listeners.push(Listener {
+                protocol: Protocol::Tcp,
+                ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                port: 8000 + u16::try_from(rng.below(12)).unwrap(),
+                holder: Some((4711, "nginx".to_owned())),
+            });
+        }
+    }
+
+    fn toggle_address(&mut self, rng: &mut Rng) {
+        if self.foreign.len() > 1 {
+            self.foreign.pop();
+            return;
+        }
+        let net = *rng.pick(&[
+            Ipv4Addr::new(10, 80, 0, 9),
+            Ipv4Addr::new(10, 88, 0, 9),
+            Ipv4Addr::new(10, 80, 11, 9),
+        ]);
+        self.foreign.push(ForeignAddress {
+            device: "eth1".to_owned(),
+            address: Ipv4Net::new(net, 24).unwrap(),
+        });
+    }
+
+    /// Nothing of the host stands in the way any more.
+    pub fn heal(&mut self) {
+        self.listeners.clear();
+        self.foreign.truncate(1);
+        for version in self.sources.values_mut() {
+            version.get_or_insert(1);
+        }
+    }
+
+    /// Containers with interfaces now, by bridge and address.
+    pub fn addresses(&self) -> Vec<((String, Ipv4Addr), Name)> {
+        let live = self
+            .containers
+            .values()
+            .filter(|c| c.live())
+            .filter_map(|c| c.instance.as_ref());
+        live.flat_map(|i| {
+            i.attachments
+                .iter()
+                .map(|a| ((a.bridge.clone(), a.ip), i.name.clone()))
+        })
+        .collect()
+    }
+}
+
+pub fn image(key: &str, version: u8) -> Image {
+    let tag = key
+        .bytes()
+        .fold(version, |a, b| a.wrapping_mul(31).wrapping_add(b));
+    Image {
+        key: key.to_owned(),
+        id: Some(Digest::from_bytes([tag; 32])),
+        digest: None,
+        size: 1,
+        layers: Vec::new(),
+        config: ImageConfig::default(),
+    }
+}
+
+fn bridge(gateway: Ipv4Addr, prefix: u8, mtu: Option<u32>, half: bool) -> ObservedLink {
+    ObservedLink {
+        kind: "bridge".to_owned(),
+        ours: true,
+        up: !half,
+        mtu: mtu.unwrap_or(1500),
+        master: None,
+        addresses: vec![Ipv4Net::new(gateway, prefix).unwrap()],
+        route_localnet: !half,
+    }
+}

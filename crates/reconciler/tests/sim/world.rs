@@ -1,0 +1,426 @@
+//! The agent's life on the simulated host: look, plan, write the ledger, act, die, come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use model::action::{Action, Failure, Failures, Noun};
+use model::desired::Desired;
+use model::ledger::{Hold, Ledger};
+use model::name::{ContainerId, Name};
+use model::observed::{Look, Observed};
+use model::plan::{Plan, Planned, fingerprint};
+use reconciler::plan::{Input, Mutation, mutated};
+
+use super::checks;
+use super::files::Files;
+use super::host::Host;
+use super::rng::Rng;
+
+/// Passes with faults, and passes after them within which all must be well.
+const WILD: u64 = 45;
+const CALM: u64 = 400;
+
+/// What a run came to, for figures.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub passes: u64,
+    pub actions: u64,
+    pub deaths: u64,
+    pub blind_looks: u64,
+    /// Actions that were carried out, by kind.
+    pub kinds: BTreeMap<String, u64>,
+}
+
+/// Lives one seed through.
+pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Outcome, String> {
+    let mut world = World::new(seed, mutation);
+    for _ in 0..WILD {
+        world.disturb();
+        world.pass(true)?;
+    }
+    world.calm_down();
+    for _ in 0..CALM {
+        if world.pass(false)? {
+            checks::settled(&world.host, &world.desired, &world.ledger)?;
+            return Ok(world.outcome);
+        }
+    }
+    let under_way: Vec<String> = world
+        .running
+        .iter()
+        .map(|r| r.planned.action.noun().to_string())
+        .collect();
+    Err(format!(
+        "does not converge; under way: {under_way:?}; the last plan:\n{}",
+        world.last_plan
+    ))
+}
+
+/// An action the executor has taken on.
+struct Running {
+    planned: Planned,
+    /// Indices of actions of the same plan that it still waits for.
+    index: usize,
+    plan: u64,
+    begun: bool,
+    done_at: Timestamp,
+}
+
+pub struct World {
+    rng: Rng,
+    mutation: Option<Mutation>,
+    now: Timestamp,
+    pub files: Files,
+    pub host: Host,
+    pub desired: Desired,
+    /// On disk.
+    pub ledger: Ledger,
+    failures: Failures,
+    running: Vec<Running>,
+    /// Names whose tables were seen gone by an earlier pass.
+    pub seen_gone: BTreeSet<Name>,
+    plans: u64,
+    /// Edges are followed by the executor, or left to the pass after.
+    chains: bool,
+    last_plan: String,
+    outcome: Outcome,
+}
+
+impl World {
+    fn new(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut files = Files::default();
+        for _ in 0..12 {
+            files.change(&mut rng);
+        }
+        let chains = rng.one_in(2);
+        Self {
+            rng,
+            mutation,
+            now: Timestamp::from_second(1_767_225_600).unwrap(),
+            files,
+            host: Host::new(),
+            desired: Desired::default(),
+            ledger: Ledger::default(),
+            failures: Failures::new(),
+            running: Vec::new(),
+            seen_gone: BTreeSet::new(),
+            plans: 0,
+            chains,
+            last_plan: String::new(),
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn disturb(&mut self) {
+        if self.rng.one_in(3) {
+            self.files.change(&mut self.rng);
+        }
+        if self.rng.one_in(4) {
+            self.host.disturb(&mut self.rng, self.now);
+        }
+        if self.rng.one_in(12) {
+            self.die();
+        }
+        if self.rng.one_in(25) {
+            let jump = i64::try_from(self.rng.below(7200)).unwrap() - 3600;
+            self.now += SignedDuration::from_secs(jump);
+        }
+        if self.rng.one_in(20) {
+            self.toggle_hold();
+        }
+    }
+
+    /// Memory is lost; what was under way is done, half done, or not begun.
+    fn die(&mut self) {
+        self.outcome.deaths += 1;
+        for running in std::mem::take(&mut self.running) {
+            if running.begun && !self.rng.one_in(3) {
+                let half = self.rng.one_in(2);
+                // Nobody is left to hear how it went.
+                let _unheard = self.host.apply(&running.planned.action, self.now, half);
+            }
+        }
+        self.failures.clear();
+    }
+
+    fn toggle_hold(&mut self) {
+        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.rng.pick(&names).clone();
+        if self.ledger.holds.remove(&name).is_none() {
+            let of = fingerprint(&self.ledger.containers[&name].current.spec);
+            let hold = Hold {
+                reason: "by hand".to_owned(),
+                at: self.now,
+                fingerprint: of,
+            };
+            self.ledger.holds.insert(name, hold);
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.files.heal();
+        self.host.heal();
+        self.ledger.holds.clear();
+        for entry in self.ledger.containers.values_mut() {
+            // A job whose only run was cut short by a change of its files may wait for others for ever.
+            entry.current.finished = false;
+            // What failed once for a passing reason stays refused until it changes: as if it had been.
+            entry.rejected = None;
+        }
+        for action in &mut self.running {
+            action.done_at = action.done_at.min(self.now);
+        }
+    }
+
+    /// One pass. True when there was nothing to do and to wait for.
+    fn pass(&mut self, wild: bool) -> Result<bool, String> {
+        self.outcome.passes += 1;
+        self.desired = self.files.resolve();
+        let observed = self.look(wild);
+        let in_flight: BTreeSet<Noun> = self.running.iter().map(|r| r.planned.action.noun()).collect();
+        let (plan, failures) = (self.plan(&observed, &in_flight), self.failures.clone());
+        let input = Input {
+            desired: &self.desired,
+            observed: &observed,
+            ledger: &self.ledger,
+            in_flight: &in_flight,
+            failures: &failures,
+            now: self.now,
+        };
+        self.last_plan = show(&plan);
+        checks::plan(&input, &plan, &self.host, &self.seen_gone)
+            .map_err(|e| format!("{e}\nin the plan:\n{}", show(&plan)))?;
+        self.note_gone();
+        if plan.is_empty() && self.running.is_empty() && plan.ledger == self.ledger {
+            return Ok(true);
+        }
+        if std::env::var_os("WHARF_SIM_SEED").is_some() {
+            println!("{} {wild} pass:\n{}", self.now, self.last_plan);
+        }
+        if wild && self.rng.one_in(30) {
+            // Killed before the ledger was on disk: nothing that relies on it was begun.
+            self.die();
+        } else {
+            let wake_at = plan.wake_at;
+            self.ledger = plan.ledger.clone();
+            self.take_on(plan);
+            self.advance(wake_at, wild)?;
+        }
+        Ok(false)
+    }
+
+    fn look(&mut self, wild: bool) -> Observed {
+        let mut seen = self.host.observe();
+        if !wild || !self.rng.one_in(6) {
+            return seen;
+        }
+        self.outcome.blind_looks += 1;
+        let why = || "the look failed on purpose".to_owned();
+        match self.rng.below(8) {
+            0 => seen.images = Look::Unknown(why()),
+            1 => seen.links = Look::Unknown(why()),
+            2 => seen.foreign_addresses = Look::Unknown(why()),
+            3 => seen.firewall = Look::Unknown(why()),
+            4 => seen.listeners = Look::Unknown(why()),
+            5 | 6 => seen.containers = Look::Unknown(why()),
+            _ => {
+                if let Look::Known(all) = &mut seen.containers {
+                    for look in all.values_mut() {
+                        if self.rng.one_in(2) {
+                            *look = Look::Unknown(why());
+                        }
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    fn plan(&mut self, observed: &Observed, in_flight: &BTreeSet<Noun>) -> Plan {
+        let input = Input {
+            desired: &self.desired,
+            observed,
+            ledger: &self.ledger,
+            in_flight,
+            failures: &self.failures,
+            now: self.now,
+        };
+        let rng = &mut self.rng;
+        let mut ids = || {
+            let mut bytes = [0; 32];
+            for part in bytes.chunks_exact_mut(8) {
+                part.copy_from_slice(&rng.next().to_le_bytes());
+            }
+            ContainerId::from_bytes(bytes)
+        };
+        mutated(&input, &mut ids, self.mutation)
+    }
+
+    fn note_gone(&mut self) {
+        let there = |n: &Name| self.desired.containers.contains_key(n);
+        self.seen_gone = self
+            .ledger
+            .containers
+            .keys()
+            .filter(|n| !there(n))
+            .cloned()
+            .collect();
+    }
+
+    fn take_on(&mut self, plan: Plan) {
+        self.plans += 1;
+        for (index, planned) in plan.actions.into_iter().enumerate() {
+            if !planned.after.is_empty() && !self.chains {
+                continue;
+            }
+            let begun = planned.after.is_empty();
+            let millis = i64::try_from(1 + self.rng.below(900)).unwrap();
+            let done_at = self.now + SignedDuration::from_millis(millis);
+            self.running.push(Running {
+                planned,
+                index,
+                plan: self.plans,
+                begun,
+                done_at,
+            });
+        }
+    }
+
+    /// Time passes until something is due, and what is due happens.
+    fn advance(&mut self, wake_at: Option<Timestamp>, wild: bool) -> Result<(), String> {
+        let full_pass = self.now + SignedDuration::from_secs(30);
+        let begun = self.running.iter().filter(|r| r.begun).map(|r| r.done_at).min();
+        let mut until = begun
+            .into_iter()
+            .chain(wake_at)
+            .min()
+            .unwrap_or(full_pass)
+            .min(full_pass);
+        if wild && self.rng.one_in(3) {
+            until = until.min(self.now + SignedDuration::from_millis(5));
+        }
+        self.now = self.now.max(until);
+        self.host.tick(self.now);
+        while let Some(at) = self.running.iter().position(|r| r.begun && r.done_at <= self.now) {
+            let running = self.running.swap_remove(at);
+            self.end(running, wild)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, running: Running, wild: bool) -> Result<(), String> {
+        let action = &running.planned.action;
+        self.outcome.actions += 1;
+        *self.outcome.kinds.entry(kind(action)).or_default() += 1;
+        let (fails, half) = if wild {
+            (self.rng.one_in(10), self.rng.one_in(2))
+        } else {
+            (false, false)
+        };
+        let result = match (fails, half) {
+            (true, false) => Err("failed on purpose".to_owned()),
+            (fails, _) => self.host.apply(action, self.now, fails),
+        };
+        let noun = action.noun();
+        match &result {
+            Ok(()) => drop(self.failures.remove(&noun)),
+            Err(message) => self.book(noun, action, message.clone()),
+        }
+        checks::truth(&self.host).map_err(|e| format!("{e}\nafter {action:?}"))?;
+        self.follow(&running, result.is_ok());
+        Ok(())
+    }
+
+    fn book(&mut self, noun: Noun, action: &Action, message: String) {
+        let count = self.failures.get(&noun).map_or(0, |f| f.count) + 1;
+        let (id, of) = subject(action);
+        self.failures.insert(
+            noun,
+            Failure {
+                message,
+                id,
+                count,
+                at: self.now,
+                of,
+            },
+        );
+    }
+
+    /// What waited for an action begins, or is dropped with it.
+    fn follow(&mut self, ended: &Running, well: bool) {
+        let mut dropped = BTreeSet::new();
+        if !well {
+            dropped.insert(ended.index);
+        }
+        let mut same: Vec<&mut Running> = self
+            .running
+            .iter_mut()
+            .filter(|r| r.plan == ended.plan && !r.begun)
+            .collect();
+        // In the plan's order, so that what waits for what is dropped is dropped as well.
+        same.sort_by_key(|r| r.index);
+        for r in same {
+            if r.planned.after.iter().any(|a| dropped.contains(a)) {
+                dropped.insert(r.index);
+            } else if well {
+                r.planned.after.retain(|a| *a != ended.index);
+            }
+        }
+        self.running
+            .retain(|r| r.plan != ended.plan || r.begun || !dropped.contains(&r.index));
+        for r in self
+            .running
+            .iter_mut()
+            .filter(|r| !r.begun && r.planned.after.is_empty())
+        {
+            r.begun = true;
+        }
+    }
+}
+
+fn kind(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// As the agent books failures.
+pub fn subject(action: &Action) -> (Option<ContainerId>, String) {
+    match action {
+        Action::PrepareContainer { instance }
+        | Action::StartContainer { instance }
+        | Action::RepairAttachments { instance } => (Some(instance.id.clone()), fingerprint(&instance.spec)),
+        Action::UpdateContainer { id, .. }
+        | Action::StopContainer { id, .. }
+        | Action::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
+        Action::LoadImage { source } => (None, fingerprint(source)),
+        Action::ApplyNetwork { network } => (None, fingerprint(network)),
+        Action::ApplyFirewall { state } => (None, fingerprint(state)),
+        Action::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),
+    }
+}
+
+fn show(plan: &Plan) -> String {
+    let actions = plan
+        .actions
+        .iter()
+        .map(|p| format!("  {} (after {:?})", reconciler::plan::describe(p), p.after));
+    let waits = plan
+        .waits
+        .iter()
+        .map(|w| format!("  {}", reconciler::plan::describe_wait(w)));
+    let phases: BTreeMap<&Name, _> = plan
+        .ledger
+        .containers
+        .iter()
+        .map(|(n, e)| (n, e.next.as_ref().map(|x| x.phase)))
+        .collect();
+    let lines: Vec<String> = actions
+        .chain(waits)
+        .chain(std::iter::once(format!("  {phases:?}")))
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,102 @@
+//! DESIGN's invariants 1, 2, 3 and 5 over a simulated host, and the proof that the checks notice what they should.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops where its world is not as it was made"
+)]
+
+mod sim;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use reconciler::plan::Mutation;
+use sim::{Outcome, run};
+
+/// Seeds in a normal run; `WHARF_SIM_SEEDS` asks for more, `WHARF_SIM_SEED` for one.
+const SEEDS: u64 = 2_000;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().expect("a seed is a number"))
+}
+
+#[test]
+fn whatever_happens_it_converges_and_breaks_no_law() {
+    if let Some(seed) = number("WHARF_SIM_SEED") {
+        match run(seed, None) {
+            Ok(outcome) => println!("seed {seed}: {outcome:?}"),
+            Err(e) => panic!("seed {seed}: {e}"),
+        }
+        return;
+    }
+    let total = number("WHARF_SIM_SEEDS").unwrap_or(SEEDS);
+    let (first, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let sum = Mutex::new(Outcome::default());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = first.fetch_add(1, Ordering::Relaxed);
+                    if seed >= total {
+                        break;
+                    }
+                    match run(seed, None) {
+                        Ok(o) => {
+                            let mut sum = sum.lock().unwrap();
+                            sum.passes += o.passes;
+                            sum.actions += o.actions;
+                            sum.deaths += o.deaths;
+                            sum.blind_looks += o.blind_looks;
+                            for (kind, n) in o.kinds {
+                                *sum.kinds.entry(kind).or_default() += n;
+                            }
+                        }
+                        Err(e) => failed.lock().unwrap().push((seed, e)),
+                    }
+                }
+            });
+        }
+    });
+    println!("{total} seeds: {:?}", sum.lock().unwrap());
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort();
+    if let Some((seed, error)) = failed.first() {
+        panic!(
+            "{} of {total} seeds fail, the first is {seed}: {error}\n\nagain: WHARF_SIM_SEED={seed} cargo nextest run -p reconciler --test simulation --no-capture whatever",
+            failed.len()
+        );
+    }
+    let sum = sum.into_inner().unwrap();
+    assert_eq!(
+        sum.kinds.len(),
+        10,
+        "every kind of action comes up: {:?}",
+        sum.kinds
+    );
+}
+
+/// Each rule broken on purpose is noticed by some seed.
+#[test]
+fn a_broken_rule_is_noticed() {
+    let rules = [
+        Mutation::UnknownIsAbsent,
+        Mutation::BusyIsIgnored,
+        Mutation::AddressesAreNotKept,
+        Mutation::LabelsReplace,
+        Mutation::BrokenIsGone,
+        Mutation::PortsAreNotKept,
+        Mutation::FirewallDrifts,
+    ];
+    for rule in rules {
+        let found = (0..300).find_map(|seed| Some((seed, run(seed, Some(rule)).err()?)));
+        match found {
+            Some((seed, error)) => println!(
+                "{rule:?}: seed {seed}: {}",
+                error.lines().next().unwrap_or_default()
+            ),
+            None => panic!("{rule:?} is broken on purpose, and no seed of 300 noticed"),
+        }
+    }
+}
