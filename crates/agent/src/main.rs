@@ -1,2 +1,29 @@
 //! wharf, the host agent: the daemon, its API and its command line.
-fn main() {}
+//!
+//! One binary with several lives. The shim and the look into an image branch off before anything large is touched;
+//! everything else goes through [`cli`].
+
+mod api;
+mod cli;
+mod config_dir;
+mod engine;
+mod events;
+mod execute;
+mod host;
+mod instance_lock;
+mod ledger_file;
+mod observe;
+mod places;
+mod report;
+mod watch;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_deref().and_then(|a| a.to_str()) {
+        Some("shim") => runtime::shim::main(),
+        Some("prepare") => runtime::prepare::child_main(),
+        _ => cli::main(),
+    }
+}

@@ -1,0 +1,280 @@
+//! Docker's routes about containers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use model::ledger::{Accepted, ContainerEntry};
+use model::status::{ContainerStatus, State as ContainerState};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::problem::Problem;
+use super::wharf::{ask, refreshed};
+use crate::engine::{Answer, Handle, Refusal, Request, Snapshot};
+use crate::report;
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// `GET /containers/json?all=1`.
+pub async fn list(State(handle): State<Handle>, Query(query): Query<HashMap<String, String>>) -> Result<Json<Value>> {
+    if query.get("filters").is_some_and(|f| !f.is_empty() && f != "{}") {
+        return Err(Problem::bad_request("filters of containers are not supported yet"));
+    }
+    let all = query.get("all").is_some_and(|v| v == "1" || v == "true" || v == "True");
+    let snapshot = handle.snapshot.borrow().clone();
+    let shown = |c: &&ContainerStatus| all || matches!(c.state, ContainerState::Running | ContainerState::Paused);
+    let rows = snapshot.status.containers.iter().filter(shown).map(|c| row(&snapshot, c)).collect();
+    Ok(Json(Value::Array(rows)))
+}
+
+fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
+    let entry = entry(snapshot, &c.name);
+    let command = entry.map(|e| command(snapshot, &e.current).join(" ")).unwrap_or_default();
+    json!({
+        "Id": c.id,
+        "Names": [format!("/{}", c.name)],
+        "Image": c.image,
+        "ImageID": c.image_id,
+        "Command": command,
+        "Created": c.created_at.map_or(0, |t| t.as_second()),
+        "Ports": c.ports.iter().map(|p| json!({
+            "IP": p.ip, "PrivatePort": p.container, "PublicPort": p.host, "Type": p.protocol,
+        })).collect::<Vec<_>>(),
+        "Labels": entry.map(|e| e.current.spec.labels.clone()).unwrap_or_default(),
+        "State": docker_state(c.state),
+        "Status": report::docker_status(c, jiff::Timestamp::now()),
+        "HostConfig": { "NetworkMode": "default" },
+        "NetworkSettings": { "Networks": networks(c) },
+        "Mounts": [],
+    })
+}
+
+/// `GET /containers/NAME/json`.
+pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
+    let snapshot = handle.snapshot.borrow().clone();
+    let c = find(&snapshot, &name)?;
+    let entry = entry(&snapshot, &c.name);
+    let spec = entry.map(|e| &e.current.spec);
+    let running = matches!(c.state, ContainerState::Running | ContainerState::Paused);
+    let ports: BTreeMap<String, Vec<Value>> = c.ports.iter().fold(BTreeMap::new(), |mut map, p| {
+        let binding = json!({ "HostIp": p.ip, "HostPort": p.host.to_string() });
+        map.entry(format!("{}/{}", p.container, p.protocol)).or_default().push(binding);
+        map
+    });
+    Ok(Json(json!({
+        "Id": c.id,
+        "Name": format!("/{}", c.name),
+        "Created": c.created_at,
+        "Image": c.image_id,
+        "RestartCount": c.restarts,
+        "State": {
+            "Status": docker_state(c.state), "Running": running, "Paused": c.state == ContainerState::Paused,
+            "Restarting": c.state == ContainerState::Backoff, "OOMKilled": c.oom_killed, "Dead": false,
+            "Pid": c.pid.unwrap_or(0), "ExitCode": c.exit_code.unwrap_or(0), "Error": c.error.clone().unwrap_or_default(),
+            "StartedAt": c.started_at, "FinishedAt": c.finished_at,
+        },
+        "Config": {
+            "Hostname": spec.and_then(|s| s.hostname.clone()).unwrap_or_else(|| c.name.clone()),
+            "User": spec.and_then(|s| s.user.clone()).unwrap_or_default(),
+            "Env": spec.map(|s| s.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()).unwrap_or_default(),
+            "Cmd": entry.map(|e| command(&snapshot, &e.current)).unwrap_or_default(),
+            "Image": c.image,
+            "Labels": spec.map(|s| s.labels.clone()).unwrap_or_default(),
+            "Tty": false, "OpenStdin": false,
+        },
+        "HostConfig": {
+            "NetworkMode": "default",
+            "Privileged": spec.is_some_and(|s| s.privileged),
+            "ReadonlyRootfs": spec.is_some_and(|s| s.read_only),
+            "CapAdd": spec.map(|s| s.cap_add.clone()).unwrap_or_default(),
+            "CapDrop": spec.map(|s| s.cap_drop.clone()).unwrap_or_default(),
+            "RestartPolicy": { "Name": spec.map(|s| s.restart.policy), "MaximumRetryCount": 0 },
+            "LogConfig": { "Type": "json-file", "Config": {} },
+        },
+        "NetworkSettings": { "Networks": networks(c), "Ports": ports },
+        "Mounts": [],
+        "Wharf": c,
+    })))
+}
+
+fn networks(c: &ContainerStatus) -> BTreeMap<&str, Value> {
+    let one = |e: &model::status::EndpointStatus| json!({ "IPAddress": e.ip, "MacAddress": e.mac, "Gateway": e.gateway });
+    c.networks.iter().map(|(name, e)| (name.as_str(), one(e))).collect()
+}
+
+/// Docker's word for a state.
+fn docker_state(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
+        ContainerState::Pending | ContainerState::Creating => "created",
+        ContainerState::Backoff => "restarting",
+        ContainerState::Removing => "removing",
+        ContainerState::Stopped | ContainerState::Exited | ContainerState::Failed => "exited",
+    }
+}
+
+/// What runs: entrypoint and command as the table and the image give them.
+fn command(snapshot: &Snapshot, accepted: &Accepted) -> Vec<String> {
+    let config = snapshot.observed.images.known().and_then(|i| i.get(&accepted.spec.image.key())).map(|i| i.config.clone());
+    let config = config.unwrap_or_default();
+    let spec = &accepted.spec;
+    let entrypoint = spec.entrypoint.clone().unwrap_or(config.entrypoint);
+    let cmd = match (&spec.command, &spec.entrypoint) {
+        (Some(command), _) => command.clone(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => config.cmd,
+    };
+    entrypoint.into_iter().chain(cmd).collect()
+}
+
+fn entry<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a ContainerEntry> {
+    snapshot.ledger.containers.get(name)
+}
+
+/// By name, or by an id's first four digits or more.
+pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a ContainerStatus> {
+    let name = name.trim_start_matches('/');
+    let by_id = |c: &&ContainerStatus| name.len() >= 4 && c.id.as_ref().is_some_and(|id| id.starts_with(name));
+    let list = &snapshot.status.containers;
+    list.iter()
+        .find(|c| c.name == name)
+        .or_else(|| list.iter().find(by_id))
+        .ok_or_else(|| Refusal::NoSuchContainer(name.to_owned()).into())
+}
+
+/// `POST /containers/NAME/start`: lifts a hold; 304 where it runs.
+pub async fn start(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Response> {
+    let snapshot = refreshed(&handle, false).await?;
+    let c = find(&snapshot, &name)?;
+    if c.state == ContainerState::Running {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    let name = c.name.clone();
+    decided(&handle, |answer| Request::Start { name: name.clone(), answer }).await?;
+    until(&handle, &name, Duration::from_secs(60), |c| match c.state {
+        ContainerState::Running | ContainerState::Exited => Some(Ok(())),
+        ContainerState::Failed | ContainerState::Backoff => Some(Err(report::why_not_converged(c))),
+        _ => None,
+    })
+    .await
+}
+
+/// `t`: seconds of grace.
+#[derive(Debug, Deserialize)]
+pub struct GraceQuery {
+    t: Option<i64>,
+}
+
+impl GraceQuery {
+    fn grace(&self) -> Option<Duration> {
+        self.t.and_then(|t| u64::try_from(t).ok()).map(Duration::from_secs)
+    }
+}
+
+/// `POST /containers/NAME/stop`: a hold, remembered until `start`; 304 where it is stopped.
+pub async fn stop(
+    State(handle): State<Handle>,
+    Path(name): Path<String>,
+    Query(query): Query<GraceQuery>,
+) -> Result<Response> {
+    if query.grace().is_some() {
+        return Err(Problem::bad_request("a grace period of its own for stop is not supported yet; set stop_grace_period"));
+    }
+    let snapshot = refreshed(&handle, false).await?;
+    let c = find(&snapshot, &name)?;
+    if c.state == ContainerState::Stopped {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    let name = c.name.clone();
+    let grace = entry(&snapshot, &name).map_or(Duration::from_secs(10), |e| e.current.spec.stop_grace_period);
+    let reason = "stopped by hand".to_owned();
+    decided(&handle, |answer| Request::Stop { name: name.clone(), reason, answer }).await?;
+    until(&handle, &name, grace + Duration::from_secs(30), |c| (c.state == ContainerState::Stopped).then_some(Ok(()))).await
+}
+
+/// `POST /containers/NAME/restart`.
+pub async fn restart(
+    State(handle): State<Handle>,
+    Path(name): Path<String>,
+    Query(query): Query<GraceQuery>,
+) -> Result<Response> {
+    let snapshot = refreshed(&handle, false).await?;
+    let name = find(&snapshot, &name)?.name.clone();
+    let grace = query.grace();
+    decided(&handle, |answer| Request::Restart { name: name.clone(), grace, answer }).await?;
+    until(&handle, &name, Duration::from_secs(60), |c| match c.state {
+        ContainerState::Running => Some(Ok(())),
+        ContainerState::Failed => Some(Err(report::why_not_converged(c))),
+        _ => None,
+    })
+    .await
+}
+
+/// `signal`: by name or number; SIGKILL when none.
+#[derive(Debug, Deserialize)]
+pub struct KillQuery {
+    signal: Option<String>,
+}
+
+/// `POST /containers/NAME/kill`: a signal to its first process; what follows is the restart policy's affair.
+pub async fn kill(
+    State(handle): State<Handle>,
+    Path(name): Path<String>,
+    Query(query): Query<KillQuery>,
+) -> Result<Response> {
+    let snapshot = refreshed(&handle, false).await?;
+    let c = find(&snapshot, &name)?;
+    let signal = query.signal.unwrap_or_else(|| "SIGKILL".to_owned());
+    let id = match (&c.state, entry(&snapshot, &c.name)) {
+        (ContainerState::Running | ContainerState::Paused, Some(entry)) => entry.current.id.clone(),
+        _ => return Err(Problem::conflict(format!("container {} is not running", c.name))),
+    };
+    let host = Arc::clone(&handle.host);
+    let killed = tokio::task::spawn_blocking(move || host.runtime.kill(&id, &signal).map_err(|e| e.to_string()));
+    killed.await.map_err(|e| Problem::failed(e.to_string()))?.map_err(Problem::failed)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Has the loop take a decision.
+async fn decided(handle: &Handle, request: impl FnOnce(Answer<std::result::Result<(), Refusal>>) -> Request) -> Result<()> {
+    let (answer, done) = oneshot::channel();
+    ask(handle, request(answer))?;
+    Ok(done.await.map_err(|_| Problem::leaving())??)
+}
+
+/// Waits for a container to get where `verdict` says; 204.
+async fn until(
+    handle: &Handle,
+    name: &str,
+    limit: Duration,
+    verdict: impl Fn(&ContainerStatus) -> Option<std::result::Result<(), String>>,
+) -> Result<Response> {
+    let deadline = Instant::now() + limit;
+    // The decision is only on the picture after the next pass.
+    refreshed(handle, false).await?;
+    let mut snapshot = handle.snapshot.clone();
+    loop {
+        let seen = {
+            let current = snapshot.borrow_and_update();
+            let c = find(&current, name)?;
+            verdict(c).ok_or_else(|| report::why_not_converged(c))
+        };
+        match seen {
+            Ok(Ok(())) => return Ok(StatusCode::NO_CONTENT.into_response()),
+            Ok(Err(message)) => return Err(Problem::failed(message)),
+            Err(state) => match tokio::time::timeout_at(deadline, snapshot.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Problem::leaving()),
+                Err(_) => return Err(Problem::failed(format!("after {} s: {state}", limit.as_secs()))),
+            },
+        }
+    }
+}

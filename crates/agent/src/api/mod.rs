@@ -1,0 +1,110 @@
+//! The API socket: Docker's routes for what Docker has words for, `/wharf/v1/` for the rest (INTERFACE §4).
+
+mod containers;
+mod docker;
+mod logs;
+mod problem;
+mod wharf;
+
+pub use wharf::WaitAnswer;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixListener;
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+use crate::engine::Handle;
+use problem::Problem;
+
+/// Binds the socket. The group `wharf` may speak to it, where there is one: it is as good as root.
+pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    // We hold the run dir's lock: whatever stands there is a dead agent's.
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove the stale socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot make the API socket {}", path.display()))?;
+    let modes = || -> anyhow::Result<()> {
+        if let Some(group) = nix::unistd::Group::from_name("wharf")? {
+            std::os::unix::fs::chown(path, Some(0), Some(group.gid.as_raw()))?;
+        }
+        Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?)
+    };
+    modes().with_context(|| format!("cannot set owner and mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    let app = router(handle);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                // Out of descriptors, usually: what is open must end first.
+                warn!("the API socket cannot accept: {e}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let app = app.clone();
+        tokio::spawn(async move {
+            let service = TowerToHyperService::new(app.map_request(without_version));
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let connection = server.http1_only();
+            if let Err(e) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+                debug!("a client's connection ended early: {e}");
+            }
+        });
+    }
+}
+
+fn router(handle: Handle) -> Router {
+    let docker = Router::new()
+        .route("/_ping", get(docker::ping).head(docker::ping))
+        .route("/version", get(docker::version))
+        .route("/info", get(docker::info))
+        .route("/events", get(docker::events))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/{name}/json", get(containers::inspect))
+        .route("/containers/{name}/logs", get(logs::logs))
+        .route("/containers/{name}/start", post(containers::start))
+        .route("/containers/{name}/stop", post(containers::stop))
+        .route("/containers/{name}/restart", post(containers::restart))
+        .route("/containers/{name}/kill", post(containers::kill))
+        .fallback(unknown);
+    let own = Router::new()
+        .route("/status", get(wharf::status))
+        .route("/plan", get(wharf::plan))
+        .route("/reload", post(wharf::reload))
+        .route("/wait", get(wharf::wait))
+        .route("/events", get(wharf::events))
+        .fallback(unknown);
+    Router::new().nest("/wharf/v1", own).merge(docker).with_state(handle)
+}
+
+/// Docker's clients put the API's version before the route: `/v1.47/containers/json`. All versions are served alike.
+fn without_version<B>(mut request: hyper::Request<B>) -> hyper::Request<B> {
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let rest = path.strip_prefix("/v1.").and_then(|p| p.find('/').map(|at| &p[at..]));
+    if let Some(uri) = rest.and_then(|rest| rest.parse().ok()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// A route that is not built says so.
+async fn unknown(request: Request) -> Response {
+    Problem::not_found(format!("{} {} is not supported yet", request.method(), request.uri().path())).into_response()
+}

@@ -1,0 +1,136 @@
+//! `/wharf/v1/`: status, plan, reload, wait, events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use model::plan::Plan;
+use model::status::{self, Status};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::problem::Problem;
+use crate::engine::{Handle, Request, Snapshot, Wake};
+use crate::report::PlanReport;
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// The status after the directory was read as it is now.
+pub async fn status(State(handle): State<Handle>) -> Result<Json<Status>> {
+    Ok(Json(refreshed(&handle, false).await?.status.clone()))
+}
+
+/// What a pass would do now.
+pub async fn plan(State(handle): State<Handle>) -> Result<Json<PlanReport>> {
+    let (answer, plan) = oneshot::channel::<Plan>();
+    ask(&handle, Request::Refresh { whole: false, answer: oneshot::channel().0 })?;
+    ask(&handle, Request::Plan { answer })?;
+    let plan = plan.await.map_err(|_| Problem::leaving())?;
+    Ok(Json(PlanReport::of(&plan)))
+}
+
+/// A full pass; answered when it was decided.
+pub async fn reload(State(handle): State<Handle>) -> Result<Json<Status>> {
+    Ok(Json(refreshed(&handle, true).await?.status.clone()))
+}
+
+/// What to wait for.
+#[derive(Debug, Deserialize)]
+pub struct WaitQuery {
+    /// Comma-separated; empty: converged.
+    #[serde(default)]
+    names: String,
+    timeout_ms: u64,
+}
+
+/// How a wait ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WaitAnswer {
+    pub reached: bool,
+    /// What is missing, a line each.
+    pub missing: Vec<String>,
+}
+
+/// Waits until the named containers count as converged, or everything does.
+pub async fn wait(State(handle): State<Handle>, Query(query): Query<WaitQuery>) -> Result<Json<WaitAnswer>> {
+    let names: Vec<&str> = query.names.split(',').filter(|n| !n.is_empty()).collect();
+    let first = refreshed(&handle, false).await?;
+    if let Some(unknown) = names.iter().find(|n| !first.status.containers.iter().any(|c| c.name == **n || c.service == **n)) {
+        return Err(Problem::not_found(format!("no container {unknown:?} is declared; `wharf status` lists them")));
+    }
+    let deadline = Instant::now() + Duration::from_millis(query.timeout_ms);
+    let mut snapshot = handle.snapshot.clone();
+    loop {
+        let missing = missing(&snapshot.borrow_and_update().status, &names);
+        if missing.is_empty() {
+            return Ok(Json(WaitAnswer { reached: true, missing }));
+        }
+        match tokio::time::timeout_at(deadline, snapshot.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Problem::leaving()),
+            Err(_) => return Ok(Json(WaitAnswer { reached: false, missing })),
+        }
+    }
+}
+
+/// What keeps a wait from ending.
+fn missing(status: &Status, names: &[&str]) -> Vec<String> {
+    let asked = |c: &&status::ContainerStatus| names.is_empty() || names.contains(&&*c.name) || names.contains(&&*c.service);
+    let mut lines: Vec<String> = status
+        .containers
+        .iter()
+        .filter(asked)
+        .filter(|c| !crate::report::counts_as_converged(c))
+        .map(crate::report::why_not_converged)
+        .collect();
+    if names.is_empty() && !status.converged {
+        lines.extend(status.errors.iter().map(|e| format!("{}: {}", e.at, e.message)));
+        lines.extend(status.networks.iter().filter_map(|n| Some(format!("network {}: {}", n.name, n.error.as_ref()?))));
+        if lines.is_empty() {
+            lines.push("there is still something to do; `wharf plan` shows it".to_owned());
+        }
+    }
+    lines
+}
+
+/// How events are asked for.
+#[derive(Debug, Deserialize)]
+pub struct EventsQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+/// Events as JSON lines: what is kept, and with `follow` what comes.
+pub async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuery>) -> Response {
+    let (kept, live) = handle.events.follow();
+    let line = |event: &model::event::Event| {
+        let mut text = serde_json::to_vec(event).expect("events are plain data");
+        text.push(b'\n');
+        text
+    };
+    if !query.follow {
+        return kept.iter().flat_map(line).collect::<Vec<u8>>().into_response();
+    }
+    let kept = tokio_stream::iter(kept.into_iter().map(move |e| Ok::<_, std::convert::Infallible>(line(&e))));
+    let live = tokio_stream::wrappers::BroadcastStream::new(live);
+    // A follower too slow for the ring has missed some; it goes on with what is still there.
+    let live = tokio_stream::StreamExt::filter_map(live, move |e| e.ok().map(|e| Ok(line(&e))));
+    Body::from_stream(tokio_stream::StreamExt::chain(kept, live)).into_response()
+}
+
+/// Has the directory read (and with `whole` everything looked at) and gives the picture after that pass.
+pub async fn refreshed(handle: &Handle, whole: bool) -> Result<Arc<Snapshot>> {
+    let (answer, done) = oneshot::channel();
+    ask(handle, Request::Refresh { whole, answer })?;
+    done.await.map_err(|_| Problem::leaving())?;
+    Ok(Arc::clone(&handle.snapshot.borrow()))
+}
+
+/// Puts a request to the loop.
+pub fn ask(handle: &Handle, request: Request) -> Result<()> {
+    handle.wakes.send(Wake::Request(request)).map_err(|_| Problem::leaving())
+}

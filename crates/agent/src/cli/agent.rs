@@ -1,0 +1,138 @@
+//! `wharf agent`: the daemon in the foreground, or one pass until all is as declared.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{DONE, NOT_CONVERGED};
+use crate::api;
+use crate::engine::{Engine, Handle, Wake};
+use crate::places::Places;
+use crate::report;
+
+/// Runs until SIGTERM or SIGINT, or with `once` until converged.
+pub fn run(places: Places, once: Option<Duration>) -> anyhow::Result<u8> {
+    show_whose(&places)?;
+    logging();
+    if !rustix::process::geteuid().is_root() {
+        bail!("the agent needs root: it makes namespaces, mounts and firewall rules");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let code = runtime.block_on(async {
+        match once {
+            Some(limit) => converge(places, limit).await,
+            None => serve(places).await,
+        }
+    });
+    // Whatever is cut off here is taken up again by the next agent.
+    runtime.shutdown_background();
+    code
+}
+
+/// The environment tells whose process this is (INTERFACE §1), and a process's environment is what it was started
+/// with: where the run dir came by a flag, start over with it in the environment.
+fn show_whose(places: &Places) -> anyhow::Result<()> {
+    if std::env::var_os("WHARF_RUN_DIR").as_deref() == Some(places.run_dir.as_os_str()) {
+        return Ok(());
+    }
+    let error = Command::new("/proc/self/exe")
+        .arg0("wharf")
+        .args(std::env::args_os().skip(1))
+        .env("WHARF_RUN_DIR", &places.run_dir)
+        .exec();
+    Err(error).context("cannot start over with WHARF_RUN_DIR set")
+}
+
+fn logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WHARF_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+async fn serve(places: Places) -> anyhow::Result<u8> {
+    let socket = places.socket();
+    let (engine, handle) = Engine::open(places)?;
+    let listener = api::bind(&socket)?;
+    info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "wharf agent is up");
+    tokio::spawn(api::serve(listener, handle.clone()));
+    let stop = on_signals(handle)?;
+    engine.run(stop).await;
+    match std::fs::remove_file(&socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("cannot remove the API socket")?,
+        _ => {}
+    }
+    info!("wharf agent has stopped; containers keep running");
+    Ok(DONE)
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reads everything anew.
+fn on_signals(handle: Handle) -> anyhow::Result<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
+    let mut term = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut hup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hup.recv() => if handle.wakes.send(Wake::Everything).is_err() { break },
+            }
+        }
+        stop.send_replace(true);
+    });
+    Ok(stopped)
+}
+
+/// `--once`: what was done goes to stdout, what is missing to stderr.
+async fn converge(places: Places, limit: Duration) -> anyhow::Result<u8> {
+    let (engine, handle) = Engine::open(places)?;
+    let (_, mut done) = handle.events.follow();
+    let stop = on_signals(handle.clone())?;
+    let (end, ended) = watch::channel(false);
+    let running = tokio::spawn(engine.run(ended));
+    let code = tokio::select! {
+        code = until_converged(handle.clone(), limit) => code,
+        () = interrupted(stop) => bail!("interrupted; containers keep running"),
+    };
+    end.send_replace(true);
+    running.await.context("the loop broke off")?;
+    while let Ok(event) = done.try_recv() {
+        println!("{} {}: {} ({})", event.kind, event.name, event.what, event.reason);
+    }
+    code
+}
+
+async fn interrupted(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|&s| s).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn until_converged(mut handle: Handle, limit: Duration) -> anyhow::Result<u8> {
+    let converged = handle.snapshot.wait_for(|s| s.passes > 0 && s.status.converged);
+    let reached = tokio::time::timeout(limit, converged).await.map(|found| found.map(drop));
+    match reached {
+        Ok(found) => found.map(|()| DONE).context("the loop broke off"),
+        Err(_) => {
+            let snapshot = handle.snapshot.borrow().clone();
+            for c in snapshot.status.containers.iter().filter(|c| !report::counts_as_converged(c)) {
+                eprintln!("{}", report::why_not_converged(c));
+            }
+            for error in &snapshot.status.errors {
+                eprintln!("{}: {}", error.at, error.message);
+            }
+            eprintln!("error: not converged after {}", model::units::format_duration(limit));
+            Ok(NOT_CONVERGED)
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Reading the config dir: which files count, whose they may be, and what they hold.
+//!
+//! Whatever is wrong with one file is an error on that file; the others go on.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use model::diagnostic::{Diagnostic, Location};
+use model::file::{self, Outcome, Source};
+use model::spec::{ParsedFile, Settings};
+use reconciler::resolve::Broken;
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// The largest file that is read, in bytes: thousands of containers fit, and a mistaken link to a disk image does not.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What one look at the directory gave.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub files: Vec<ParsedFile>,
+    pub broken: Vec<Broken>,
+    /// The directory as a whole cannot be trusted: nothing may be removed.
+    pub unreadable: Option<Diagnostic>,
+    /// The files' texts, for drawing carets.
+    pub sources: Vec<Source>,
+    /// Directories a change of which changes the answer: behind symlinks, drop-ins, the directory itself.
+    pub watched: Vec<PathBuf>,
+}
+
+/// Reads every `*.toml` with its drop-ins, in name order.
+pub fn read(dir: &Path) -> Contents {
+    let mut contents = Contents { watched: watched_parents(dir), ..Contents::default() };
+    match names(dir) {
+        Err(problem) => contents.unreadable = Some(problem),
+        Ok(names) => {
+            let whole: Vec<_> = names.iter().filter_map(|name| read_one(dir, name, &mut contents)).collect();
+            parse(whole, &mut contents);
+        }
+    }
+    contents.watched.sort();
+    contents.watched.dedup();
+    contents
+}
+
+/// The settings file; the defaults where there is none.
+pub fn read_settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
+    let name = path.display().to_string();
+    match read_file(path, &name) {
+        Ok(None) => Ok(Settings::default()),
+        Ok(Some(bytes)) => {
+            let source = Source::from_bytes(&name, &bytes).map_err(|d| vec![d])?;
+            file::parse_settings(&source)
+        }
+        Err(problem) => Err(vec![problem]),
+    }
+}
+
+/// The directory's files that count, sorted.
+fn names(dir: &Path) -> Result<Vec<String>, Diagnostic> {
+    let whole = |message: String, hint: &str| Diagnostic::new(Location::file("."), message).hint(hint);
+    let list = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => whole(
+            format!("the config dir {} does not exist; nothing is removed meanwhile", dir.display()),
+            "make it with `mkdir -p`, or name another with --config-dir",
+        ),
+        _ => whole(format!("the config dir {} cannot be read: {e}", dir.display()), "nothing is removed meanwhile"),
+    };
+    let handle = File::open(dir).map_err(list)?;
+    let meta = handle.metadata().map_err(list)?;
+    if !meta.is_dir() {
+        return Err(whole(format!("{} is not a directory", dir.display()), "name a directory with --config-dir"));
+    }
+    if let Some((message, hint)) = untrusted(&meta, &dir.display().to_string()) {
+        return Err(whole(message, &hint));
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        if let Some(name) = entry.file_name().to_str().filter(|n| counts(n) && !n.ends_with(".toml.d")) {
+            found.push(name.to_owned());
+        } else if entry.file_name().to_str().is_none() && entry.file_name().as_encoded_bytes().ends_with(b".toml") {
+            return Err(whole(
+                format!("{} has a file name that is not UTF-8: {}", dir.display(), entry.file_name().display()),
+                "rename that file",
+            ));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `*.toml`, not hidden and no editor's backup.
+fn counts(name: &str) -> bool {
+    name.ends_with(".toml") && !name.starts_with('.') && !name.ends_with('~')
+}
+
+/// Parses what could be read, all at once: an `[image.NAME]` may stand in another file than the container that uses it.
+fn parse(whole: Vec<(Source, Vec<Source>)>, contents: &mut Contents) {
+    for ((main, drop_ins), outcome) in whole.iter().zip(file::parse_all(&whole)) {
+        contents.sources.extend([main].into_iter().chain(drop_ins).cloned());
+        match outcome {
+            Outcome::Parsed(parsed) => contents.files.push(parsed),
+            Outcome::Broken { diagnostics, declares } => {
+                contents.broken.push(Broken { file: main.file.clone(), diagnostics, declares });
+            }
+        }
+    }
+}
+
+/// Reads one file with its drop-ins; what cannot be read is booked as broken.
+fn read_one(dir: &Path, name: &str, contents: &mut Contents) -> Option<(Source, Vec<Source>)> {
+    let path = dir.join(name);
+    contents.watched.extend(link_parents(&path));
+    let read = source(&path, name).and_then(|main| match main {
+        // Vanished between the listing and the look: as if it had never been listed.
+        None => Ok(None),
+        Some(main) => Ok(Some((main, drop_ins(dir, name, contents)?))),
+    });
+    read.unwrap_or_else(|problem| {
+        contents.broken.push(Broken { file: name.to_owned(), diagnostics: vec![problem], declares: Vec::new() });
+        None
+    })
+}
+
+/// `NAME.toml.d/*.toml`, in name order.
+fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Source>, Diagnostic> {
+    let sub = dir.join(format!("{name}.d"));
+    let relative = format!("{name}.d");
+    let entries = match std::fs::read_dir(&sub) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Diagnostic::new(Location::file(relative), format!("cannot be read: {e}"))),
+    };
+    let meta = std::fs::metadata(&sub)
+        .map_err(|e| Diagnostic::new(Location::file(relative.clone()), format!("cannot be read: {e}")))?;
+    if let Some((message, hint)) = untrusted(&meta, &sub.display().to_string()) {
+        return Err(Diagnostic::new(Location::file(relative), message).hint(hint));
+    }
+    contents.watched.push(sub.clone());
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| counts(n))
+        .collect();
+    names.sort();
+    let mut sources = Vec::new();
+    for drop_in in names {
+        let shown = format!("{relative}/{drop_in}");
+        let path = sub.join(&drop_in);
+        contents.watched.extend(link_parents(&path));
+        if let Some(source) = source(&path, &shown)? {
+            sources.push(source);
+        }
+    }
+    Ok(sources)
+}
+
+/// A file's text; none when it is not there.
+fn source(path: &Path, shown: &str) -> Result<Option<Source>, Diagnostic> {
+    read_file(path, shown)?.map(|bytes| Source::from_bytes(shown, &bytes)).transpose()
+}
+
+/// Reads a regular file of a trusted owner. A FIFO or device is never opened for reading: what a path leads to is
+/// looked at through an O_PATH descriptor first, and that very object is then opened.
+fn read_file(path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
+    let at = || Location::file(shown);
+    let failed = |what: &str, e: std::io::Error| Diagnostic::new(at(), format!("{what}: {e}"));
+    let seen = match rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) if path.symlink_metadata().is_err() => return Ok(None),
+        Err(rustix::io::Errno::NOENT) => {
+            return Err(Diagnostic::new(at(), "is a symbolic link that leads nowhere").hint("remove it, or make its target"));
+        }
+        Err(rustix::io::Errno::LOOP) => {
+            return Err(Diagnostic::new(at(), "is a symbolic link that leads to itself").hint("remove it"));
+        }
+        Err(e) => return Err(failed("cannot be opened", e.into())),
+    };
+    let meta = seen.metadata().map_err(|e| failed("cannot be looked at", e))?;
+    if let Some(kind) = not_regular(&meta) {
+        return Err(Diagnostic::new(at(), format!("is {kind}, not a regular file"))
+            .hint("only regular files hold desired state: move it away, or rename it so that it does not end in .toml"));
+    }
+    if let Some((message, hint)) = untrusted(&meta, shown) {
+        return Err(Diagnostic::new(at(), message).hint(hint));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(Diagnostic::new(at(), format!("has {} bytes; a file may have at most {MAX_FILE}", meta.len()))
+            .hint("split it into several files"));
+    }
+    let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd())).map_err(|e| failed("cannot be opened", e))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed("cannot be read", e))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Diagnostic::new(at(), format!("grew over {MAX_FILE} bytes while it was read")));
+    }
+    Ok(Some(bytes))
+}
+
+/// What a thing is, if it is no regular file.
+fn not_regular(meta: &std::fs::Metadata) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = meta.file_type();
+    if kind.is_file() {
+        return None;
+    }
+    Some(if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    })
+}
+
+/// Why somebody else could have written it, and what to run. Root's and our own files count, writable by nobody else
+/// (nor by a group other than root's).
+fn untrusted(meta: &std::fs::Metadata, shown: &str) -> Option<(String, String)> {
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != 0 && meta.uid() != me {
+        return Some((
+            format!("belongs to user {}, who could have root run anything by it", meta.uid()),
+            format!("run `chown root {shown}`"),
+        ));
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Some(("is writable by everybody".to_owned(), format!("run `chmod o-w {shown}`")));
+    }
+    if meta.mode() & 0o020 != 0 && meta.gid() != 0 {
+        return Some((
+            format!("is writable by group {}", meta.gid()),
+            format!("run `chmod g-w {shown}` or `chgrp root {shown}`"),
+        ));
+    }
+    None
+}
+
+/// The directory itself and every directory in which a component of its path could be swapped for another.
+fn watched_parents(dir: &Path) -> Vec<PathBuf> {
+    let mut list = vec![dir.to_owned()];
+    list.extend(link_parents(dir));
+    list.extend(dir.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned));
+    if let Ok(real) = dir.canonicalize() {
+        list.extend(real.parent().map(Path::to_owned));
+        list.push(real);
+    }
+    list
+}
+
+/// For a symbolic link: the directories along its chain, in each of which a link can be swapped.
+fn link_parents(path: &Path) -> Vec<PathBuf> {
+    let mut list = Vec::new();
+    let mut current = path.to_owned();
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&current) else { break };
+        let parent = current.parent().unwrap_or(Path::new("/")).to_owned();
+        current = parent.join(target);
+        list.push(parent);
+        list.extend(current.parent().map(Path::to_owned));
+        // A directory on the way may be a link itself (`..data` swaps): what it leads to is watched by its own name.
+        if let Some(up) = current.parent().filter(|p| p.is_symlink()) {
+            list.extend(up.parent().map(Path::to_owned));
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const GOOD: &str = "[container.web]\nrootfs = \"/srv\"\n";
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn only_error(dir: &Path) -> Diagnostic {
+        let contents = read(dir);
+        assert_eq!(contents.broken.len(), 1, "{contents:?}");
+        contents.broken[0].diagnostics[0].clone()
+    }
+
+    #[test]
+    fn toml_files_count_and_others_do_not() {
+        let dir = dir();
+        for name in ["b.toml", "a.toml", ".hidden.toml", "c.toml~", "readme.md"] {
+            std::fs::write(dir.path().join(name), GOOD.replace("web", &name[..1].replace('.', "x"))).unwrap();
+        }
+        let contents = read(dir.path());
+        let names: Vec<_> = contents.files.iter().map(|f| f.file.as_str()).collect();
+        assert_eq!(names, ["a.toml", "b.toml"], "{contents:?}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_an_error_on_that_file() {
+        let dir = dir();
+        let path = dir.path().join("x.toml");
+        std::fs::create_dir(&path).unwrap();
+        assert!(only_error(dir.path()).message.contains("is a directory"));
+        std::fs::remove_dir(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(only_error(dir.path()).message.contains("is a FIFO"));
+        std::fs::remove_file(&path).unwrap();
+        symlink("/dev/zero", &path).unwrap();
+        assert!(only_error(dir.path()).message.contains("is a device"));
+        std::fs::remove_file(&path).unwrap();
+        symlink("nowhere", &path).unwrap();
+        assert!(only_error(dir.path()).message.contains("leads nowhere"));
+        std::fs::remove_file(&path).unwrap();
+        symlink("x.toml", &path).unwrap();
+        assert!(only_error(dir.path()).message.contains("leads to itself"));
+    }
+
+    #[test]
+    fn a_file_others_can_write_is_refused_with_what_to_run() {
+        let dir = dir();
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, GOOD).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let error = only_error(dir.path());
+        assert_eq!(error.hint.unwrap(), "run `chmod o-w x.toml`");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        std::os::unix::fs::chown(&path, Some(0), Some(12)).unwrap();
+        assert!(only_error(dir.path()).message.contains("group 12"));
+        std::os::unix::fs::chown(&path, Some(12), Some(0)).unwrap();
+        assert!(only_error(dir.path()).message.contains("user 12"));
+    }
+
+    #[test]
+    fn huge_and_not_utf8_files_are_refused() {
+        let dir = dir();
+        let path = dir.path().join("x.toml");
+        File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        assert!(only_error(dir.path()).message.contains("at most"));
+        std::fs::write(&path, b"[container.web]\nimage = \"\xff\"\n").unwrap();
+        assert_eq!(only_error(dir.path()).at.line, Some(2));
+    }
+
+    #[test]
+    fn a_missing_directory_is_no_wish_to_remove_everything() {
+        let contents = read(Path::new("/nonexistent/containers.d"));
+        assert!(contents.unreadable.unwrap().message.contains("does not exist"));
+    }
+
+    #[test]
+    fn drop_ins_are_merged_and_watched() {
+        let dir = dir();
+        std::fs::write(dir.path().join("web.toml"), GOOD).unwrap();
+        let sub = dir.path().join("web.toml.d");
+        std::fs::create_dir(&sub).unwrap();
+        std::fs::write(sub.join("10-host.toml"), "[container.web]\nhostname = \"other\"\n").unwrap();
+        let contents = read(dir.path());
+        assert_eq!(contents.files[0].containers[0].spec.hostname.as_deref(), Some("other"), "{contents:?}");
+        assert!(contents.watched.contains(&sub));
+    }
+}

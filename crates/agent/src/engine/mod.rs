@@ -1,0 +1,244 @@
+//! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
+
+mod pass;
+mod request;
+mod shims;
+mod sources;
+mod sys;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use model::action::{Action, Failures, Noun};
+use model::desired::Desired;
+use model::diagnostic::Diagnostic;
+use model::ledger::Ledger;
+use model::name::ContainerId;
+use model::observed::Observed;
+use model::plan::Plan;
+use model::status::Status;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+pub use request::{Answer, Refusal, Request};
+
+use crate::events::Events;
+use crate::host::Host;
+use crate::observe::{self, Dirty};
+use crate::places::Places;
+use crate::watch::Watch;
+use crate::{instance_lock, ledger_file};
+
+/// Something that may have changed what there is to do.
+#[derive(Debug)]
+pub enum Wake {
+    /// The config dir or a directory it depends on.
+    Files,
+    /// A shim reported, or ended.
+    Shim,
+    /// The kernel reported a change of devices, addresses or routes.
+    Links,
+    /// The kernel reported a change of the firewall.
+    Firewall,
+    /// Messages were lost: look at everything.
+    Everything,
+    /// An action ended.
+    Done(Done),
+    /// A client asks.
+    Request(Request),
+}
+
+/// The end of an action.
+#[derive(Debug)]
+pub struct Done {
+    pub action: Option<Action>,
+    pub noun: Noun,
+    pub result: Result<(), String>,
+}
+
+/// What clients see: one consistent picture, published after every pass.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub status: Status,
+    pub ledger: Arc<Ledger>,
+    pub observed: Arc<Observed>,
+    /// How many passes were made.
+    pub passes: u64,
+}
+
+/// What the rest of the process holds of the loop.
+#[derive(Clone)]
+pub struct Handle {
+    pub wakes: UnboundedSender<Wake>,
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub events: Arc<Events>,
+    pub host: Arc<Host>,
+    pub places: Arc<Places>,
+}
+
+/// The loop's state.
+pub struct Engine {
+    places: Arc<Places>,
+    host: Arc<Host>,
+    events: Arc<Events>,
+    wakes: UnboundedSender<Wake>,
+    inbox: UnboundedReceiver<Wake>,
+    watch: Watch,
+    published: watch::Sender<Arc<Snapshot>>,
+    desired: Desired,
+    settings_errors: Vec<Diagnostic>,
+    ledger: Ledger,
+    ledger_error: Option<String>,
+    observed: Observed,
+    in_flight: BTreeMap<Noun, Timestamp>,
+    failures: Failures,
+    /// Starts and image loads under way at a time: more only make each other slow.
+    permits: Arc<Semaphore>,
+    shims: shims::ShimWatches,
+    after_pass: Vec<Answer<()>>,
+    plan_requests: Vec<Answer<Plan>>,
+    files_dirty: bool,
+    dirty: Dirty,
+    wake_at: Option<Instant>,
+    full_pass_at: Instant,
+    passes: u64,
+    _lock: instance_lock::InstanceLock,
+}
+
+impl Engine {
+    /// Takes the locks and opens everything; nothing of the host is changed yet.
+    pub fn open(places: Places) -> anyhow::Result<(Self, Handle)> {
+        let roots = places.roots();
+        let lock = instance_lock::take(&roots)?;
+        instance_lock::settle_boot(&roots)?;
+        let ledger = ledger_file::read(&roots.ledger())?;
+        let host = Host::open(&places)?;
+        host.runtime.sweep().context("cannot sweep what an interrupted run left")?;
+        let (wakes, inbox) = unbounded_channel();
+        let watch = Watch::new(wakes.clone()).context("cannot watch directories (inotify)")?;
+        let events = Arc::new(Events::default());
+        let places = Arc::new(places);
+        let blank = Arc::new(Snapshot {
+            status: pass::empty_status(&places),
+            ledger: Arc::new(ledger.clone()),
+            observed: Arc::new(observe::blank()),
+            passes: 0,
+        });
+        let (published, snapshot) = watch::channel(blank);
+        sources::start(&places, &wakes)?;
+        let handle = Handle {
+            wakes: wakes.clone(),
+            snapshot,
+            events: Arc::clone(&events),
+            host: Arc::clone(&host),
+            places: Arc::clone(&places),
+        };
+        let engine = Self {
+            places,
+            host,
+            events,
+            shims: shims::ShimWatches::new(wakes.clone()),
+            wakes,
+            inbox,
+            watch,
+            published,
+            desired: Desired::default(),
+            settings_errors: Vec::new(),
+            ledger,
+            ledger_error: None,
+            observed: observe::blank(),
+            in_flight: BTreeMap::new(),
+            failures: Failures::new(),
+            permits: Arc::new(Semaphore::new(at_once())),
+            after_pass: Vec::new(),
+            plan_requests: Vec::new(),
+            files_dirty: true,
+            dirty: Dirty::ALL,
+            wake_at: None,
+            full_pass_at: Instant::now(),
+            passes: 0,
+            _lock: lock,
+        };
+        Ok((engine, handle))
+    }
+
+    /// Runs until `stop` says so. Actions under way then are given a moment to end; each may be cut off at any point.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        loop {
+            self.pass().await;
+            tokio::select! {
+                () = self.next_wakes() => {}
+                _ = stop.wait_for(|&s| s) => break,
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.in_flight.is_empty() {
+            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
+                Ok(Some(Wake::Done(done))) => self.finish(done),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    /// Sleeps until something happens or is due, and takes everything that has happened by then.
+    async fn next_wakes(&mut self) {
+        let due = self.wake_at.map_or(self.full_pass_at, |at| at.min(self.full_pass_at));
+        let first = tokio::select! {
+            wake = self.inbox.recv() => wake,
+            () = tokio::time::sleep_until(due) => None,
+        };
+        if Instant::now() >= self.full_pass_at {
+            self.take(Wake::Everything);
+        }
+        self.wake_at = None;
+        if let Some(wake) = first {
+            self.take(wake);
+            while let Ok(wake) = self.inbox.try_recv() {
+                self.take(wake);
+            }
+        }
+    }
+
+    fn take(&mut self, wake: Wake) {
+        match wake {
+            Wake::Files => {
+                self.files_dirty = true;
+                self.dirty.listeners = true;
+                self.dirty.images = true;
+            }
+            Wake::Shim => self.dirty.containers = true,
+            Wake::Links => self.dirty.links = true,
+            Wake::Firewall => self.dirty.firewall = true,
+            Wake::Everything => {
+                self.files_dirty = true;
+                self.dirty = Dirty::ALL;
+            }
+            Wake::Done(done) => self.finish(done),
+            Wake::Request(request) => self.answer(request),
+        }
+    }
+
+    /// The names of actions under way.
+    fn busy(&self) -> BTreeSet<Noun> {
+        self.in_flight.keys().cloned().collect()
+    }
+}
+
+/// How many heavy actions run side by side.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| n.get() * 2)
+}
+
+/// A new container id.
+pub(crate) fn fresh_id() -> ContainerId {
+    let mut bytes = [0; 32];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    // getrandom(2): up to 256 bytes are never cut short once the pool is ready, and it blocks until then.
+    assert_eq!(filled, Ok(bytes.len()), "the kernel gives random bytes");
+    ContainerId::from_bytes(bytes)
+}

@@ -1,0 +1,302 @@
+//! One pass: read, look, decide, write the ledger, start what can be started, publish.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use model::action::{Action, Failure, Noun};
+use model::diagnostic::{Diagnostic, Location};
+use model::firewall::Protocol;
+use model::ledger::Ledger;
+use model::name::ContainerId;
+use model::observed::Look;
+use model::plan::{Plan, Planned, fingerprint};
+use model::status::Status;
+use reconciler::plan::Input;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{Done, Engine, Snapshot, Wake, fresh_id};
+use crate::observe::{self, Dirty};
+use crate::places::Places;
+use crate::{config_dir, events, execute, ledger_file};
+
+impl Engine {
+    /// From what woke us to actions under way and a fresh status.
+    pub(super) async fn pass(&mut self) {
+        if std::mem::take(&mut self.files_dirty) {
+            self.read_files();
+        }
+        self.look().await;
+        let now = Timestamp::now();
+        let plan = self.decide(now);
+        for answer in self.plan_requests.drain(..) {
+            drop(answer.send(plan.clone())); // a client that has gone away needs no answer
+        }
+        self.schedule(&plan, now);
+        if plan.ledger == self.ledger || self.write_ledger(plan.ledger.clone()).is_ok() {
+            for planned in plan.actions {
+                self.dispatch(planned, now);
+            }
+        }
+        self.publish(now);
+        for answer in self.after_pass.drain(..) {
+            answer.send(()).ok(); // likewise
+        }
+    }
+
+    fn read_files(&mut self) {
+        let (settings, settings_errors) = match config_dir::read_settings(&self.places.settings) {
+            Ok(settings) => (settings, Vec::new()),
+            Err(errors) => (self.desired.settings.clone(), errors),
+        };
+        self.settings_errors = settings_errors;
+        let contents = config_dir::read(&self.places.config_dir);
+        self.watch.arm(&contents.watched);
+        let before: BTreeSet<Diagnostic> = self.desired.errors.iter().cloned().collect();
+        let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
+        if let Some(problem) = contents.unreadable {
+            desired.held.everything = true;
+            desired.errors.push(problem);
+        }
+        for problem in desired.errors.iter().filter(|e| !before.contains(e)) {
+            let place = problem.at.to_string();
+            warn!(%place, "{}", problem.message);
+            self.events.emit("config", &place, "error", problem.message.clone());
+        }
+        self.desired = desired;
+    }
+
+    async fn look(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if dirty == Dirty::default() {
+            return;
+        }
+        let mut observed = std::mem::replace(&mut self.observed, observe::blank());
+        let before = observed.containers.clone();
+        let ports = self.wanted_ports();
+        let host = Arc::clone(&self.host);
+        let looked = tokio::task::spawn_blocking(move || {
+            observe::refresh(&host, &mut observed, dirty, &ports);
+            observed
+        });
+        match looked.await {
+            Ok(observed) => self.observed = observed,
+            // A look that panicked leaves everything unknown, so nothing is removed; the next one is whole.
+            Err(e) => {
+                error!("a look at the host broke off: {e}");
+                self.dirty = Dirty::ALL;
+            }
+        }
+        if let (Look::Known(before), Look::Known(after)) = (&before, &self.observed.containers) {
+            for event in events::transitions(before, after, Timestamp::now()) {
+                self.events.record(event);
+            }
+        }
+        self.shims.follow(&self.host, &self.observed);
+    }
+
+    /// Host ports somebody asks for by number.
+    fn wanted_ports(&self) -> BTreeSet<(Protocol, u16)> {
+        let specs = self.desired.containers.values().flat_map(|c| &c.spec.ports);
+        specs.filter_map(|p| Some((p.protocol, p.host?))).flat_map(|(proto, (a, b))| (a..=b).map(move |n| (proto, n))).collect()
+    }
+
+    fn decide(&self, now: Timestamp) -> Plan {
+        let busy = self.busy();
+        let input = Input {
+            desired: &self.desired,
+            observed: &self.observed,
+            ledger: &self.ledger,
+            in_flight: &busy,
+            failures: &self.failures,
+            now,
+        };
+        let mut ids = fresh_id as fn() -> ContainerId;
+        reconciler::plan::plan(&input, &mut ids)
+    }
+
+    /// When to look again by the clock.
+    fn schedule(&mut self, plan: &Plan, now: Timestamp) {
+        let full = self.desired.settings.full_pass;
+        if self.full_pass_at <= Instant::now() {
+            self.full_pass_at = Instant::now() + full;
+        }
+        self.wake_at = plan.wake_at.map(|at| {
+            let wait = at.duration_since(now).try_into().unwrap_or(std::time::Duration::ZERO);
+            Instant::now() + wait
+        });
+    }
+
+    /// Writes the ledger; on failure the old one stays in force, nothing that relies on the new one is done, and the
+    /// next full pass tries again.
+    pub(super) fn write_ledger(&mut self, ledger: Ledger) -> Result<(), String> {
+        match ledger_file::write(&self.places.roots().ledger(), &ledger) {
+            Ok(()) => {
+                self.ledger = ledger;
+                self.ledger_error = None;
+                Ok(())
+            }
+            Err(e) => {
+                let text = format!("{e:#}");
+                error!("{text}; nothing is changed until it can be written");
+                self.ledger_error = Some(text.clone());
+                self.wake_at = Some(Instant::now() + std::time::Duration::from_secs(1));
+                Err(text)
+            }
+        }
+    }
+
+    /// Starts an action whose edges are met. What waits for others is planned again when they have ended.
+    fn dispatch(&mut self, planned: Planned, now: Timestamp) {
+        let noun = planned.action.noun();
+        if !planned.after.is_empty() || self.in_flight.contains_key(&noun) {
+            return;
+        }
+        info!("{}", reconciler::plan::describe(&planned));
+        self.in_flight.insert(noun.clone(), now);
+        let (host, wakes, permits) = (Arc::clone(&self.host), self.wakes.clone(), Arc::clone(&self.permits));
+        let action = planned.action;
+        tokio::spawn(async move {
+            // The semaphore is never closed, so there is a permit for every heavy action in the end.
+            let permit = if is_heavy(&action) { permits.acquire_owned().await.ok() } else { None };
+            let done = tokio::task::spawn_blocking(move || {
+                let result = execute::run(&host, &action);
+                (action, result)
+            })
+            .await;
+            drop(permit);
+            let done = match done {
+                Ok((action, result)) => Done { action: Some(action), noun, result },
+                Err(e) => Done { action: None, noun, result: Err(format!("broke off inside wharf: {e}")) },
+            };
+            drop(wakes.send(Wake::Done(done))); // the loop outlives its actions but at its own end
+        });
+    }
+
+    /// Books the end of an action.
+    pub(super) fn finish(&mut self, done: Done) {
+        self.in_flight.remove(&done.noun);
+        self.dirty = self.dirty.or(touched(&done.noun));
+        match done.result {
+            Ok(()) => {
+                self.failures.remove(&done.noun);
+                if let Some(action) = &done.action {
+                    self.events.emit(done.noun.kind(), done.noun.name(), verb(action), "as planned");
+                }
+            }
+            Err(message) => self.book_failure(done.noun, done.action.as_ref(), message),
+        }
+    }
+
+    fn book_failure(&mut self, noun: Noun, action: Option<&Action>, message: String) {
+        warn!(%noun, "{message}");
+        let reason = message.clone();
+        self.events.emit(noun.kind(), noun.name(), "error", reason);
+        let count = self.failures.get(&noun).map_or(0, |f| f.count) + 1;
+        let (id, of) = action.map_or((None, String::new()), subject);
+        self.failures.insert(noun, Failure { message, id, count, at: Timestamp::now(), of });
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        self.passes += 1;
+        let mut status = self.status(now);
+        status.errors.extend(self.settings_errors.iter().cloned());
+        if let Some(error) = &self.ledger_error {
+            status.errors.push(Diagnostic::new(Location::file("."), error.clone()));
+        }
+        status.converged &= status.errors.is_empty();
+        let snapshot = Snapshot {
+            status,
+            ledger: Arc::new(self.ledger.clone()),
+            observed: Arc::new(self.observed.clone()),
+            passes: self.passes,
+        };
+        self.published.send_replace(Arc::new(snapshot));
+    }
+
+    fn status(&self, now: Timestamp) -> Status {
+        let busy = self.busy();
+        let input = Input {
+            desired: &self.desired,
+            observed: &self.observed,
+            ledger: &self.ledger,
+            in_flight: &busy,
+            failures: &self.failures,
+            now,
+        };
+        let mut status = reconciler::status::status(&input);
+        fill_in(&mut status, &self.places);
+        status
+    }
+}
+
+/// What the pure part cannot know.
+fn fill_in(status: &mut Status, places: &Places) {
+    status.config_dir = places.config_dir.display().to_string();
+    status.version = env!("CARGO_PKG_VERSION").to_owned();
+    status.firewall = "nftables".to_owned();
+}
+
+/// Before the first pass.
+pub(super) fn empty_status(places: &Places) -> Status {
+    let mut status = Status {
+        generation: 0,
+        converged: false,
+        config_dir: String::new(),
+        firewall: String::new(),
+        version: String::new(),
+        errors: Vec::new(),
+        containers: Vec::new(),
+        networks: Vec::new(),
+        volumes: Vec::new(),
+        images: Vec::new(),
+    };
+    fill_in(&mut status, places);
+    status
+}
+
+/// Starts and unpacking cost processor time; stops mostly wait.
+fn is_heavy(action: &Action) -> bool {
+    matches!(action, Action::LoadImage { .. } | Action::PrepareContainer { .. } | Action::StartContainer { .. })
+}
+
+/// What an action on a noun can have changed.
+fn touched(noun: &Noun) -> Dirty {
+    match noun {
+        Noun::Image(_) => Dirty { images: true, ..Dirty::default() },
+        Noun::Network(_) => Dirty { links: true, ..Dirty::default() },
+        Noun::Firewall => Dirty { firewall: true, ..Dirty::default() },
+        Noun::Container(_) => Dirty { containers: true, links: true, listeners: true, ..Dirty::default() },
+    }
+}
+
+/// The container and the fingerprint of what was tried.
+fn subject(action: &Action) -> (Option<ContainerId>, String) {
+    match action {
+        Action::PrepareContainer { instance }
+        | Action::StartContainer { instance }
+        | Action::RepairAttachments { instance } => (Some(instance.id.clone()), fingerprint(&instance.spec)),
+        Action::UpdateContainer { id, .. } | Action::StopContainer { id, .. } | Action::RemoveContainer { id, .. } => {
+            (Some(id.clone()), String::new())
+        }
+        Action::LoadImage { source } => (None, fingerprint(source)),
+        Action::ApplyNetwork { network } => (None, fingerprint(network)),
+        Action::ApplyFirewall { state } => (None, fingerprint(state)),
+        Action::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),
+    }
+}
+
+/// An action's name as an event's type.
+fn verb(action: &Action) -> &'static str {
+    match action {
+        Action::LoadImage { .. } => "load",
+        Action::ApplyNetwork { .. } | Action::ApplyFirewall { .. } => "apply",
+        Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
+        Action::PrepareContainer { .. } => "prepare",
+        Action::StartContainer { .. } => "create",
+        Action::RepairAttachments { .. } => "repair",
+        Action::UpdateContainer { .. } => "update",
+        Action::StopContainer { .. } => "stop",
+    }
+}

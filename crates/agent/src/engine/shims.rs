@@ -1,0 +1,78 @@
+//! Noticing at once that a shim is gone: a wait on its pidfd each.
+
+use std::collections::BTreeMap;
+
+use model::name::ContainerId;
+use model::observed::{Observed, Phase};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::{Wake, sys};
+use crate::host::Host;
+
+/// One wait for each live shim.
+pub struct ShimWatches {
+    wakes: UnboundedSender<Wake>,
+    tasks: BTreeMap<ContainerId, JoinHandle<()>>,
+}
+
+impl ShimWatches {
+    /// None yet.
+    pub fn new(wakes: UnboundedSender<Wake>) -> Self {
+        Self { wakes, tasks: BTreeMap::new() }
+    }
+
+    /// Waits for exactly the shims that are alive by the latest look.
+    pub fn follow(&mut self, host: &Host, observed: &Observed) {
+        let Some(containers) = observed.containers.known() else { return };
+        let alive = |id: &ContainerId| {
+            containers.get(id).and_then(|l| l.known()).is_some_and(|c| {
+                matches!(
+                    c.phase,
+                    Phase::Created | Phase::Running { .. } | Phase::Paused { .. } | Phase::Backoff { .. }
+                )
+            })
+        };
+        self.tasks.retain(|id, task| {
+            let keep = alive(id) && !task.is_finished();
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for id in containers.keys().filter(|id| alive(id)) {
+            if !self.tasks.contains_key(id) {
+                self.start(host, id);
+            }
+        }
+    }
+
+    fn start(&mut self, host: &Host, id: &ContainerId) {
+        let pidfd = match host.runtime.shim_pidfd(id) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return,
+            Err(e) => return warn!(%id, "its shim cannot be watched, the full pass has to find its end: {e}"),
+        };
+        let wakes = self.wakes.clone();
+        let ended = async move {
+            match sys::readable(pidfd) {
+                Ok(fd) => match fd.readable().await {
+                    // The receiver only goes away with the process.
+                    Ok(_) => drop(wakes.send(Wake::Shim)),
+                    Err(e) => warn!("a shim cannot be waited for: {e}"),
+                },
+                Err(e) => warn!("a shim cannot be waited for: {e}"),
+            }
+        };
+        self.tasks.insert(id.clone(), tokio::spawn(ended));
+    }
+}
+
+impl Drop for ShimWatches {
+    fn drop(&mut self) {
+        for task in self.tasks.values() {
+            task.abort();
+        }
+    }
+}

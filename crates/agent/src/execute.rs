@@ -1,0 +1,103 @@
+//! Carrying out one action: no decisions here, only calls into the host crates.
+
+use std::error::Error;
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+
+use model::action::{Action, Instance};
+
+use crate::host::Host;
+
+/// Runs an action to its end. Blocking. The text of an error is for users.
+pub fn run(host: &Host, action: &Action) -> Result<(), String> {
+    // Tests that kill the agent read from these lines what it was doing.
+    let _ended = Phase::begin(phase(action));
+    carry_out(host, action)
+}
+
+/// Says when a part of the work begins and ends.
+struct Phase(&'static str);
+
+impl Phase {
+    fn begin(name: &'static str) -> Self {
+        tracing::debug!(target: "wharf::action", "begin {name}");
+        Self(name)
+    }
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        tracing::debug!(target: "wharf::action", "end {}", self.0);
+    }
+}
+
+fn phase(action: &Action) -> &'static str {
+    match action {
+        Action::LoadImage { .. } => "unpack",
+        Action::PrepareContainer { .. } | Action::StartContainer { .. } => "create",
+        Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } | Action::RepairAttachments { .. } => "network",
+        Action::ApplyFirewall { .. } => "firewall",
+        Action::UpdateContainer { .. } => "update",
+        Action::StopContainer { .. } | Action::RemoveContainer { .. } => "remove",
+    }
+}
+
+fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
+    match action {
+        Action::LoadImage { source } => host.store.load(source, &AtomicBool::new(false)).map(drop).map_err(chain),
+        Action::ApplyNetwork { network } => host.net.apply_bridge(network).map_err(chain),
+        Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
+        Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {
+            host.net.remove_firewall().map_err(chain)
+        }
+        Action::ApplyFirewall { state } => host.net.apply_firewall(state).map_err(chain),
+        Action::PrepareContainer { instance } => host.runtime.prepare(instance).map_err(chain),
+        Action::StartContainer { instance } => start(host, instance),
+        Action::RepairAttachments { instance } => repair(host, instance),
+        Action::UpdateContainer { id, policy, .. } => host.runtime.update(id, policy).map_err(chain),
+        Action::StopContainer { id, signal, grace, .. } => host.runtime.stop(id, signal, *grace).map_err(chain),
+        Action::RemoveContainer { id, name, signal, grace, host_devices } => {
+            host.runtime.stop(id, signal, *grace).map_err(chain)?;
+            for device in host_devices {
+                host.net.detach(device).map_err(chain)?;
+            }
+            host.runtime.remove(id, name).map_err(chain)
+        }
+    }
+}
+
+fn start(host: &Host, instance: &Instance) -> Result<(), String> {
+    host.runtime.start(instance, &|netns| attach(host, instance, netns)).map_err(chain)
+}
+
+fn repair(host: &Host, instance: &Instance) -> Result<(), String> {
+    let netns = host
+        .runtime
+        .netns(&instance.id)
+        .map_err(chain)?
+        .ok_or_else(|| format!("{} has no shim, and so no network namespace", instance.name))?;
+    attach(host, instance, netns.as_fd())
+}
+
+fn attach(host: &Host, instance: &Instance, netns: std::os::fd::BorrowedFd<'_>) -> Result<(), String> {
+    let _ended = Phase::begin("network");
+    for attachment in &instance.attachments {
+        host.net.attach(netns, attachment, instance.name.as_str()).map_err(chain)?;
+    }
+    Ok(())
+}
+
+/// An error with its causes, without saying anything twice.
+fn chain(error: impl Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}

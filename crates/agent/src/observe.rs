@@ -1,0 +1,93 @@
+//! The look at the host: what may have changed is looked at, the rest is remembered.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use model::firewall::Protocol;
+use model::observed::{Listener, Look, Observed};
+
+use crate::host::Host;
+
+/// Which parts may have changed since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    pub images: bool,
+    pub links: bool,
+    pub firewall: bool,
+    pub listeners: bool,
+    pub containers: bool,
+}
+
+impl Dirty {
+    /// Everything, as a full pass looks.
+    pub const ALL: Self = Self { images: true, links: true, firewall: true, listeners: true, containers: true };
+
+    /// Both.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            images: self.images || other.images,
+            links: self.links || other.links,
+            firewall: self.firewall || other.firewall,
+            listeners: self.listeners || other.listeners,
+            containers: self.containers || other.containers,
+        }
+    }
+}
+
+/// Nothing seen yet: everything is unknown.
+pub fn blank() -> Observed {
+    fn unseen<T>() -> Look<T> {
+        Look::Unknown("not looked at yet".to_owned())
+    }
+    Observed {
+        images: unseen(),
+        links: unseen(),
+        foreign_addresses: unseen(),
+        forwarding: unseen(),
+        firewall: unseen(),
+        listeners: unseen(),
+        containers: unseen(),
+    }
+}
+
+/// Refreshes the dirty parts. `ports`: the host ports somebody wants, whose foreign holders are worth naming.
+pub fn refresh(host: &Host, observed: &mut Observed, dirty: Dirty, ports: &BTreeSet<(Protocol, u16)>) {
+    if dirty.images {
+        observed.images = look(host.store.images());
+    }
+    if dirty.links {
+        observed.links = look(host.net.links());
+        observed.foreign_addresses = look(host.net.foreign_addresses());
+        observed.forwarding = look(host.net.forwarding());
+    }
+    if dirty.firewall {
+        observed.firewall = look(host.net.firewall());
+    }
+    if dirty.listeners {
+        observed.listeners = look(host.net.listeners().map(|list| name_holders(host, list, ports)));
+    }
+    if dirty.containers {
+        observed.containers = look(host.runtime.observe());
+    }
+}
+
+fn look<T, E: Display>(result: Result<T, E>) -> Look<T> {
+    match result {
+        Ok(value) => Look::Known(value),
+        Err(e) => {
+            tracing::warn!("a look at the host failed, nothing is removed for it: {e}");
+            Look::Unknown(e.to_string())
+        }
+    }
+}
+
+/// Only sockets on wanted ports matter; only for those is the search through /proc worth its price.
+fn name_holders(host: &Host, list: Vec<Listener>, ports: &BTreeSet<(Protocol, u16)>) -> Vec<Listener> {
+    let mut wanted: Vec<Listener> = list;
+    for listener in &mut wanted {
+        if ports.contains(&(listener.protocol, listener.port)) && listener.holder.is_none() {
+            listener.holder = host.net.listener_holder(listener);
+        }
+    }
+    wanted
+}
