@@ -32,11 +32,17 @@ pub struct Contents {
 
 /// Reads every `*.toml` with its drop-ins, in name order.
 pub fn read(dir: &Path) -> Contents {
-    let mut contents = Contents { watched: watched_parents(dir), ..Contents::default() };
+    let mut contents = Contents {
+        watched: watched_parents(dir),
+        ..Contents::default()
+    };
     match names(dir) {
         Err(problem) => contents.unreadable = Some(problem),
         Ok(names) => {
-            let whole: Vec<_> = names.iter().filter_map(|name| read_one(dir, name, &mut contents)).collect();
+            let whole: Vec<_> = names
+                .iter()
+                .filter_map(|name| read_one(dir, name, &mut contents))
+                .collect();
             parse(whole, &mut contents);
         }
     }
@@ -63,15 +69,24 @@ fn names(dir: &Path) -> Result<Vec<String>, Diagnostic> {
     let whole = |message: String, hint: &str| Diagnostic::new(Location::file("."), message).hint(hint);
     let list = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => whole(
-            format!("the config dir {} does not exist; nothing is removed meanwhile", dir.display()),
+            format!(
+                "the config dir {} does not exist; nothing is removed meanwhile",
+                dir.display()
+            ),
             "make it with `mkdir -p`, or name another with --config-dir",
         ),
-        _ => whole(format!("the config dir {} cannot be read: {e}", dir.display()), "nothing is removed meanwhile"),
+        _ => whole(
+            format!("the config dir {} cannot be read: {e}", dir.display()),
+            "nothing is removed meanwhile",
+        ),
     };
     let handle = File::open(dir).map_err(list)?;
     let meta = handle.metadata().map_err(list)?;
     if !meta.is_dir() {
-        return Err(whole(format!("{} is not a directory", dir.display()), "name a directory with --config-dir"));
+        return Err(whole(
+            format!("{} is not a directory", dir.display()),
+            "name a directory with --config-dir",
+        ));
     }
     if let Some((message, hint)) = untrusted(&meta, &dir.display().to_string()) {
         return Err(whole(message, &hint));
@@ -79,11 +94,21 @@ fn names(dir: &Path) -> Result<Vec<String>, Diagnostic> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(list)? {
         let entry = entry.map_err(list)?;
-        if let Some(name) = entry.file_name().to_str().filter(|n| counts(n) && !n.ends_with(".toml.d")) {
+        if let Some(name) = entry
+            .file_name()
+            .to_str()
+            .filter(|n| counts(n) && !n.ends_with(".toml.d"))
+        {
             found.push(name.to_owned());
-        } else if entry.file_name().to_str().is_none() && entry.file_name().as_encoded_bytes().ends_with(b".toml") {
+        } else if entry.file_name().to_str().is_none()
+            && entry.file_name().as_encoded_bytes().ends_with(b".toml")
+        {
             return Err(whole(
-                format!("{} has a file name that is not UTF-8: {}", dir.display(), entry.file_name().display()),
+                format!(
+                    "{} has a file name that is not UTF-8: {}",
+                    dir.display(),
+                    entry.file_name().display()
+                ),
                 "rename that file",
             ));
         }
@@ -100,11 +125,20 @@ fn counts(name: &str) -> bool {
 /// Parses what could be read, all at once: an `[image.NAME]` may stand in another file than the container that uses it.
 fn parse(whole: Vec<(Source, Vec<Source>)>, contents: &mut Contents) {
     for ((main, drop_ins), outcome) in whole.iter().zip(file::parse_all(&whole)) {
-        contents.sources.extend([main].into_iter().chain(drop_ins).cloned());
+        contents
+            .sources
+            .extend([main].into_iter().chain(drop_ins).cloned());
         match outcome {
             Outcome::Parsed(parsed) => contents.files.push(parsed),
-            Outcome::Broken { diagnostics, declares } => {
-                contents.broken.push(Broken { file: main.file.clone(), diagnostics, declares });
+            Outcome::Broken {
+                diagnostics,
+                declares,
+            } => {
+                contents.broken.push(Broken {
+                    file: main.file.clone(),
+                    diagnostics,
+                    declares,
+                });
             }
         }
     }
@@ -120,7 +154,11 @@ fn read_one(dir: &Path, name: &str, contents: &mut Contents) -> Option<(Source, 
         Some(main) => Ok(Some((main, drop_ins(dir, name, contents)?))),
     });
     read.unwrap_or_else(|problem| {
-        contents.broken.push(Broken { file: name.to_owned(), diagnostics: vec![problem], declares: Vec::new() });
+        contents.broken.push(Broken {
+            file: name.to_owned(),
+            diagnostics: vec![problem],
+            declares: Vec::new(),
+        });
         None
     })
 }
@@ -132,7 +170,12 @@ fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Sourc
     let entries = match std::fs::read_dir(&sub) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Diagnostic::new(Location::file(relative), format!("cannot be read: {e}"))),
+        Err(e) => {
+            return Err(Diagnostic::new(
+                Location::file(relative),
+                format!("cannot be read: {e}"),
+            ));
+        }
     };
     let meta = std::fs::metadata(&sub)
         .map_err(|e| Diagnostic::new(Location::file(relative.clone()), format!("cannot be read: {e}")))?;
@@ -160,7 +203,9 @@ fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Sourc
 
 /// A file's text; none when it is not there.
 fn source(path: &Path, shown: &str) -> Result<Option<Source>, Diagnostic> {
-    read_file(path, shown)?.map(|bytes| Source::from_bytes(shown, &bytes)).transpose()
+    read_file(path, shown)?
+        .map(|bytes| Source::from_bytes(shown, &bytes))
+        .transpose()
 }
 
 /// Reads a regular file of a trusted owner. A FIFO or device is never opened for reading: what a path leads to is
@@ -172,7 +217,8 @@ fn read_file(path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT) if path.symlink_metadata().is_err() => return Ok(None),
         Err(rustix::io::Errno::NOENT) => {
-            return Err(Diagnostic::new(at(), "is a symbolic link that leads nowhere").hint("remove it, or make its target"));
+            return Err(Diagnostic::new(at(), "is a symbolic link that leads nowhere")
+                .hint("remove it, or make its target"));
         }
         Err(rustix::io::Errno::LOOP) => {
             return Err(Diagnostic::new(at(), "is a symbolic link that leads to itself").hint("remove it"));
@@ -188,14 +234,23 @@ fn read_file(path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
         return Err(Diagnostic::new(at(), message).hint(hint));
     }
     if meta.len() > MAX_FILE {
-        return Err(Diagnostic::new(at(), format!("has {} bytes; a file may have at most {MAX_FILE}", meta.len()))
-            .hint("split it into several files"));
+        return Err(Diagnostic::new(
+            at(),
+            format!("has {} bytes; a file may have at most {MAX_FILE}", meta.len()),
+        )
+        .hint("split it into several files"));
     }
-    let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd())).map_err(|e| failed("cannot be opened", e))?;
+    let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))
+        .map_err(|e| failed("cannot be opened", e))?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed("cannot be read", e))?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed("cannot be read", e))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(Diagnostic::new(at(), format!("grew over {MAX_FILE} bytes while it was read")));
+        return Err(Diagnostic::new(
+            at(),
+            format!("grew over {MAX_FILE} bytes while it was read"),
+        ));
     }
     Ok(Some(bytes))
 }
@@ -224,12 +279,18 @@ fn untrusted(meta: &std::fs::Metadata, shown: &str) -> Option<(String, String)> 
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != me {
         return Some((
-            format!("belongs to user {}, who could have root run anything by it", meta.uid()),
+            format!(
+                "belongs to user {}, who could have root run anything by it",
+                meta.uid()
+            ),
             format!("run `chown root {shown}`"),
         ));
     }
     if meta.mode() & 0o002 != 0 {
-        return Some(("is writable by everybody".to_owned(), format!("run `chmod o-w {shown}`")));
+        return Some((
+            "is writable by everybody".to_owned(),
+            format!("run `chmod o-w {shown}`"),
+        ));
     }
     if meta.mode() & 0o020 != 0 && meta.gid() != 0 {
         return Some((
@@ -244,7 +305,11 @@ fn untrusted(meta: &std::fs::Metadata, shown: &str) -> Option<(String, String)> 
 fn watched_parents(dir: &Path) -> Vec<PathBuf> {
     let mut list = vec![dir.to_owned()];
     list.extend(link_parents(dir));
-    list.extend(dir.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned));
+    list.extend(
+        dir.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .map(Path::to_owned),
+    );
     if let Ok(real) = dir.canonicalize() {
         list.extend(real.parent().map(Path::to_owned));
         list.push(real);
@@ -257,7 +322,9 @@ fn link_parents(path: &Path) -> Vec<PathBuf> {
     let mut list = Vec::new();
     let mut current = path.to_owned();
     for _ in 0..40 {
-        let Ok(target) = std::fs::read_link(&current) else { break };
+        let Ok(target) = std::fs::read_link(&current) else {
+            break;
+        };
         let parent = current.parent().unwrap_or(Path::new("/")).to_owned();
         current = parent.join(target);
         list.push(parent);
@@ -291,7 +358,11 @@ mod tests {
     fn toml_files_count_and_others_do_not() {
         let dir = dir();
         for name in ["b.toml", "a.toml", ".hidden.toml", "c.toml~", "readme.md"] {
-            std::fs::write(dir.path().join(name), GOOD.replace("web", &name[..1].replace('.', "x"))).unwrap();
+            std::fs::write(
+                dir.path().join(name),
+                GOOD.replace("web", &name[..1].replace('.', "x")),
+            )
+            .unwrap();
         }
         let contents = read(dir.path());
         let names: Vec<_> = contents.files.iter().map(|f| f.file.as_str()).collect();
@@ -355,9 +426,17 @@ mod tests {
         std::fs::write(dir.path().join("web.toml"), GOOD).unwrap();
         let sub = dir.path().join("web.toml.d");
         std::fs::create_dir(&sub).unwrap();
-        std::fs::write(sub.join("10-host.toml"), "[container.web]\nhostname = \"other\"\n").unwrap();
+        std::fs::write(
+            sub.join("10-host.toml"),
+            "[container.web]\nhostname = \"other\"\n",
+        )
+        .unwrap();
         let contents = read(dir.path());
-        assert_eq!(contents.files[0].containers[0].spec.hostname.as_deref(), Some("other"), "{contents:?}");
+        assert_eq!(
+            contents.files[0].containers[0].spec.hostname.as_deref(),
+            Some("other"),
+            "{contents:?}"
+        );
         assert!(contents.watched.contains(&sub));
     }
 }

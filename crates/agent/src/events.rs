@@ -20,7 +20,10 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { ring: Mutex::new(VecDeque::new()), followers: broadcast::channel(KEPT).0 }
+        Self {
+            ring: Mutex::new(VecDeque::new()),
+            followers: broadcast::channel(KEPT).0,
+        }
     }
 }
 
@@ -40,7 +43,10 @@ impl Events {
     /// Records an event that is complete.
     pub fn record(&self, event: Event) {
         tracing::info!(kind = %event.kind, name = %event.name, "{}: {}", event.what, event.reason);
-        let mut ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut ring = self
+            .ring
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if ring.len() == KEPT {
             ring.pop_front();
         }
@@ -51,7 +57,10 @@ impl Events {
 
     /// What is kept, oldest first, and what comes from now on, without a gap between the two.
     pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ring = self
+            .ring
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         (ring.iter().cloned().collect(), self.followers.subscribe())
     }
 }
@@ -72,9 +81,19 @@ fn of_one(old: Option<&ObservedContainer>, new: &ObservedContainer, now: Timesta
     let mut events = Vec::new();
     let mut tell = |what: &str, reason: String, attributes: BTreeMap<String, String>| {
         let name = new.name.to_string();
-        events.push(Event { time: now, kind: "container".into(), name, what: what.into(), reason, attributes });
+        events.push(Event {
+            time: now,
+            kind: "container".into(),
+            name,
+            what: what.into(),
+            reason,
+            attributes,
+        });
     };
-    let ended = new.last_exit.as_ref().filter(|e| old.and_then(|o| o.last_exit.as_ref()) != Some(*e));
+    let ended = new
+        .last_exit
+        .as_ref()
+        .filter(|e| old.and_then(|o| o.last_exit.as_ref()) != Some(*e));
     if let (Some(exit), Some(_)) = (ended, old) {
         let reason = match (&exit.error, exit.signal) {
             (Some(error), _) => error.clone(),

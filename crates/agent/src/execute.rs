@@ -35,7 +35,9 @@ fn phase(action: &Action) -> &'static str {
     match action {
         Action::LoadImage { .. } => "unpack",
         Action::PrepareContainer { .. } | Action::StartContainer { .. } => "create",
-        Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } | Action::RepairAttachments { .. } => "network",
+        Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } | Action::RepairAttachments { .. } => {
+            "network"
+        }
         Action::ApplyFirewall { .. } => "firewall",
         Action::UpdateContainer { .. } => "update",
         Action::StopContainer { .. } | Action::RemoveContainer { .. } => "remove",
@@ -44,7 +46,11 @@ fn phase(action: &Action) -> &'static str {
 
 fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
     match action {
-        Action::LoadImage { source } => host.store.load(source, &AtomicBool::new(false)).map(drop).map_err(chain),
+        Action::LoadImage { source } => host
+            .store
+            .load(source, &AtomicBool::new(false))
+            .map(drop)
+            .map_err(chain),
         Action::ApplyNetwork { network } => host.net.apply_bridge(network).map_err(chain),
         Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
         Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {
@@ -55,8 +61,16 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
         Action::StartContainer { instance } => start(host, instance),
         Action::RepairAttachments { instance } => repair(host, instance),
         Action::UpdateContainer { id, policy, .. } => host.runtime.update(id, policy).map_err(chain),
-        Action::StopContainer { id, signal, grace, .. } => host.runtime.stop(id, signal, *grace).map_err(chain),
-        Action::RemoveContainer { id, name, signal, grace, host_devices } => {
+        Action::StopContainer {
+            id, signal, grace, ..
+        } => host.runtime.stop(id, signal, *grace).map_err(chain),
+        Action::RemoveContainer {
+            id,
+            name,
+            signal,
+            grace,
+            host_devices,
+        } => {
             host.runtime.stop(id, signal, *grace).map_err(chain)?;
             for device in host_devices {
                 host.net.detach(device).map_err(chain)?;
@@ -67,7 +81,9 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
 }
 
 fn start(host: &Host, instance: &Instance) -> Result<(), String> {
-    host.runtime.start(instance, &|netns| attach(host, instance, netns)).map_err(chain)
+    host.runtime
+        .start(instance, &|netns| attach(host, instance, netns))
+        .map_err(chain)
 }
 
 fn repair(host: &Host, instance: &Instance) -> Result<(), String> {
@@ -82,7 +98,9 @@ fn repair(host: &Host, instance: &Instance) -> Result<(), String> {
 fn attach(host: &Host, instance: &Instance, netns: std::os::fd::BorrowedFd<'_>) -> Result<(), String> {
     let _ended = Phase::begin("network");
     for attachment in &instance.attachments {
-        host.net.attach(netns, attachment, instance.name.as_str()).map_err(chain)?;
+        host.net
+            .attach(netns, attachment, instance.name.as_str())
+            .map_err(chain)?;
     }
     Ok(())
 }

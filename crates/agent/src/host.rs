@@ -23,13 +23,17 @@ impl Host {
         Ok(Arc::new(Self {
             net: Net::new(&owner(places)).context("cannot speak with the kernel about networks")?,
             store: Store::open(&roots.store()).context("cannot open the image store")?,
-            runtime: Runtime::new(roots, &places.cgroup_parent).context("cannot set up the container runtime")?,
+            runtime: Runtime::new(roots, &places.cgroup_parent)
+                .context("cannot set up the container runtime")?,
         }))
     }
 }
 
 /// Marks what belongs to this agent: short, and the same for the same state dir, whatever version wrote it.
 fn owner(places: &Places) -> String {
-    let dir = places.state_dir.canonicalize().unwrap_or_else(|_| places.state_dir.clone());
+    let dir = places
+        .state_dir
+        .canonicalize()
+        .unwrap_or_else(|_| places.state_dir.clone());
     model::plan::fingerprint(&dir.display().to_string())[..8].to_owned()
 }

@@ -20,7 +20,10 @@ pub struct InstanceLock {
 pub fn take(roots: &Roots) -> anyhow::Result<InstanceLock> {
     make(&roots.state, 0o710)?;
     make(&roots.run, 0o755)?;
-    Ok(InstanceLock { _state: lock(&roots.state)?, _run: lock(&roots.run)? })
+    Ok(InstanceLock {
+        _state: lock(&roots.state)?,
+        _run: lock(&roots.run)?,
+    })
 }
 
 fn make(dir: &Path, mode: u32) -> anyhow::Result<()> {
@@ -43,7 +46,8 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open the lock {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
-        file.read_to_string(&mut holder).with_context(|| format!("cannot read the lock {}", path.display()))?;
+        file.read_to_string(&mut holder)
+            .with_context(|| format!("cannot read the lock {}", path.display()))?;
         bail!(
             "another agent (pid {}) owns {}; stop it first, or give this one directories of its own with --state-dir and --run-dir",
             holder.trim(),
@@ -59,7 +63,8 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 
 /// Makes the run dir this boot's: what another boot left there is dropped before anybody believes it.
 pub fn settle_boot(roots: &Roots) -> anyhow::Result<()> {
-    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read this boot's id")?;
+    let now =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read this boot's id")?;
     let path = roots.run.join("boot_id");
     let before = std::fs::read_to_string(&path).ok();
     if before.as_deref() != Some(now.as_str()) {
@@ -81,10 +86,16 @@ mod tests {
     #[test]
     fn a_second_agent_is_told_who_holds_the_directories() {
         let dir = tempfile::tempdir().unwrap();
-        let roots = Roots { state: dir.path().join("state"), run: dir.path().join("run") };
+        let roots = Roots {
+            state: dir.path().join("state"),
+            run: dir.path().join("run"),
+        };
         let first = take(&roots).unwrap();
         let refused = take(&roots).unwrap_err().to_string();
-        assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("pid {}", std::process::id())),
+            "{refused}"
+        );
         drop(first);
         take(&roots).unwrap();
     }
@@ -92,7 +103,10 @@ mod tests {
     #[test]
     fn what_another_boot_left_in_the_run_dir_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let roots = Roots { state: dir.path().join("state"), run: dir.path().join("run") };
+        let roots = Roots {
+            state: dir.path().join("state"),
+            run: dir.path().join("run"),
+        };
         let left = roots.run.join("containers/x");
         std::fs::create_dir_all(&left).unwrap();
         std::fs::write(roots.run.join("boot_id"), "another").unwrap();

@@ -17,7 +17,10 @@ pub fn read(path: &Path) -> anyhow::Result<Ledger> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Ledger { version: VERSION, ..Ledger::default() });
+            return Ok(Ledger {
+                version: VERSION,
+                ..Ledger::default()
+            });
         }
         Err(e) => return Err(e).with_context(|| format!("cannot read the ledger {}", path.display())),
     };
@@ -28,7 +31,11 @@ pub fn read(path: &Path) -> anyhow::Result<Ledger> {
         )
     })?;
     if ledger.version != VERSION {
-        bail!("the ledger {} has format {}, this wharf knows {VERSION}", path.display(), ledger.version);
+        bail!(
+            "the ledger {} has format {}, this wharf knows {VERSION}",
+            path.display(),
+            ledger.version
+        );
     }
     Ok(ledger)
 }
@@ -39,8 +46,16 @@ pub fn write(path: &Path, ledger: &Ledger) -> anyhow::Result<()> {
     let beside = path.with_extension("json.tmp");
     let body = serde_json::to_vec(ledger).context("the ledger is plain data")?;
     let doing = || format!("cannot write the ledger {}", path.display());
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).with_context(doing)?;
-    file.write_all(&body).and_then(|()| file.sync_data()).with_context(doing)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .with_context(doing)?;
+    file.write_all(&body)
+        .and_then(|()| file.sync_data())
+        .with_context(doing)?;
     std::fs::rename(&beside, path).with_context(doing)?;
     File::open(dir).and_then(|d| d.sync_all()).with_context(doing)
 }
@@ -59,7 +74,11 @@ mod tests {
         assert_eq!(read(&path).unwrap(), ledger);
         std::fs::write(&path, "{").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("is damaged"));
-        std::fs::write(&path, serde_json::to_string(&Ledger { version: 9, ..ledger }).unwrap()).unwrap();
+        std::fs::write(
+            &path,
+            serde_json::to_string(&Ledger { version: 9, ..ledger }).unwrap(),
+        )
+        .unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("format 9"));
     }
 }

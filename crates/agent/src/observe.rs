@@ -20,7 +20,13 @@ pub struct Dirty {
 
 impl Dirty {
     /// Everything, as a full pass looks.
-    pub const ALL: Self = Self { images: true, links: true, firewall: true, listeners: true, containers: true };
+    pub const ALL: Self = Self {
+        images: true,
+        links: true,
+        firewall: true,
+        listeners: true,
+        containers: true,
+    };
 
     /// Both.
     pub fn or(self, other: Self) -> Self {

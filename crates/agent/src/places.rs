@@ -8,29 +8,61 @@ use model::paths::Roots;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Places {
     /// Directory of the desired state.
-    #[arg(long, global = true, env = "WHARF_CONFIG_DIR", value_name = "DIR", default_value = "/etc/containers.d")]
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_CONFIG_DIR",
+        value_name = "DIR",
+        default_value = "/etc/containers.d"
+    )]
     pub config_dir: PathBuf,
     /// The agent's settings; need not exist.
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/wharf/wharf.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/wharf/wharf.toml"
+    )]
     pub settings: PathBuf,
     /// Images, volumes, layers, logs and the ledger.
-    #[arg(long, global = true, env = "WHARF_STATE_DIR", value_name = "DIR", default_value = "/var/lib/wharf")]
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/wharf"
+    )]
     pub state_dir: PathBuf,
     /// Sockets, locks and bundles of this boot.
-    #[arg(long, global = true, env = "WHARF_RUN_DIR", value_name = "DIR", default_value = "/run/wharf")]
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/wharf"
+    )]
     pub run_dir: PathBuf,
     /// The API socket [default: RUN_DIR/wharf.sock].
     #[arg(long, global = true, env = "WHARF_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Parent of the containers' cgroups.
-    #[arg(long, global = true, env = "WHARF_CGROUP_PARENT", value_name = "PATH", default_value = "/wharf")]
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_CGROUP_PARENT",
+        value_name = "PATH",
+        default_value = "/wharf"
+    )]
     pub cgroup_parent: String,
 }
 
 impl Places {
     /// State and run dir.
     pub fn roots(&self) -> Roots {
-        Roots { state: self.state_dir.clone(), run: self.run_dir.clone() }
+        Roots {
+            state: self.state_dir.clone(),
+            run: self.run_dir.clone(),
+        }
     }
 
     /// The API socket.

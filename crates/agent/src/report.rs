@@ -41,7 +41,9 @@ impl PlanReport {
             reasons: w.reasons.clone(),
             text: reconciler::plan::describe_wait(w),
         });
-        Self { actions: actions.chain(waits).collect() }
+        Self {
+            actions: actions.chain(waits).collect(),
+        }
     }
 }
 
@@ -93,9 +95,17 @@ pub fn docker_status(c: &ContainerStatus, now: Timestamp) -> String {
         State::Running => format!("Up {} ({})", since(c.started_at), c.health),
         State::Paused => format!("Up {} (Paused)", since(c.started_at)),
         State::Exited | State::Stopped | State::Failed if c.finished_at.is_some() => {
-            format!("Exited ({}) {} ago", c.exit_code.unwrap_or(0), since(c.finished_at))
+            format!(
+                "Exited ({}) {} ago",
+                c.exit_code.unwrap_or(0),
+                since(c.finished_at)
+            )
         }
-        State::Backoff => format!("Restarting ({}) {} ago", c.exit_code.unwrap_or(0), since(c.finished_at)),
+        State::Backoff => format!(
+            "Restarting ({}) {} ago",
+            c.exit_code.unwrap_or(0),
+            since(c.finished_at)
+        ),
         state => {
             let word = state_word(state);
             word[..1].to_uppercase() + &word[1..]
@@ -112,15 +122,28 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
         3600..=86_399 => (seconds / 3600, "hour"),
         _ => (seconds / 86_400, "day"),
     };
-    if value == 1 { format!("1 {unit}") } else { format!("{value} {unit}s") }
+    if value == 1 {
+        format!("1 {unit}")
+    } else {
+        format!("{value} {unit}s")
+    }
 }
 
 /// Aligned columns, as wide as their widest cell; nothing after the last.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].chars().count()]).max().unwrap_or(0);
+    let width = |i: usize| {
+        rows.iter()
+            .map(|r| r[i].chars().count())
+            .chain([head[i].chars().count()])
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, &w)| format!("{cell:<w$}"))
+            .collect();
         padded.join("   ").trim_end().to_owned() + "\n"
     };
     let mut text = line(&mut head.iter().copied());
@@ -136,7 +159,10 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_end_clean() {
-        let rows = vec![vec!["web".to_owned(), "running".to_owned()], vec!["longer-name".to_owned(), String::new()]];
+        let rows = vec![
+            vec!["web".to_owned(), "running".to_owned()],
+            vec!["longer-name".to_owned(), String::new()],
+        ];
         let text = table(&["NAME", "STATE"], &rows);
         assert_eq!(text, "NAME          STATE\nweb           running\nlonger-name\n");
     }
@@ -144,8 +170,17 @@ mod tests {
     #[test]
     fn ages_are_whole_units() {
         let then = Timestamp::from_second(1_000_000).unwrap();
-        for (after, text) in [(1, "1 second"), (59, "59 seconds"), (60, "1 minute"), (7200, "2 hours"), (200_000, "2 days")] {
-            assert_eq!(ago(then, Timestamp::from_second(1_000_000 + after).unwrap()), text);
+        for (after, text) in [
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "1 minute"),
+            (7200, "2 hours"),
+            (200_000, "2 days"),
+        ] {
+            assert_eq!(
+                ago(then, Timestamp::from_second(1_000_000 + after).unwrap()),
+                text
+            );
         }
     }
 }

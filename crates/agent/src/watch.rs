@@ -32,7 +32,10 @@ impl Watch {
                 debug!("the loop has ended; a file event is dropped");
             }
         })?;
-        Ok(Self { watcher, armed: BTreeSet::new() })
+        Ok(Self {
+            watcher,
+            armed: BTreeSet::new(),
+        })
     }
 
     /// Watches exactly these directories; those that are not there (yet) are covered by their parents.

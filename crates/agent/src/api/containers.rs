@@ -23,20 +23,36 @@ use crate::report;
 type Result<T> = std::result::Result<T, Problem>;
 
 /// `GET /containers/json?all=1`.
-pub async fn list(State(handle): State<Handle>, Query(query): Query<HashMap<String, String>>) -> Result<Json<Value>> {
+pub async fn list(
+    State(handle): State<Handle>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>> {
     if query.get("filters").is_some_and(|f| !f.is_empty() && f != "{}") {
-        return Err(Problem::bad_request("filters of containers are not supported yet"));
+        return Err(Problem::bad_request(
+            "filters of containers are not supported yet",
+        ));
     }
-    let all = query.get("all").is_some_and(|v| v == "1" || v == "true" || v == "True");
+    let all = query
+        .get("all")
+        .is_some_and(|v| v == "1" || v == "true" || v == "True");
     let snapshot = handle.snapshot.borrow().clone();
-    let shown = |c: &&ContainerStatus| all || matches!(c.state, ContainerState::Running | ContainerState::Paused);
-    let rows = snapshot.status.containers.iter().filter(shown).map(|c| row(&snapshot, c)).collect();
+    let shown =
+        |c: &&ContainerStatus| all || matches!(c.state, ContainerState::Running | ContainerState::Paused);
+    let rows = snapshot
+        .status
+        .containers
+        .iter()
+        .filter(shown)
+        .map(|c| row(&snapshot, c))
+        .collect();
     Ok(Json(Value::Array(rows)))
 }
 
 fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
     let entry = entry(snapshot, &c.name);
-    let command = entry.map(|e| command(snapshot, &e.current).join(" ")).unwrap_or_default();
+    let command = entry
+        .map(|e| command(snapshot, &e.current).join(" "))
+        .unwrap_or_default();
     json!({
         "Id": c.id,
         "Names": [format!("/{}", c.name)],
@@ -65,7 +81,9 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
     let running = matches!(c.state, ContainerState::Running | ContainerState::Paused);
     let ports: BTreeMap<String, Vec<Value>> = c.ports.iter().fold(BTreeMap::new(), |mut map, p| {
         let binding = json!({ "HostIp": p.ip, "HostPort": p.host.to_string() });
-        map.entry(format!("{}/{}", p.container, p.protocol)).or_default().push(binding);
+        map.entry(format!("{}/{}", p.container, p.protocol))
+            .or_default()
+            .push(binding);
         map
     });
     Ok(Json(json!({
@@ -106,7 +124,10 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
 
 fn networks(c: &ContainerStatus) -> BTreeMap<&str, Value> {
     let one = |e: &model::status::EndpointStatus| json!({ "IPAddress": e.ip, "MacAddress": e.mac, "Gateway": e.gateway });
-    c.networks.iter().map(|(name, e)| (name.as_str(), one(e))).collect()
+    c.networks
+        .iter()
+        .map(|(name, e)| (name.as_str(), one(e)))
+        .collect()
 }
 
 /// Docker's word for a state.
@@ -123,7 +144,12 @@ fn docker_state(state: ContainerState) -> &'static str {
 
 /// What runs: entrypoint and command as the table and the image give them.
 fn command(snapshot: &Snapshot, accepted: &Accepted) -> Vec<String> {
-    let config = snapshot.observed.images.known().and_then(|i| i.get(&accepted.spec.image.key())).map(|i| i.config.clone());
+    let config = snapshot
+        .observed
+        .images
+        .known()
+        .and_then(|i| i.get(&accepted.spec.image.key()))
+        .map(|i| i.config.clone());
     let config = config.unwrap_or_default();
     let spec = &accepted.spec;
     let entrypoint = spec.entrypoint.clone().unwrap_or(config.entrypoint);
@@ -142,7 +168,8 @@ fn entry<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a ContainerEntry> {
 /// By name, or by an id's first four digits or more.
 pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a ContainerStatus> {
     let name = name.trim_start_matches('/');
-    let by_id = |c: &&ContainerStatus| name.len() >= 4 && c.id.as_ref().is_some_and(|id| id.starts_with(name));
+    let by_id =
+        |c: &&ContainerStatus| name.len() >= 4 && c.id.as_ref().is_some_and(|id| id.starts_with(name));
     let list = &snapshot.status.containers;
     list.iter()
         .find(|c| c.name == name)
@@ -158,7 +185,11 @@ pub async fn start(State(handle): State<Handle>, Path(name): Path<String>) -> Re
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     let name = c.name.clone();
-    decided(&handle, |answer| Request::Start { name: name.clone(), answer }).await?;
+    decided(&handle, |answer| Request::Start {
+        name: name.clone(),
+        answer,
+    })
+    .await?;
     until(&handle, &name, Duration::from_secs(60), |c| match c.state {
         ContainerState::Running | ContainerState::Exited => Some(Ok(())),
         ContainerState::Failed | ContainerState::Backoff => Some(Err(report::why_not_converged(c))),
@@ -175,7 +206,9 @@ pub struct GraceQuery {
 
 impl GraceQuery {
     fn grace(&self) -> Option<Duration> {
-        self.t.and_then(|t| u64::try_from(t).ok()).map(Duration::from_secs)
+        self.t
+            .and_then(|t| u64::try_from(t).ok())
+            .map(Duration::from_secs)
     }
 }
 
@@ -186,7 +219,9 @@ pub async fn stop(
     Query(query): Query<GraceQuery>,
 ) -> Result<Response> {
     if query.grace().is_some() {
-        return Err(Problem::bad_request("a grace period of its own for stop is not supported yet; set stop_grace_period"));
+        return Err(Problem::bad_request(
+            "a grace period of its own for stop is not supported yet; set stop_grace_period",
+        ));
     }
     let snapshot = refreshed(&handle, false).await?;
     let c = find(&snapshot, &name)?;
@@ -196,8 +231,16 @@ pub async fn stop(
     let name = c.name.clone();
     let grace = entry(&snapshot, &name).map_or(Duration::from_secs(10), |e| e.current.spec.stop_grace_period);
     let reason = "stopped by hand".to_owned();
-    decided(&handle, |answer| Request::Stop { name: name.clone(), reason, answer }).await?;
-    until(&handle, &name, grace + Duration::from_secs(30), |c| (c.state == ContainerState::Stopped).then_some(Ok(()))).await
+    decided(&handle, |answer| Request::Stop {
+        name: name.clone(),
+        reason,
+        answer,
+    })
+    .await?;
+    until(&handle, &name, grace + Duration::from_secs(30), |c| {
+        (c.state == ContainerState::Stopped).then_some(Ok(()))
+    })
+    .await
 }
 
 /// `POST /containers/NAME/restart`.
@@ -209,7 +252,12 @@ pub async fn restart(
     let snapshot = refreshed(&handle, false).await?;
     let name = find(&snapshot, &name)?.name.clone();
     let grace = query.grace();
-    decided(&handle, |answer| Request::Restart { name: name.clone(), grace, answer }).await?;
+    decided(&handle, |answer| Request::Restart {
+        name: name.clone(),
+        grace,
+        answer,
+    })
+    .await?;
     until(&handle, &name, Duration::from_secs(60), |c| match c.state {
         ContainerState::Running => Some(Ok(())),
         ContainerState::Failed => Some(Err(report::why_not_converged(c))),
@@ -238,13 +286,20 @@ pub async fn kill(
         _ => return Err(Problem::conflict(format!("container {} is not running", c.name))),
     };
     let host = Arc::clone(&handle.host);
-    let killed = tokio::task::spawn_blocking(move || host.runtime.kill(&id, &signal).map_err(|e| e.to_string()));
-    killed.await.map_err(|e| Problem::failed(e.to_string()))?.map_err(Problem::failed)?;
+    let killed =
+        tokio::task::spawn_blocking(move || host.runtime.kill(&id, &signal).map_err(|e| e.to_string()));
+    killed
+        .await
+        .map_err(|e| Problem::failed(e.to_string()))?
+        .map_err(Problem::failed)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Has the loop take a decision.
-async fn decided(handle: &Handle, request: impl FnOnce(Answer<std::result::Result<(), Refusal>>) -> Request) -> Result<()> {
+async fn decided(
+    handle: &Handle,
+    request: impl FnOnce(Answer<std::result::Result<(), Refusal>>) -> Request,
+) -> Result<()> {
     let (answer, done) = oneshot::channel();
     ask(handle, request(answer))?;
     Ok(done.await.map_err(|_| Problem::leaving())??)

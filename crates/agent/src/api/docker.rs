@@ -18,8 +18,17 @@ const MIN_API_VERSION: &str = "1.24";
 
 /// `GET|HEAD /_ping`.
 pub async fn ping() -> Response {
-    let headers = [("Api-Version", API_VERSION), ("Ostype", "linux"), ("Cache-Control", "no-cache")];
-    (headers, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "OK").into_response()
+    let headers = [
+        ("Api-Version", API_VERSION),
+        ("Ostype", "linux"),
+        ("Cache-Control", "no-cache"),
+    ];
+    (
+        headers,
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+        "OK",
+    )
+        .into_response()
 }
 
 /// `GET /version`.
@@ -40,7 +49,14 @@ pub async fn version() -> Json<Value> {
 /// `GET /info`.
 pub async fn info(State(handle): State<Handle>) -> Json<Value> {
     let snapshot = handle.snapshot.borrow().clone();
-    let count = |state| snapshot.status.containers.iter().filter(|c| c.state == state).count();
+    let count = |state| {
+        snapshot
+            .status
+            .containers
+            .iter()
+            .filter(|c| c.state == state)
+            .count()
+    };
     let uname = rustix::system::uname();
     Json(json!({
         "ID": handle.places.state_dir,
@@ -73,8 +89,14 @@ fn docker_arch() -> &'static str {
 
 /// `GET /events`: Docker's stream of events, live. `until` is not supported yet.
 pub async fn events(State(handle): State<Handle>, Query(query): Query<HashMap<String, String>>) -> Response {
-    if let Some(key) = ["until", "filters"].iter().find(|k| query.get(**k).is_some_and(|v| !v.is_empty() && v != "{}")) {
-        return super::problem::Problem::bad_request(format!("the query {key:?} of events is not supported yet")).into_response();
+    if let Some(key) = ["until", "filters"]
+        .iter()
+        .find(|k| query.get(**k).is_some_and(|v| !v.is_empty() && v != "{}"))
+    {
+        return super::problem::Problem::bad_request(format!(
+            "the query {key:?} of events is not supported yet"
+        ))
+        .into_response();
     }
     let (_, live) = handle.events.follow();
     let live = tokio_stream::wrappers::BroadcastStream::new(live);
@@ -83,7 +105,11 @@ pub async fn events(State(handle): State<Handle>, Query(query): Query<HashMap<St
         text.push(b'\n');
         Some(Ok::<_, std::convert::Infallible>(text))
     });
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(lines),
+    )
+        .into_response()
 }
 
 /// An event in Docker's words (Engine API, SystemEvents).

@@ -63,9 +63,16 @@ pub async fn logs(
     let snapshot = handle.snapshot.borrow().clone();
     let c = find(&snapshot, &name)?;
     let Some(entry) = snapshot.ledger.containers.get(c.name.as_str()) else {
-        return Err(Problem::conflict(format!("container {} was not created yet and has no log", c.name)));
+        return Err(Problem::conflict(format!(
+            "container {} was not created yet and has no log",
+            c.name
+        )));
     };
-    let dir = handle.places.roots().container_state(&entry.current.id).join("log");
+    let dir = handle
+        .places
+        .roots()
+        .container_state(&entry.current.id)
+        .join("log");
     let (sender, receiver) = channel::<Vec<u8>>(16);
     tokio::task::spawn_blocking(move || {
         if let Err(e) = send_all(&dir, &wanted, &sender) {
@@ -74,18 +81,27 @@ pub async fn logs(
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let body = Body::from_stream(tokio_stream::StreamExt::map(stream, Ok::<_, Infallible>));
-    Ok(([(header::CONTENT_TYPE, "application/vnd.docker.multiplexed-stream")], body).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/vnd.docker.multiplexed-stream")],
+        body,
+    )
+        .into_response())
 }
 
 fn decide(query: &LogsQuery) -> Result<Wanted, Problem> {
     let on = |text: &str| matches!(text, "1" | "true" | "True");
     let time = |text: &str| match text {
         "" | "0" => Ok(None),
-        text => seconds(text).map(Some).ok_or_else(|| Problem::bad_request(format!("{text:?} is no time in seconds"))),
+        text => seconds(text)
+            .map(Some)
+            .ok_or_else(|| Problem::bad_request(format!("{text:?} is no time in seconds"))),
     };
     let tail = match query.tail.as_str() {
         "" | "all" => None,
-        n => Some(n.parse().map_err(|_| Problem::bad_request(format!("tail is a number or \"all\", not {n:?}")))?),
+        n => Some(
+            n.parse()
+                .map_err(|_| Problem::bad_request(format!("tail is a number or \"all\", not {n:?}")))?,
+        ),
     };
     let wanted = Wanted {
         stdout: on(&query.stdout),
@@ -114,7 +130,11 @@ fn seconds(text: &str) -> Option<Timestamp> {
 
 impl Wanted {
     fn takes(&self, line: &LogLine) -> bool {
-        let stream = if line.stream == "stderr" { self.stderr } else { self.stdout };
+        let stream = if line.stream == "stderr" {
+            self.stderr
+        } else {
+            self.stdout
+        };
         stream && self.since.is_none_or(|t| line.time >= t) && self.until.is_none_or(|t| line.time < t)
     }
 }
@@ -157,13 +177,18 @@ fn send_kept(reader: &mut LogReader, wanted: &Wanted, sender: &Sender<Vec<u8>>) 
             }
         }
     }
-    Ok(last.iter().all(|line| sender.blocking_send(frame(line, wanted.timestamps)).is_ok()))
+    Ok(last
+        .iter()
+        .all(|line| sender.blocking_send(frame(line, wanted.timestamps)).is_ok()))
 }
 
 fn watch(dir: &FsPath) -> io::Result<Inotify> {
     let dir: PathBuf = dir.to_owned();
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let what = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE_SELF;
+    let what = AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE_SELF;
     inotify.add_watch(&dir, what)?;
     Ok(inotify)
 }
@@ -183,7 +208,11 @@ fn wait_for_growth(inotify: &Inotify) -> io::Result<()> {
 
 /// One frame of Docker's multiplexed stream.
 fn frame(line: &LogLine, timestamps: bool) -> Vec<u8> {
-    let text = if timestamps { format!("{} {}", line.time, line.log) } else { line.log.clone() };
+    let text = if timestamps {
+        format!("{} {}", line.time, line.log)
+    } else {
+        line.log.clone()
+    };
     let stream = if line.stream == "stderr" { 2 } else { 1 };
     let mut bytes = vec![stream, 0, 0, 0];
     // A line has at most 16 KiB.

@@ -34,12 +34,16 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot make the API socket {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot make the API socket {}", path.display()))?;
     let modes = || -> anyhow::Result<()> {
         if let Some(group) = nix::unistd::Group::from_name("wharf")? {
             std::os::unix::fs::chown(path, Some(0), Some(group.gid.as_raw()))?;
         }
-        Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?)
+        Ok(std::fs::set_permissions(
+            path,
+            std::fs::Permissions::from_mode(0o660),
+        )?)
     };
     modes().with_context(|| format!("cannot set owner and mode of {}", path.display()))?;
     Ok(listener)
@@ -63,7 +67,10 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
             let service = TowerToHyperService::new(app.map_request(without_version));
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             let connection = server.http1_only();
-            if let Err(e) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+            if let Err(e) = connection
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await
+            {
                 debug!("a client's connection ended early: {e}");
             }
         });
@@ -91,13 +98,18 @@ fn router(handle: Handle) -> Router {
         .route("/wait", get(wharf::wait))
         .route("/events", get(wharf::events))
         .fallback(unknown);
-    Router::new().nest("/wharf/v1", own).merge(docker).with_state(handle)
+    Router::new()
+        .nest("/wharf/v1", own)
+        .merge(docker)
+        .with_state(handle)
 }
 
 /// Docker's clients put the API's version before the route: `/v1.47/containers/json`. All versions are served alike.
 fn without_version<B>(mut request: hyper::Request<B>) -> hyper::Request<B> {
     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let rest = path.strip_prefix("/v1.").and_then(|p| p.find('/').map(|at| &p[at..]));
+    let rest = path
+        .strip_prefix("/v1.")
+        .and_then(|p| p.find('/').map(|at| &p[at..]));
     if let Some(uri) = rest.and_then(|rest| rest.parse().ok()) {
         *request.uri_mut() = uri;
     }
@@ -106,5 +118,10 @@ fn without_version<B>(mut request: hyper::Request<B>) -> hyper::Request<B> {
 
 /// A route that is not built says so.
 async fn unknown(request: Request) -> Response {
-    Problem::not_found(format!("{} {} is not supported yet", request.method(), request.uri().path())).into_response()
+    Problem::not_found(format!(
+        "{} {} is not supported yet",
+        request.method(),
+        request.uri().path()
+    ))
+    .into_response()
 }

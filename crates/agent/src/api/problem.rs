@@ -17,27 +17,42 @@ pub struct Problem {
 impl Problem {
     /// 404.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, message: message.into() }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            message: message.into(),
+        }
     }
 
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message: message.into(),
+        }
     }
 
     /// 409.
     pub fn conflict(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::CONFLICT, message: message.into() }
+        Self {
+            status: StatusCode::CONFLICT,
+            message: message.into(),
+        }
     }
 
     /// 500.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: message.into(),
+        }
     }
 
     /// The loop did not answer: the agent is on its way out.
     pub fn leaving() -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: "the agent is stopping".to_owned() }
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            message: "the agent is stopping".to_owned(),
+        }
     }
 }
 

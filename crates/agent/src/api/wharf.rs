@@ -27,7 +27,13 @@ pub async fn status(State(handle): State<Handle>) -> Result<Json<Status>> {
 /// What a pass would do now.
 pub async fn plan(State(handle): State<Handle>) -> Result<Json<PlanReport>> {
     let (answer, plan) = oneshot::channel::<Plan>();
-    ask(&handle, Request::Refresh { whole: false, answer: oneshot::channel().0 })?;
+    ask(
+        &handle,
+        Request::Refresh {
+            whole: false,
+            answer: oneshot::channel().0,
+        },
+    )?;
     ask(&handle, Request::Plan { answer })?;
     let plan = plan.await.map_err(|_| Problem::leaving())?;
     Ok(Json(PlanReport::of(&plan)))
@@ -59,27 +65,45 @@ pub struct WaitAnswer {
 pub async fn wait(State(handle): State<Handle>, Query(query): Query<WaitQuery>) -> Result<Json<WaitAnswer>> {
     let names: Vec<&str> = query.names.split(',').filter(|n| !n.is_empty()).collect();
     let first = refreshed(&handle, false).await?;
-    if let Some(unknown) = names.iter().find(|n| !first.status.containers.iter().any(|c| c.name == **n || c.service == **n)) {
-        return Err(Problem::not_found(format!("no container {unknown:?} is declared; `wharf status` lists them")));
+    if let Some(unknown) = names.iter().find(|n| {
+        !first
+            .status
+            .containers
+            .iter()
+            .any(|c| c.name == **n || c.service == **n)
+    }) {
+        return Err(Problem::not_found(format!(
+            "no container {unknown:?} is declared; `wharf status` lists them"
+        )));
     }
     let deadline = Instant::now() + Duration::from_millis(query.timeout_ms);
     let mut snapshot = handle.snapshot.clone();
     loop {
         let missing = missing(&snapshot.borrow_and_update().status, &names);
         if missing.is_empty() {
-            return Ok(Json(WaitAnswer { reached: true, missing }));
+            return Ok(Json(WaitAnswer {
+                reached: true,
+                missing,
+            }));
         }
         match tokio::time::timeout_at(deadline, snapshot.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Problem::leaving()),
-            Err(_) => return Ok(Json(WaitAnswer { reached: false, missing })),
+            Err(_) => {
+                return Ok(Json(WaitAnswer {
+                    reached: false,
+                    missing,
+                }));
+            }
         }
     }
 }
 
 /// What keeps a wait from ending.
 fn missing(status: &Status, names: &[&str]) -> Vec<String> {
-    let asked = |c: &&status::ContainerStatus| names.is_empty() || names.contains(&&*c.name) || names.contains(&&*c.service);
+    let asked = |c: &&status::ContainerStatus| {
+        names.is_empty() || names.contains(&&*c.name) || names.contains(&&*c.service)
+    };
     let mut lines: Vec<String> = status
         .containers
         .iter()
@@ -89,7 +113,12 @@ fn missing(status: &Status, names: &[&str]) -> Vec<String> {
         .collect();
     if names.is_empty() && !status.converged {
         lines.extend(status.errors.iter().map(|e| format!("{}: {}", e.at, e.message)));
-        lines.extend(status.networks.iter().filter_map(|n| Some(format!("network {}: {}", n.name, n.error.as_ref()?))));
+        lines.extend(
+            status
+                .networks
+                .iter()
+                .filter_map(|n| Some(format!("network {}: {}", n.name, n.error.as_ref()?))),
+        );
         if lines.is_empty() {
             lines.push("there is still something to do; `wharf plan` shows it".to_owned());
         }
@@ -115,7 +144,10 @@ pub async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuer
     if !query.follow {
         return kept.iter().flat_map(line).collect::<Vec<u8>>().into_response();
     }
-    let kept = tokio_stream::iter(kept.into_iter().map(move |e| Ok::<_, std::convert::Infallible>(line(&e))));
+    let kept = tokio_stream::iter(
+        kept.into_iter()
+            .map(move |e| Ok::<_, std::convert::Infallible>(line(&e))),
+    );
     let live = tokio_stream::wrappers::BroadcastStream::new(live);
     // A follower too slow for the ring has missed some; it goes on with what is still there.
     let live = tokio_stream::StreamExt::filter_map(live, move |e| e.ok().map(|e| Ok(line(&e))));
@@ -132,5 +164,8 @@ pub async fn refreshed(handle: &Handle, whole: bool) -> Result<Arc<Snapshot>> {
 
 /// Puts a request to the loop.
 pub fn ask(handle: &Handle, request: Request) -> Result<()> {
-    handle.wakes.send(Wake::Request(request)).map_err(|_| Problem::leaving())
+    handle
+        .wakes
+        .send(Wake::Request(request))
+        .map_err(|_| Problem::leaving())
 }

@@ -55,7 +55,11 @@ fn show_whose(places: &Places) -> anyhow::Result<()> {
 fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WHARF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 async fn serve(places: Places) -> anyhow::Result<u8> {
@@ -67,7 +71,9 @@ async fn serve(places: Places) -> anyhow::Result<u8> {
     let stop = on_signals(handle)?;
     engine.run(stop).await;
     match std::fs::remove_file(&socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("cannot remove the API socket")?,
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).context("cannot remove the API socket")?
+        }
         _ => {}
     }
     info!("wharf agent has stopped; containers keep running");
@@ -120,18 +126,28 @@ async fn interrupted(mut stop: watch::Receiver<bool>) {
 
 async fn until_converged(mut handle: Handle, limit: Duration) -> anyhow::Result<u8> {
     let converged = handle.snapshot.wait_for(|s| s.passes > 0 && s.status.converged);
-    let reached = tokio::time::timeout(limit, converged).await.map(|found| found.map(drop));
+    let reached = tokio::time::timeout(limit, converged)
+        .await
+        .map(|found| found.map(drop));
     match reached {
         Ok(found) => found.map(|()| DONE).context("the loop broke off"),
         Err(_) => {
             let snapshot = handle.snapshot.borrow().clone();
-            for c in snapshot.status.containers.iter().filter(|c| !report::counts_as_converged(c)) {
+            for c in snapshot
+                .status
+                .containers
+                .iter()
+                .filter(|c| !report::counts_as_converged(c))
+            {
                 eprintln!("{}", report::why_not_converged(c));
             }
             for error in &snapshot.status.errors {
                 eprintln!("{}: {}", error.at, error.message);
             }
-            eprintln!("error: not converged after {}", model::units::format_duration(limit));
+            eprintln!(
+                "error: not converged after {}",
+                model::units::format_duration(limit)
+            );
             Ok(NOT_CONVERGED)
         }
     }

@@ -24,13 +24,15 @@ impl Client {
     /// The JSON answer of a GET.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = good(self.send(Method::GET, path).await?).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
     }
 
     /// The JSON answer of a POST.
     pub async fn post<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = good(self.send(Method::POST, path).await?).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
     }
 
     /// A POST whose answer says nothing but that it was done.
@@ -39,7 +41,11 @@ impl Client {
     }
 
     /// A GET whose body comes piece by piece, until it ends or `each` says stop.
-    pub async fn stream(&self, path: &str, mut each: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub async fn stream(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let mut response = self.send(Method::GET, path).await?;
         if !response.status().is_success() {
             return good(response).await.map(drop);
@@ -54,14 +60,23 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| no_agent(&self.socket, e))?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| no_agent(&self.socket, e))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // An error here is also seen by whoever reads the answer.
             drop(connection.await);
         });
-        let request = Request::builder().method(method).uri(path).header("Host", "wharf").body(Empty::<Bytes>::new())?;
-        sender.send_request(request).await.context("the agent did not answer")
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "wharf")
+            .body(Empty::<Bytes>::new())?;
+        sender
+            .send_request(request)
+            .await
+            .context("the agent did not answer")
     }
 }
 
@@ -70,9 +85,13 @@ fn no_agent(socket: &Path, error: std::io::Error) -> anyhow::Error {
     let shown = socket.display();
     match error.kind() {
         NotFound | ConnectionRefused => {
-            anyhow!("no agent answers at {shown}; start one with `wharf agent`, or name its socket with --socket or --run-dir")
+            anyhow!(
+                "no agent answers at {shown}; start one with `wharf agent`, or name its socket with --socket or --run-dir"
+            )
         }
-        PermissionDenied => anyhow!("the socket {shown} may not be opened; run this as root or as a member of the group wharf"),
+        PermissionDenied => anyhow!(
+            "the socket {shown} may not be opened; run this as root or as a member of the group wharf"
+        ),
         _ => anyhow!("cannot connect to {shown}: {error}"),
     }
 }
@@ -80,11 +99,18 @@ fn no_agent(socket: &Path, error: std::io::Error) -> anyhow::Error {
 /// The body of a good answer; the message of a bad one as the error.
 async fn good(response: Response<Incoming>) -> anyhow::Result<Bytes> {
     let status = response.status();
-    let body = response.into_body().collect().await.context("the agent broke off its answer")?.to_bytes();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .context("the agent broke off its answer")?
+        .to_bytes();
     if status.is_success() || status == StatusCode::NOT_MODIFIED {
         return Ok(body);
     }
-    let message = serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|v| Some(v["message"].as_str()?.to_owned()));
+    let message = serde_json::from_slice::<serde_json::Value>(&body)
+        .ok()
+        .and_then(|v| Some(v["message"].as_str()?.to_owned()));
     match message {
         Some(message) => bail!("{message}"),
         None => bail!("the agent answered {status}"),
@@ -94,5 +120,13 @@ async fn good(response: Response<Incoming>) -> anyhow::Result<Bytes> {
 /// A text made fit for a query's value or a path's part (RFC 3986, unreserved characters stay).
 pub fn escaped(text: &str) -> String {
     let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| {
+            if keep(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }

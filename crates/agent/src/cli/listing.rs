@@ -10,11 +10,18 @@ pub fn status(status: &Status, one: bool) -> String {
     let mut text = String::new();
     if !status.containers.is_empty() {
         let rows: Vec<Vec<String>> = status.containers.iter().map(container).collect();
-        text += &table(&["NAME", "STATE", "HEALTH", "RESTARTS", "IMAGE", "PORTS", "FILE"], &rows);
+        text += &table(
+            &["NAME", "STATE", "HEALTH", "RESTARTS", "IMAGE", "PORTS", "FILE"],
+            &rows,
+        );
     } else if !one {
         text += "no containers are declared\n";
     }
-    for c in status.containers.iter().filter(|c| c.error.is_some() || c.hold.is_some()) {
+    for c in status
+        .containers
+        .iter()
+        .filter(|c| c.error.is_some() || c.hold.is_some())
+    {
         let why = c.error.clone().or_else(|| c.hold.clone()).unwrap_or_default();
         text += &format!("{}: {why}\n", c.name);
     }
@@ -35,7 +42,11 @@ pub fn status(status: &Status, one: bool) -> String {
         }
     }
     if !one {
-        text += if status.converged { "converged\n" } else { "not converged\n" };
+        text += if status.converged {
+            "converged\n"
+        } else {
+            "not converged\n"
+        };
     }
     text
 }
@@ -44,10 +55,18 @@ fn container(c: &ContainerStatus) -> Vec<String> {
     vec![
         c.name.clone(),
         report::state_word(c.state).to_owned(),
-        if c.health == "none" { "-".to_owned() } else { c.health.clone() },
+        if c.health == "none" {
+            "-".to_owned()
+        } else {
+            c.health.clone()
+        },
         c.restarts.to_string(),
         c.image.clone(),
-        c.ports.iter().map(|p| format!("{}:{}->{}/{}", p.ip, p.host, p.container, p.protocol)).collect::<Vec<_>>().join(", "),
+        c.ports
+            .iter()
+            .map(|p| format!("{}:{}->{}/{}", p.ip, p.host, p.container, p.protocol))
+            .collect::<Vec<_>>()
+            .join(", "),
         c.file.clone().unwrap_or_default(),
     ]
 }
@@ -61,7 +80,13 @@ pub fn ps(rows: &[Value]) -> String {
         let ports = r["Ports"].as_array().map(Vec::as_slice).unwrap_or_default();
         let port = |p: &Value| {
             let text = |key: &str| p[key].as_str().unwrap_or_default().to_owned();
-            format!("{}:{}->{}/{}", text("IP"), p["PublicPort"], p["PrivatePort"], text("Type"))
+            format!(
+                "{}:{}->{}/{}",
+                text("IP"),
+                p["PublicPort"],
+                p["PrivatePort"],
+                text("Type")
+            )
         };
         let name = r["Names"][0].as_str().unwrap_or_default().trim_start_matches('/');
         vec![
@@ -75,7 +100,18 @@ pub fn ps(rows: &[Value]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], &rows)
+    table(
+        &[
+            "CONTAINER ID",
+            "IMAGE",
+            "COMMAND",
+            "CREATED",
+            "STATUS",
+            "PORTS",
+            "NAMES",
+        ],
+        &rows,
+    )
 }
 
 /// At most 20 characters, quoted, as docker shows commands.
@@ -91,17 +127,34 @@ fn shortened(command: &str) -> String {
 pub fn networks(status: &Status) -> String {
     let row = |n: &model::status::NetworkStatus| {
         let text = |t: &Option<String>| t.clone().unwrap_or_else(|| "-".to_owned());
-        vec![n.name.clone(), n.driver.clone(), n.device.clone(), text(&n.subnet), text(&n.gateway), n.containers.join(", ")]
+        vec![
+            n.name.clone(),
+            n.driver.clone(),
+            n.device.clone(),
+            text(&n.subnet),
+            text(&n.gateway),
+            n.containers.join(", "),
+        ]
     };
     let rows: Vec<Vec<String>> = status.networks.iter().map(row).collect();
-    table(&["NAME", "DRIVER", "DEVICE", "SUBNET", "GATEWAY", "CONTAINERS"], &rows)
+    table(
+        &["NAME", "DRIVER", "DEVICE", "SUBNET", "GATEWAY", "CONTAINERS"],
+        &rows,
+    )
 }
 
 /// `wharf image ls`.
 pub fn images(status: &Status) -> String {
     let row = |i: &model::status::ImageStatus| {
-        let id = i.id.as_deref().map_or("-", |id| id.strip_prefix("sha256:").unwrap_or(id));
-        vec![i.reference.clone(), id.chars().take(12).collect(), size(i.size), i.used_by.join(", ")]
+        let id =
+            i.id.as_deref()
+                .map_or("-", |id| id.strip_prefix("sha256:").unwrap_or(id));
+        vec![
+            i.reference.clone(),
+            id.chars().take(12).collect(),
+            size(i.size),
+            i.used_by.join(", "),
+        ]
     };
     let rows: Vec<Vec<String>> = status.images.iter().map(row).collect();
     table(&["REF", "IMAGE ID", "SIZE", "USED BY"], &rows)
@@ -116,7 +169,11 @@ fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// Takes Docker's multiplexed stream apart: 8 bytes of header (stream, three zeroes, big-endian length), then the data
@@ -128,13 +185,19 @@ pub struct Frames {
 
 impl Frames {
     /// Hands out what is complete by now; the flag is true for stderr.
-    pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(bool, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    pub fn feed(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(bool, &[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut at = 0;
         while let Some(head) = self.rest.get(at..at + 8) {
             let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
             let stderr = head[0] == 2;
-            let Some(data) = self.rest.get(at + 8..at + 8 + length) else { break };
+            let Some(data) = self.rest.get(at + 8..at + 8 + length) else {
+                break;
+            };
             each(stderr, data)?;
             at += 8 + length;
         }
@@ -164,7 +227,11 @@ mod tests {
                     })
                     .unwrap();
             }
-            assert_eq!(seen, [(false, b"out".to_vec()), (true, b"err".to_vec())], "cut {cut}");
+            assert_eq!(
+                seen,
+                [(false, b"out".to_vec()), (true, b"err".to_vec())],
+                "cut {cut}"
+            );
         }
     }
 
@@ -173,6 +240,9 @@ mod tests {
         assert_eq!(size(512), "512 B");
         assert_eq!(size(3 << 20), "3.0 MiB");
         assert_eq!(shortened("/bin/true"), "\"/bin/true\"");
-        assert_eq!(shortened("a-very-long-command --with-arguments"), "\"a-very-long-command…\"");
+        assert_eq!(
+            shortened("a-very-long-command --with-arguments"),
+            "\"a-very-long-command…\""
+        );
     }
 }

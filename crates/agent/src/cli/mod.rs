@@ -209,10 +209,14 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let places = cli.places;
     match cli.command {
         Command::Agent(args) => agent::run(places, args.once.then_some(args.timeout)),
-        Command::Validate { dir, json } => offline::validate(&dir.unwrap_or(places.config_dir), &places.settings, json),
-        Command::Plan { offline: true, dir, json } => {
-            offline::plan(&dir.unwrap_or(places.config_dir), &places.settings, json)
+        Command::Validate { dir, json } => {
+            offline::validate(&dir.unwrap_or(places.config_dir), &places.settings, json)
         }
+        Command::Plan {
+            offline: true,
+            dir,
+            json,
+        } => offline::plan(&dir.unwrap_or(places.config_dir), &places.settings, json),
         Command::Schema => offline::schema(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wharf", &mut std::io::stdout());

@@ -25,7 +25,11 @@ pub fn validate(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
         println!("{}", json!({ "valid": errors.is_empty(), "errors": errors }));
     } else if errors.is_empty() {
         let count = desired.containers.len();
-        println!("{}: {} files, {count} containers, no errors", dir.display(), contents.files.len());
+        println!(
+            "{}: {} files, {count} containers, no errors",
+            dir.display(),
+            contents.files.len()
+        );
     } else {
         print!("{}", model::file::render(errors, &contents.sources, colour()));
         eprintln!("error: {} in {}", plural(errors.len(), "error"), dir.display());
@@ -34,14 +38,21 @@ pub fn validate(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
 }
 
 fn plural(n: usize, word: &str) -> String {
-    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+    if n == 1 {
+        format!("1 {word}")
+    } else {
+        format!("{n} {word}s")
+    }
 }
 
 /// `wharf plan --offline [DIR]`: against a host where nothing is.
 pub fn plan(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
     let (contents, desired) = read(dir, settings);
     if !desired.errors.is_empty() {
-        print!("{}", model::file::render(&desired.errors, &contents.sources, colour()));
+        print!(
+            "{}",
+            model::file::render(&desired.errors, &contents.sources, colour())
+        );
     }
     let mut observed = observe::blank();
     observed.images = Look::Known(Default::default());
@@ -54,7 +65,10 @@ pub fn plan(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
     let input = Input {
         desired: &desired,
         observed: &observed,
-        ledger: &Ledger { version: 1, ..Ledger::default() },
+        ledger: &Ledger {
+            version: 1,
+            ..Ledger::default()
+        },
         in_flight: &Default::default(),
         failures: &Default::default(),
         now: Timestamp::now(),
@@ -86,7 +100,10 @@ fn read(dir: &Path, settings: &Path) -> (Contents, Desired) {
     };
     let contents = config_dir::read(dir);
     let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
-    let whole: Vec<Diagnostic> = settings_errors.into_iter().chain(contents.unreadable.clone()).collect();
+    let whole: Vec<Diagnostic> = settings_errors
+        .into_iter()
+        .chain(contents.unreadable.clone())
+        .collect();
     desired.errors.splice(0..0, whole);
     (contents, desired)
 }
@@ -100,6 +117,7 @@ pub fn schema() -> anyhow::Result<u8> {
 /// `wharf man DIR`.
 pub fn man(command: Command, dir: &Path) -> anyhow::Result<u8> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    clap_mangen::generate_to(command, dir).with_context(|| format!("cannot write manual pages into {}", dir.display()))?;
+    clap_mangen::generate_to(command, dir)
+        .with_context(|| format!("cannot write manual pages into {}", dir.display()))?;
     Ok(DONE)
 }

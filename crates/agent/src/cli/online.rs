@@ -17,13 +17,18 @@ use crate::report::PlanReport;
 /// Runs one client command.
 pub fn run(places: &Places, command: Command) -> anyhow::Result<u8> {
     let client = Client::new(places.socket());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     runtime.block_on(dispatch(&client, command))
 }
 
 async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Plan { json, .. } => offline::print_plan(&client.get::<PlanReport>("/wharf/v1/plan").await?, json),
+        Command::Plan { json, .. } => {
+            offline::print_plan(&client.get::<PlanReport>("/wharf/v1/plan").await?, json)
+        }
         Command::Status { name, json } => status(client, name.as_deref(), json).await,
         Command::Wait { names, timeout, json } => wait(client, &names, timeout, json).await,
         Command::Reload { json } => reload(client, json).await,
@@ -38,10 +43,22 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
             let query = time.map(|t| format!("?t={t}")).unwrap_or_default();
             each(client, &names, "restart", &query).await
         }
-        Command::Kill { names, signal } => each(client, &names, "kill", &format!("?signal={}", escaped(&signal))).await,
-        Command::Network(NounCommand::Ls { json }) => list(client, json, |s| serde_json::to_value(s.networks), listing::networks).await,
+        Command::Kill { names, signal } => {
+            each(client, &names, "kill", &format!("?signal={}", escaped(&signal))).await
+        }
+        Command::Network(NounCommand::Ls { json }) => {
+            list(
+                client,
+                json,
+                |s| serde_json::to_value(s.networks),
+                listing::networks,
+            )
+            .await
+        }
         Command::Network(NounCommand::Inspect { name }) => inspect_network(client, &name).await,
-        Command::Image(ImageCommand::Ls { json }) => list(client, json, |s| serde_json::to_value(s.images), listing::images).await,
+        Command::Image(ImageCommand::Ls { json }) => {
+            list(client, json, |s| serde_json::to_value(s.images), listing::images).await
+        }
         Command::Agent(_)
         | Command::Validate { .. }
         | Command::Schema
@@ -71,7 +88,11 @@ async fn status(client: &Client, name: Option<&str>, json: bool) -> anyhow::Resu
 
 async fn wait(client: &Client, names: &[String], timeout: Duration, json: bool) -> anyhow::Result<u8> {
     let names: Vec<String> = names.iter().map(|n| escaped(n)).collect();
-    let path = format!("/wharf/v1/wait?names={}&timeout_ms={}", names.join(","), timeout.as_millis());
+    let path = format!(
+        "/wharf/v1/wait?names={}&timeout_ms={}",
+        names.join(","),
+        timeout.as_millis()
+    );
     let answer: WaitAnswer = client.get(&path).await?;
     if json {
         println!("{}", serde_json::to_string(&answer)?);
@@ -82,7 +103,10 @@ async fn wait(client: &Client, names: &[String], timeout: Duration, json: bool) 
     for line in &answer.missing {
         eprintln!("{line}");
     }
-    eprintln!("error: not there after {}", model::units::format_duration(timeout));
+    eprintln!(
+        "error: not there after {}",
+        model::units::format_duration(timeout)
+    );
     Ok(NOT_CONVERGED)
 }
 
@@ -98,7 +122,9 @@ async fn reload(client: &Client, json: bool) -> anyhow::Result<u8> {
 }
 
 async fn ps(client: &Client, all: bool, quiet: bool, json: bool) -> anyhow::Result<u8> {
-    let rows: Vec<Value> = client.get(&format!("/containers/json?all={}", u8::from(all))).await?;
+    let rows: Vec<Value> = client
+        .get(&format!("/containers/json?all={}", u8::from(all)))
+        .await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else if quiet {
@@ -114,7 +140,11 @@ async fn ps(client: &Client, all: bool, quiet: bool, json: bool) -> anyhow::Resu
 async fn inspect(client: &Client, names: &[String]) -> anyhow::Result<u8> {
     let mut found = Vec::new();
     for name in names {
-        found.push(client.get::<Value>(&format!("/containers/{}/json", escaped(name))).await?);
+        found.push(
+            client
+                .get::<Value>(&format!("/containers/{}/json", escaped(name)))
+                .await?,
+        );
     }
     println!("{}", serde_json::to_string_pretty(&found)?);
     Ok(DONE)
@@ -125,8 +155,18 @@ async fn port(client: &Client, name: &str, port: Option<&str>, json: bool) -> an
     let Some(container) = status.containers.iter().find(|c| c.name == name) else {
         bail!("no container {name:?}; `wharf ps -a` lists them");
     };
-    let wanted = port.map(|p| if p.contains('/') { p.to_owned() } else { format!("{p}/tcp") });
-    let shown = |p: &&model::status::PortStatus| wanted.as_ref().is_none_or(|w| *w == format!("{}/{}", p.container, p.protocol));
+    let wanted = port.map(|p| {
+        if p.contains('/') {
+            p.to_owned()
+        } else {
+            format!("{p}/tcp")
+        }
+    });
+    let shown = |p: &&model::status::PortStatus| {
+        wanted
+            .as_ref()
+            .is_none_or(|w| *w == format!("{}/{}", p.container, p.protocol))
+    };
     let ports: Vec<_> = container.ports.iter().filter(shown).collect();
     if let (Some(wanted), true) = (&wanted, ports.is_empty()) {
         bail!("port {wanted} of {name} is not published");
@@ -146,7 +186,11 @@ async fn port(client: &Client, name: &str, port: Option<&str>, json: bool) -> an
 
 async fn logs(client: &Client, args: &LogsArgs) -> anyhow::Result<u8> {
     let mut path = format!("/containers/{}/logs?stdout=1&stderr=1", escaped(&args.name));
-    path += &format!("&follow={}&timestamps={}", u8::from(args.follow), u8::from(args.timestamps));
+    path += &format!(
+        "&follow={}&timestamps={}",
+        u8::from(args.follow),
+        u8::from(args.timestamps)
+    );
     if let Some(tail) = args.tail {
         path += &format!("&tail={tail}");
     }
@@ -157,7 +201,11 @@ async fn logs(client: &Client, args: &LogsArgs) -> anyhow::Result<u8> {
     client
         .stream(&path, |bytes| {
             frames.feed(bytes, |stderr, data| {
-                if stderr { std::io::stderr().write_all(data) } else { std::io::stdout().write_all(data) }
+                if stderr {
+                    std::io::stderr().write_all(data)
+                } else {
+                    std::io::stdout().write_all(data)
+                }
             })?;
             std::io::stdout().flush().context("cannot write the output")
         })
@@ -173,9 +221,12 @@ fn since_seconds(text: &str) -> anyhow::Result<String> {
     if text.parse::<f64>().is_ok() {
         return Ok(text.to_owned());
     }
-    let ago = model::units::parse_duration(text)
-        .with_context(|| format!("--since {text}: write a time (2026-01-31T12:00:00Z) or a duration (10m)"))?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("the clock is before 1970")?;
+    let ago = model::units::parse_duration(text).with_context(|| {
+        format!("--since {text}: write a time (2026-01-31T12:00:00Z) or a duration (10m)")
+    })?;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .context("the clock is before 1970")?;
     let then = now.saturating_sub(ago);
     Ok(format!("{}.{:09}", then.as_secs(), then.subsec_nanos()))
 }
@@ -186,8 +237,12 @@ async fn events(client: &Client, follow: bool, json: bool) -> anyhow::Result<u8>
         if json {
             println!("{}", String::from_utf8_lossy(line));
         } else {
-            let event: Event = serde_json::from_slice(line).context("the agent sent an event this wharf does not know")?;
-            println!("{} {} {} {}: {}", event.time, event.kind, event.name, event.what, event.reason);
+            let event: Event =
+                serde_json::from_slice(line).context("the agent sent an event this wharf does not know")?;
+            println!(
+                "{} {} {} {}: {}",
+                event.time, event.kind, event.name, event.what, event.reason
+            );
         }
         Ok(())
     };
@@ -208,7 +263,10 @@ async fn events(client: &Client, follow: bool, json: bool) -> anyhow::Result<u8>
 async fn each(client: &Client, names: &[String], what: &str, query: &str) -> anyhow::Result<u8> {
     let mut failed = 0;
     for name in names {
-        match client.command(&format!("/containers/{}/{what}{query}", escaped(name))).await {
+        match client
+            .command(&format!("/containers/{}/{what}{query}", escaped(name)))
+            .await
+        {
             Ok(()) => println!("{name}"),
             Err(e) if names.len() == 1 => return Err(e),
             Err(e) => {

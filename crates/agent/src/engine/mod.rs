@@ -1,6 +1,7 @@
 //! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
 
 mod pass;
+mod repeats;
 mod request;
 mod shims;
 mod sources;
@@ -96,6 +97,7 @@ pub struct Engine {
     observed: Observed,
     in_flight: BTreeMap<Noun, Timestamp>,
     failures: Failures,
+    repeats: repeats::Repeats,
     /// Starts and image loads under way at a time: more only make each other slow.
     permits: Arc<Semaphore>,
     shims: shims::ShimWatches,
@@ -117,7 +119,9 @@ impl Engine {
         instance_lock::settle_boot(&roots)?;
         let ledger = ledger_file::read(&roots.ledger())?;
         let host = Host::open(&places)?;
-        host.runtime.sweep().context("cannot sweep what an interrupted run left")?;
+        host.runtime
+            .sweep()
+            .context("cannot sweep what an interrupted run left")?;
         let (wakes, inbox) = unbounded_channel();
         let watch = Watch::new(wakes.clone()).context("cannot watch directories (inotify)")?;
         let events = Arc::new(Events::default());
@@ -153,6 +157,7 @@ impl Engine {
             observed: observe::blank(),
             in_flight: BTreeMap::new(),
             failures: Failures::new(),
+            repeats: repeats::Repeats::default(),
             permits: Arc::new(Semaphore::new(at_once())),
             after_pass: Vec::new(),
             plan_requests: Vec::new(),
@@ -187,7 +192,9 @@ impl Engine {
 
     /// Sleeps until something happens or is due, and takes everything that has happened by then.
     async fn next_wakes(&mut self) {
-        let due = self.wake_at.map_or(self.full_pass_at, |at| at.min(self.full_pass_at));
+        let due = self
+            .wake_at
+            .map_or(self.full_pass_at, |at| at.min(self.full_pass_at));
         let first = tokio::select! {
             wake = self.inbox.recv() => wake,
             () = tokio::time::sleep_until(due) => None,

@@ -62,7 +62,8 @@ impl Engine {
         for problem in desired.errors.iter().filter(|e| !before.contains(e)) {
             let place = problem.at.to_string();
             warn!(%place, "{}", problem.message);
-            self.events.emit("config", &place, "error", problem.message.clone());
+            self.events
+                .emit("config", &place, "error", problem.message.clone());
         }
         self.desired = desired;
     }
@@ -99,7 +100,10 @@ impl Engine {
     /// Host ports somebody asks for by number.
     fn wanted_ports(&self) -> BTreeSet<(Protocol, u16)> {
         let specs = self.desired.containers.values().flat_map(|c| &c.spec.ports);
-        specs.filter_map(|p| Some((p.protocol, p.host?))).flat_map(|(proto, (a, b))| (a..=b).map(move |n| (proto, n))).collect()
+        specs
+            .filter_map(|p| Some((p.protocol, p.host?)))
+            .flat_map(|(proto, (a, b))| (a..=b).map(move |n| (proto, n)))
+            .collect()
     }
 
     fn decide(&self, now: Timestamp) -> Plan {
@@ -123,7 +127,10 @@ impl Engine {
             self.full_pass_at = Instant::now() + full;
         }
         self.wake_at = plan.wake_at.map(|at| {
-            let wait = at.duration_since(now).try_into().unwrap_or(std::time::Duration::ZERO);
+            let wait = at
+                .duration_since(now)
+                .try_into()
+                .unwrap_or(std::time::Duration::ZERO);
             Instant::now() + wait
         });
     }
@@ -155,11 +162,19 @@ impl Engine {
         }
         info!("{}", reconciler::plan::describe(&planned));
         self.in_flight.insert(noun.clone(), now);
-        let (host, wakes, permits) = (Arc::clone(&self.host), self.wakes.clone(), Arc::clone(&self.permits));
+        let (host, wakes, permits) = (
+            Arc::clone(&self.host),
+            self.wakes.clone(),
+            Arc::clone(&self.permits),
+        );
         let action = planned.action;
         tokio::spawn(async move {
             // The semaphore is never closed, so there is a permit for every heavy action in the end.
-            let permit = if is_heavy(&action) { permits.acquire_owned().await.ok() } else { None };
+            let permit = if is_heavy(&action) {
+                permits.acquire_owned().await.ok()
+            } else {
+                None
+            };
             let done = tokio::task::spawn_blocking(move || {
                 let result = execute::run(&host, &action);
                 (action, result)
@@ -167,8 +182,16 @@ impl Engine {
             .await;
             drop(permit);
             let done = match done {
-                Ok((action, result)) => Done { action: Some(action), noun, result },
-                Err(e) => Done { action: None, noun, result: Err(format!("broke off inside wharf: {e}")) },
+                Ok((action, result)) => Done {
+                    action: Some(action),
+                    noun,
+                    result,
+                },
+                Err(e) => Done {
+                    action: None,
+                    noun,
+                    result: Err(format!("broke off inside wharf: {e}")),
+                },
             };
             drop(wakes.send(Wake::Done(done))); // the loop outlives its actions but at its own end
         });
@@ -179,13 +202,21 @@ impl Engine {
         self.in_flight.remove(&done.noun);
         self.dirty = self.dirty.or(touched(&done.noun));
         match done.result {
-            Ok(()) => {
-                self.failures.remove(&done.noun);
-                if let Some(action) = &done.action {
-                    self.events.emit(done.noun.kind(), done.noun.name(), verb(action), "as planned");
-                }
-            }
+            Ok(()) => self.book_success(&done.noun, done.action.as_ref()),
             Err(message) => self.book_failure(done.noun, done.action.as_ref(), message),
+        }
+    }
+
+    fn book_success(&mut self, noun: &Noun, action: Option<&Action>) {
+        self.failures.remove(noun);
+        let Some(action) = action else { return };
+        self.events
+            .emit(noun.kind(), noun.name(), verb(action), "as planned");
+        if let Some((count, message)) = self.repeats.done(action, Timestamp::now()) {
+            self.book_failure(noun.clone(), Some(action), message);
+            if let Some(failure) = self.failures.get_mut(noun) {
+                failure.count = count;
+            }
         }
     }
 
@@ -195,7 +226,16 @@ impl Engine {
         self.events.emit(noun.kind(), noun.name(), "error", reason);
         let count = self.failures.get(&noun).map_or(0, |f| f.count) + 1;
         let (id, of) = action.map_or((None, String::new()), subject);
-        self.failures.insert(noun, Failure { message, id, count, at: Timestamp::now(), of });
+        self.failures.insert(
+            noun,
+            Failure {
+                message,
+                id,
+                count,
+                at: Timestamp::now(),
+                of,
+            },
+        );
     }
 
     fn publish(&mut self, now: Timestamp) {
@@ -203,7 +243,9 @@ impl Engine {
         let mut status = self.status(now);
         status.errors.extend(self.settings_errors.iter().cloned());
         if let Some(error) = &self.ledger_error {
-            status.errors.push(Diagnostic::new(Location::file("."), error.clone()));
+            status
+                .errors
+                .push(Diagnostic::new(Location::file("."), error.clone()));
         }
         status.converged &= status.errors.is_empty();
         let snapshot = Snapshot {
@@ -258,16 +300,33 @@ pub(super) fn empty_status(places: &Places) -> Status {
 
 /// Starts and unpacking cost processor time; stops mostly wait.
 fn is_heavy(action: &Action) -> bool {
-    matches!(action, Action::LoadImage { .. } | Action::PrepareContainer { .. } | Action::StartContainer { .. })
+    matches!(
+        action,
+        Action::LoadImage { .. } | Action::PrepareContainer { .. } | Action::StartContainer { .. }
+    )
 }
 
 /// What an action on a noun can have changed.
 fn touched(noun: &Noun) -> Dirty {
     match noun {
-        Noun::Image(_) => Dirty { images: true, ..Dirty::default() },
-        Noun::Network(_) => Dirty { links: true, ..Dirty::default() },
-        Noun::Firewall => Dirty { firewall: true, ..Dirty::default() },
-        Noun::Container(_) => Dirty { containers: true, links: true, listeners: true, ..Dirty::default() },
+        Noun::Image(_) => Dirty {
+            images: true,
+            ..Dirty::default()
+        },
+        Noun::Network(_) => Dirty {
+            links: true,
+            ..Dirty::default()
+        },
+        Noun::Firewall => Dirty {
+            firewall: true,
+            ..Dirty::default()
+        },
+        Noun::Container(_) => Dirty {
+            containers: true,
+            links: true,
+            listeners: true,
+            ..Dirty::default()
+        },
     }
 }
 
@@ -277,9 +336,9 @@ fn subject(action: &Action) -> (Option<ContainerId>, String) {
         Action::PrepareContainer { instance }
         | Action::StartContainer { instance }
         | Action::RepairAttachments { instance } => (Some(instance.id.clone()), fingerprint(&instance.spec)),
-        Action::UpdateContainer { id, .. } | Action::StopContainer { id, .. } | Action::RemoveContainer { id, .. } => {
-            (Some(id.clone()), String::new())
-        }
+        Action::UpdateContainer { id, .. }
+        | Action::StopContainer { id, .. }
+        | Action::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
         Action::LoadImage { source } => (None, fingerprint(source)),
         Action::ApplyNetwork { network } => (None, fingerprint(network)),
         Action::ApplyFirewall { state } => (None, fingerprint(state)),

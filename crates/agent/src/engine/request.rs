@@ -34,11 +34,22 @@ pub enum Request {
     /// What a pass would do now; nothing is done for it.
     Plan { answer: Answer<Plan> },
     /// Hold it stopped.
-    Stop { name: String, reason: String, answer: Answer<Result<(), Refusal>> },
+    Stop {
+        name: String,
+        reason: String,
+        answer: Answer<Result<(), Refusal>>,
+    },
     /// Lift the hold; run a finished job once more.
-    Start { name: String, answer: Answer<Result<(), Refusal>> },
+    Start {
+        name: String,
+        answer: Answer<Result<(), Refusal>>,
+    },
     /// Stop and start the payload in place.
-    Restart { name: String, grace: Option<Duration>, answer: Answer<Result<(), Refusal>> },
+    Restart {
+        name: String,
+        grace: Option<Duration>,
+        answer: Answer<Result<(), Refusal>>,
+    },
 }
 
 impl Engine {
@@ -77,7 +88,11 @@ impl Engine {
         let name = self.known(name)?;
         let of = fingerprint(&self.ledger.containers[&name].current.spec);
         let mut ledger = self.ledger.clone();
-        ledger.holds.entry(name).or_insert(Hold { reason, at: Timestamp::now(), fingerprint: of });
+        ledger.holds.entry(name).or_insert(Hold {
+            reason,
+            at: Timestamp::now(),
+            fingerprint: of,
+        });
         self.commit(ledger)
     }
 
@@ -109,15 +124,29 @@ impl Engine {
             return reply(answer, Err(Refusal::Busy(noun.to_string())));
         }
         let current = &self.ledger.containers[&name].current;
-        let (id, grace) = (current.id.clone(), grace.unwrap_or(current.spec.stop_grace_period));
-        let signal = current.spec.stop_signal.clone().unwrap_or_else(|| self.image_stop_signal(&current.spec.image.key()));
+        let (id, grace) = (
+            current.id.clone(),
+            grace.unwrap_or(current.spec.stop_grace_period),
+        );
+        let signal = current
+            .spec
+            .stop_signal
+            .clone()
+            .unwrap_or_else(|| self.image_stop_signal(&current.spec.image.key()));
         self.in_flight.insert(noun.clone(), Timestamp::now());
         let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
         tokio::task::spawn_blocking(move || {
-            let result = host.runtime.restart(&id, &signal, grace).map_err(|e| e.to_string());
+            let result = host
+                .runtime
+                .restart(&id, &signal, grace)
+                .map_err(|e| e.to_string());
             reply(answer, result.clone().map_err(Refusal::Failed));
             // The loop outlives every action but at its own end.
-            drop(wakes.send(Wake::Done(Done { action: None, noun, result: Ok(()) })));
+            drop(wakes.send(Wake::Done(Done {
+                action: None,
+                noun,
+                result: Ok(()),
+            })));
         });
     }
 

@@ -20,12 +20,17 @@ pub struct ShimWatches {
 impl ShimWatches {
     /// None yet.
     pub fn new(wakes: UnboundedSender<Wake>) -> Self {
-        Self { wakes, tasks: BTreeMap::new() }
+        Self {
+            wakes,
+            tasks: BTreeMap::new(),
+        }
     }
 
     /// Waits for exactly the shims that are alive by the latest look.
     pub fn follow(&mut self, host: &Host, observed: &Observed) {
-        let Some(containers) = observed.containers.known() else { return };
+        let Some(containers) = observed.containers.known() else {
+            return;
+        };
         let alive = |id: &ContainerId| {
             containers.get(id).and_then(|l| l.known()).is_some_and(|c| {
                 matches!(

@@ -25,7 +25,8 @@ fn shim_reports(path: &Path, wakes: UnboundedSender<Wake>) -> anyhow::Result<()>
         }
         _ => {}
     }
-    let socket = UnixDatagram::bind(path).with_context(|| format!("cannot make the socket {}", path.display()))?;
+    let socket =
+        UnixDatagram::bind(path).with_context(|| format!("cannot make the socket {}", path.display()))?;
     tokio::spawn(async move {
         let mut buffer = [0; 512];
         loop {
@@ -48,10 +49,17 @@ fn kernel_reports(wakes: UnboundedSender<Wake>) -> anyhow::Result<()> {
         .spawn(move || {
             loop {
                 let [a, b] = monitor.fds();
-                let mut fds = [PollFd::new(a, PollFlags::POLLIN), PollFd::new(b, PollFlags::POLLIN)];
+                let mut fds = [
+                    PollFd::new(a, PollFlags::POLLIN),
+                    PollFd::new(b, PollFlags::POLLIN),
+                ];
                 match poll(&mut fds, PollTimeout::NONE) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                    Err(e) => return error!("the wait for kernel notifications failed, only full passes see drift: {e}"),
+                    Err(e) => {
+                        return error!(
+                            "the wait for kernel notifications failed, only full passes see drift: {e}"
+                        );
+                    }
                 }
                 if !report(&mut monitor, &wakes) {
                     return;
