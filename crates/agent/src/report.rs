@@ -47,16 +47,6 @@ impl PlanReport {
     }
 }
 
-/// INTERFACE's table: does this state count as converged?
-pub fn counts_as_converged(c: &ContainerStatus) -> bool {
-    match c.state {
-        State::Running => c.health != "starting" && c.health != "unhealthy",
-        State::Paused | State::Stopped => true,
-        State::Exited => c.exit_code.unwrap_or(0) == 0,
-        State::Pending | State::Creating | State::Removing | State::Backoff | State::Failed => false,
-    }
-}
-
 /// `web: backoff, exited with 1: …`.
 pub fn why_not_converged(c: &ContainerStatus) -> String {
     let mut text = format!("{}: {}", c.name, state_word(c.state));

@@ -86,7 +86,7 @@ impl View<'_> {
         let hold = self.input.ledger.holds.get(name);
         let state = self.state(name, entry, accepted, seen);
         let exit = seen.and_then(|c| c.last_exit.as_ref());
-        let up = seen.filter(|c| is_up(c));
+        let up = seen.filter(|c| runs(c));
         let rejected = entry.and_then(|e| e.rejected.as_ref());
         let rolled_back = rejected.map(|r| RolledBack {
             at: r.at,
@@ -331,6 +331,11 @@ fn named_volumes(spec: &ContainerSpec) -> impl Iterator<Item = &Name> {
         VolumeSource::Named(name) => Some(name),
         VolumeSource::Anonymous | VolumeSource::Bind { .. } | VolumeSource::Tmpfs { .. } => None,
     })
+}
+
+/// Its payload is there: what its last run ended by is of no interest now.
+fn runs(c: &ObservedContainer) -> bool {
+    matches!(c.phase, Phase::Running { .. } | Phase::Paused { .. })
 }
 
 fn is_up(c: &ObservedContainer) -> bool {

@@ -114,11 +114,12 @@ fn what_is_named_is_declared() {
     );
     assert_eq!(desired.errors[0].hint.as_deref(), Some("did you mean front?"));
     assert_eq!(names(&desired.networks), ["default", "front"]);
-    let share = container("web", "network_mode = \"container:db\"");
-    case(
-        &[&share],
-        "a.toml:3:1: container web names container db, which is not declared",
-        &[],
+    let mut share = spec();
+    share.network_mode = NetworkMode::Container("db".parse().unwrap());
+    let desired = coded(vec![("web", share)], Vec::new());
+    assert_eq!(
+        errors(&desired),
+        ["a.toml:1:1: container web names container db, which is not declared"]
     );
     let default = container("web", "networks = [\"default\"]");
     assert_eq!(errors(&files(&[&default])), [""; 0]);
@@ -144,29 +145,44 @@ fn subnets_and_addresses_do_not_meet() {
         ["a.toml:2:1 + a.toml:4:1: subnet 10.1.0.0/16 of network a overlaps 10.1.2.0/24 of network b"]
     );
     assert_eq!(names(&desired.networks), ["c", "default"]);
-    let net = "[network.n]\nsubnet = \"10.1.0.0/24\"\n";
-    let fixed = |name: &str, ip: &str| container(name, &format!("networks = {{ n = {{ ip = \"{ip}\" }} }}"));
+}
+
+#[test]
+fn fixed_addresses_fit_and_are_given_once() {
+    let fixed = |ip: &str| {
+        let mut usage = NetworkUse::new("n".parse().unwrap());
+        usage.ip = Some(ip.parse().unwrap());
+        let mut spec = spec();
+        spec.networks = vec![usage];
+        spec
+    };
     for (ip, what) in [
-        ("10.2.0.5", "is no host address of network n (10.1.0.0/24)"),
-        ("10.1.0.255", "is no host address of network n (10.1.0.0/24)"),
-        ("10.1.0.1", "is the gateway of network n"),
+        ("10.1.0.5", ""),
+        (
+            "10.2.0.5",
+            "a.toml:1:1: address 10.2.0.5 of container web is no host address of network n (10.1.0.0/24)",
+        ),
+        (
+            "10.1.0.255",
+            "a.toml:1:1: address 10.1.0.255 of container web is no host address of network n (10.1.0.0/24)",
+        ),
+        (
+            "10.1.0.1",
+            "a.toml:1:1: address 10.1.0.1 of container web is the gateway of network n",
+        ),
     ] {
-        let desired = files(&[net, &fixed("web", ip)]);
-        assert_eq!(errors(&desired).len(), 1, "{ip}");
-        assert!(
-            errors(&desired)[0].ends_with(&format!("address {ip} of container web {what}")),
-            "{:?}",
-            errors(&desired)
+        assert_eq!(
+            errors(&coded(vec![("web", fixed(ip))], Vec::new())).concat(),
+            what
         );
     }
-    let desired = files(&[
-        net,
-        &fixed("a", "10.1.0.5"),
-        &fixed("b", "10.1.0.5"),
-        &fixed("c", "10.1.0.6"),
-    ]);
+    let (a, b, c) = (fixed("10.1.0.5"), fixed("10.1.0.5"), fixed("10.1.0.6"));
+    let desired = coded(vec![("a", a), ("b", b), ("c", c)], Vec::new());
     assert_eq!(names(&desired.containers), ["c"]);
-    assert!(errors(&desired)[0].contains("address 10.1.0.5 in network n is given to a and b"));
+    assert_eq!(
+        errors(&desired),
+        ["a.toml:1:1 + a.toml:2:1: address 10.1.0.5 in network n is given to a and b"]
+    );
 }
 
 /// Tables whose keys the file format may not take yet.
@@ -202,9 +218,20 @@ fn coded(list: Vec<(&str, ContainerSpec)>, volumes: Vec<(&str, bool)>) -> Desire
             origin: origin(99),
         })
         .collect();
+    let subnet = Some("10.1.0.0/24".parse().unwrap());
+    let network = NetworkSpec {
+        subnet,
+        ..NetworkSpec::default()
+    };
+    let networks = vec![Parsed {
+        name: "n".parse().unwrap(),
+        spec: network,
+        origin: origin(90),
+    }];
     let file = ParsedFile {
         file: "a.toml".to_owned(),
         containers,
+        networks,
         volumes,
         ..ParsedFile::default()
     };

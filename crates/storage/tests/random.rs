@@ -66,7 +66,8 @@ fn member() -> impl Strategy<Value = Member> {
         Spelling::Ustar,
     ]);
     let attribute = prop::option::weighted(0.2, prop::collection::vec(any::<u8>(), 0..40));
-    (what, path(4), any::<u8>(), numbers, spelling, attribute).prop_map(
+    let place = prop_oneof![3 => path(2), 1 => path(4)];
+    (what, place, any::<u8>(), numbers, spelling, attribute).prop_map(
         |(mut member, mut path, how, (mode, uid, gid, mtime), spelling, attribute)| {
             match member.flag {
                 b'w' => {

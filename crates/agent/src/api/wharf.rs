@@ -108,7 +108,7 @@ fn missing(status: &Status, names: &[&str]) -> Vec<String> {
         .containers
         .iter()
         .filter(asked)
-        .filter(|c| !crate::report::counts_as_converged(c))
+        .filter(|c| !reconciler::status::counts(c))
         .map(crate::report::why_not_converged)
         .collect();
     if names.is_empty() && !status.converged {

@@ -137,7 +137,7 @@ async fn until_converged(mut handle: Handle, limit: Duration) -> anyhow::Result<
                 .status
                 .containers
                 .iter()
-                .filter(|c| !report::counts_as_converged(c))
+                .filter(|c| !reconciler::status::counts(c))
             {
                 eprintln!("{}", report::why_not_converged(c));
             }

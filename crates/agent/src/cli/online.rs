@@ -76,7 +76,7 @@ async fn status(client: &Client, name: Option<&str>, json: bool) -> anyhow::Resu
             bail!("no container {name:?}; `wharf status` lists them");
         }
         status.errors.clear();
-        converged = status.containers.iter().all(crate::report::counts_as_converged);
+        converged = status.containers.iter().all(reconciler::status::counts);
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);

@@ -202,7 +202,10 @@ impl Engine {
         if Instant::now() >= self.full_pass_at {
             self.take(Wake::Everything);
         }
-        self.wake_at = None;
+        if self.wake_at.take().is_some_and(|at| at <= Instant::now()) {
+            // Nobody tells that a socket was closed: a wait for a host port ends by the clock.
+            self.dirty.listeners = true;
+        }
         if let Some(wake) = first {
             self.take(wake);
             while let Ok(wake) = self.inbox.try_recv() {

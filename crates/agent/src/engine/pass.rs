@@ -221,6 +221,12 @@ impl Engine {
     }
 
     fn book_failure(&mut self, noun: Noun, action: Option<&Action>, message: String) {
+        // Where it is shown, the noun stands before it.
+        let prefix = format!("{noun}: ");
+        let message = message
+            .strip_prefix(&prefix)
+            .map(str::to_owned)
+            .unwrap_or(message);
         warn!(%noun, "{message}");
         let reason = message.clone();
         self.events.emit(noun.kind(), noun.name(), "error", reason);
