@@ -51,12 +51,12 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
             .load(source, &AtomicBool::new(false))
             .map(drop)
             .map_err(chain),
-        Action::ApplyNetwork { network } => host.net.apply_bridge(network).map_err(chain),
+        Action::ApplyNetwork { network } => guarded(host, host.net.apply_bridge(network).map_err(chain)),
         Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
         Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {
             host.net.remove_firewall().map_err(chain)
         }
-        Action::ApplyFirewall { state } => host.net.apply_firewall(state).map_err(chain),
+        Action::ApplyFirewall { state } => guarded(host, host.net.apply_firewall(state).map_err(chain)),
         Action::PrepareContainer { instance } => host.runtime.prepare(instance).map_err(chain),
         Action::StartContainer { instance } => start(host, instance),
         Action::RepairAttachments { instance } => repair(host, instance),
@@ -78,6 +78,14 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
             host.runtime.remove(id, name).map_err(chain)
         }
     }
+}
+
+/// After what may have turned forwarding on.
+fn guarded(host: &Host, result: Result<(), String>) -> Result<(), String> {
+    let remembered = host
+        .remember_guard()
+        .map_err(|e| format!("cannot note in the run dir that forwarding was off: {e}"));
+    result.and(remembered)
 }
 
 fn start(host: &Host, instance: &Instance) -> Result<(), String> {

@@ -4,10 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use model::paths::Roots;
 use rustix::fs::{FlockOperation, flock};
+
+/// Of 20 ms each.
+const PATIENCE_TRIES: u32 = 250;
 
 /// Held as long as the agent lives; the kernel drops it with the process.
 #[derive(Debug)]
@@ -44,9 +48,10 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open the lock {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !free_within_patience(&mut file) {
         let mut holder = String::new();
-        file.read_to_string(&mut holder)
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_string(&mut holder))
             .with_context(|| format!("cannot read the lock {}", path.display()))?;
         bail!(
             "another agent (pid {}) owns {}; stop it first, or give this one directories of its own with --state-dir and --run-dir",
@@ -59,6 +64,25 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
         .and_then(|_| write!(file, "{}", std::process::id()))
         .with_context(|| format!("cannot write the lock {}", path.display()))?;
     Ok(file)
+}
+
+/// Takes the lock. A killed agent's may live on for a moment in a child it had forked and that was not yet another
+/// program; that is waited for, a holder that is alive is not.
+fn free_within_patience(file: &mut File) -> bool {
+    for _ in 0..PATIENCE_TRIES {
+        if flock(&*file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return true;
+        }
+        let mut holder = String::new();
+        let read = file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_string(&mut holder));
+        if read.is_ok() && Path::new("/proc").join(holder.trim()).exists() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// Makes the run dir this boot's: what another boot left there is dropped before anybody believes it.

@@ -189,9 +189,19 @@ impl Net {
     /// Makes our table hold this, in one transaction from whatever there is.
     ///
     /// Flows to UDP ports that changed are forgotten, so that they follow the change.
+    ///
+    /// Where there are bridges, forwarding is on afterwards: the table that guards it is there first.
     pub fn apply_firewall(&self, state: &FirewallState) -> Result<(), NetError> {
+        let forward = !state.bridges.is_empty() && !self.forwarding()?;
+        if forward {
+            self.guarded.store(true, Ordering::Relaxed);
+        }
         let guarded = self.guarded.load(Ordering::Relaxed);
-        firewall::apply(&mut self.filter(), &mut self.route(), &self.owner, state, guarded)
+        firewall::apply(&mut self.filter(), &mut self.route(), &self.owner, state, guarded)?;
+        if forward {
+            sysctl::ensure(sysctl::FORWARD, 1)?;
+        }
+        Ok(())
     }
 
     /// Removes our table; absent is fine. The host's loopback is closed to our bridges first.

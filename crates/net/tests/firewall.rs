@@ -1,4 +1,5 @@
 //! The table in the kernel: what was applied is read back, what others did to it is seen, what is theirs is untouched.
+#![allow(clippy::unwrap_used)]
 
 mod host;
 
@@ -78,7 +79,8 @@ fn nft_reads_the_table_as_it_was_meant() {
 fn what_nft_writes_down_and_reads_again_is_still_ours() {
     let host = Host::new();
     host.space.run(|| host.net.apply_firewall(&small()).unwrap());
-    host.space.sh("nft list ruleset > /dev/shm/wharf-test-$$; nft flush ruleset; nft -f /dev/shm/wharf-test-$$; e=$?; rm /dev/shm/wharf-test-$$; exit $e");
+    host.space
+        .sh(r#"x="$(nft list ruleset)"; nft flush ruleset; printf '%s\n' "$x" | nft -f -"#);
     // A restored table may differ in how it says a thing: it is whole again after the next apply in any case.
     host.space.run(|| {
         host.net.apply_firewall(&small()).unwrap();
@@ -227,8 +229,8 @@ fn a_thousand_ports_are_one_transaction_and_read_back() {
     let ports = |from: u16, count: u16| {
         let rule = |n: u16| {
             port(
-                if n % 2 == 0 { Tcp } else { Udp },
-                (n % 3 == 0).then_some(HOST),
+                if n.is_multiple_of(2) { Tcp } else { Udp },
+                n.is_multiple_of(3).then_some(HOST),
                 from + n,
                 &web,
                 n + 1,

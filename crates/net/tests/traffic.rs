@@ -1,4 +1,5 @@
 //! Real packets: what must get through, and what must not.
+#![allow(clippy::unwrap_used)]
 
 mod host;
 
@@ -171,6 +172,7 @@ fn a_container_cannot_pose_as_the_hosts_loopback() {
     say(Ipv4Addr::new(127, 0, 0, 2));
     assert!(heard.recv_from(&mut buffer).is_err());
     say(c.ip());
+    heard.set_read_timeout(Some(host::LONG)).unwrap();
     heard.recv_from(&mut buffer).unwrap();
 }
 
@@ -333,4 +335,57 @@ fn forwarding_that_was_off_is_for_our_bridges_alone() {
         again.firewall().unwrap().unwrap();
         assert_eq!(again.forward_guard(), !was_on);
     }
+}
+
+/// Takes a rule out of the table by its comment.
+fn without_rule(host: &Host, chain: &str, comment: &str) {
+    host.space.sh(&format!(
+        "h=$(nft -a list chain inet wharf {chain} | grep -F \"{comment}\" | sed 's/.* handle //' | head -1); nft delete rule inet wharf {chain} handle $h"
+    ));
+}
+
+/// What the tests above say cannot be done can be done as soon as the rule against it is gone: they do look.
+#[test]
+fn every_protection_is_needed() {
+    let host = Host::new();
+    // Else the guard would stand in for a missing rule.
+    host.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    let (front, back, mut closed) = (network("front", 1), network("back", 2), network("closed", 3));
+    closed.internal = true;
+    let all = [&front, &back, &closed];
+    host.apply(&all, Vec::new());
+    let (a, b, c) = (
+        web(&host, &front, 5),
+        web(&host, &back, 5),
+        web(&host, &closed, 5),
+    );
+    let state = host.apply(&all, vec![port(Tcp, Some(LOCALHOST), 8080, &a.at, 80)]);
+    let repair = || host.space.run(|| host.net.apply_firewall(&state).unwrap());
+    serve(&host.space, LOCALHOST, 7000, "secret");
+    serve(&host.neighbour, ANY, 9000, "lan");
+
+    host.neighbour.sh("ip route add 10.88.0.0/16 via 192.0.2.1");
+    without_rule(&host, "forward", "nobody else reaches a container");
+    assert!(ask(&host.neighbour, Tcp, a.ip(), 80).starts_with("web "));
+    assert!(ask(&b.space, Tcp, a.ip(), 80).starts_with("web "));
+    repair();
+    refuse(&host.neighbour, Tcp, a.ip(), 80);
+
+    without_rule(&host, "forward", "an internal network has no way out");
+    without_rule(&host, "forward", "nor in");
+    assert!(ask(&c.space, Tcp, NEIGHBOUR, 9000).starts_with("lan "));
+    repair();
+    refuse(&c.space, Tcp, NEIGHBOUR, 9000);
+
+    route_loopback_to(&b.space, back.gateway);
+    without_rule(&host, "loopback", "do not reach the host's loopback");
+    assert!(ask(&b.space, Tcp, LOCALHOST, 7000).starts_with("secret "));
+    repair();
+    refuse(&b.space, Tcp, LOCALHOST, 7000);
+
+    route_loopback_to(&host.neighbour, HOST);
+    without_rule(&host, "prerouting", "for the host alone");
+    assert!(ask(&host.neighbour, Tcp, LOCALHOST, 8080).starts_with("web "));
+    repair();
+    refuse(&host.neighbour, Tcp, LOCALHOST, 8080);
 }

@@ -5,6 +5,7 @@ mod client;
 mod listing;
 mod offline;
 mod online;
+mod sys;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -223,7 +224,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(DONE)
         }
         Command::Man { dir } => offline::man(Cli::command(), &dir),
-        command => online::run(&places, command),
+        command => {
+            sys::end_with_the_reader();
+            online::run(&places, command)
+        }
     }
 }
 

@@ -323,8 +323,10 @@ fn touched(noun: &Noun) -> Dirty {
             links: true,
             ..Dirty::default()
         },
+        // Links: the look at the forwarding setting is among them.
         Noun::Firewall => Dirty {
             firewall: true,
+            links: true,
             ..Dirty::default()
         },
         Noun::Container(_) => Dirty {

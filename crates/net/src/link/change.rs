@@ -118,3 +118,33 @@ pub(super) fn default_route(route: &mut Netlink, gateway: Ipv4Addr, index: u32) 
     Attr::u32(nl::RTA_OIF, index).write(&mut payload);
     route.request(nl::NEWROUTE, flag::CREATE | flag::REPLACE, &payload)
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_sys::protocols::NETLINK_ROUTE;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_carries_the_kernels_own_words() {
+        let refused = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let mut route = Netlink::open(NETLINK_ROUTE).unwrap();
+            let refused = add_address(&mut route, 1, Ipv4Addr::new(10, 0, 0, 1), 40).unwrap_err();
+            // The conversation goes on after a refusal.
+            add_address(&mut route, 1, Ipv4Addr::new(10, 0, 0, 1), 32).unwrap();
+            refused
+        });
+        let refused = refused.join().unwrap();
+        assert!(refused.is(libc::EINVAL), "{refused:?}");
+        assert!(
+            refused
+                .text
+                .as_ref()
+                .is_some_and(|text| text.contains("prefix length")),
+            "{refused:?}"
+        );
+        assert!(refused.to_string().contains(refused.text.as_deref().unwrap()));
+    }
+}

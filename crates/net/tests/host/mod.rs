@@ -14,9 +14,9 @@ use net::Net;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Long enough that only a packet that was dropped runs into it.
-const PATIENCE: Duration = Duration::from_millis(400);
+pub const PATIENCE: Duration = Duration::from_millis(400);
 /// For what must arrive, on however busy a machine.
-const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(10);
 
 /// A network namespace; gone with its last descriptor.
 pub struct Space(File);
