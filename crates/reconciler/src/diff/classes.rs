@@ -9,7 +9,7 @@ pub enum Class {
     Ports,
     /// The shim is told.
     Shim,
-    /// A new container takes its place; of a network: its device is made anew.
+    /// A new container takes its place.
     Replace,
 }
 
@@ -74,22 +74,10 @@ pub const CONTAINER: &[(&str, Class)] = &[
     ("persistent", Class::Record),
 ];
 
-/// Fields of a network table that do not need its device made anew.
-pub const NETWORK_IN_PLACE: &[&str] = &["range", "internal", "icc", "masquerade", "dns", "masquerade6"];
-
 /// The class of a container's field.
 pub fn of_container(field: &str) -> Class {
     let row = CONTAINER.iter().find(|(name, _)| *name == field);
     row.map_or(Class::Replace, |(_, class)| *class)
-}
-
-/// The class of a network's field.
-pub fn of_network(field: &str) -> Class {
-    if NETWORK_IN_PLACE.contains(&field) {
-        Class::Record
-    } else {
-        Class::Replace
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ pub mod classes;
 
 use model::diagnostic::Location;
 use model::plan::Reason;
-use model::spec::{ContainerSpec, NetworkSpec, Origin};
+use model::spec::{ContainerSpec, Origin};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,11 +37,6 @@ pub fn container(from: &ContainerSpec, to: &ContainerSpec, origin: &Origin) -> V
     } else {
         fields(from, to, origin, class)
     }
-}
-
-/// What changed from one network definition to another.
-pub fn network(from: &NetworkSpec, to: &NetworkSpec, origin: &Origin) -> Vec<Change> {
-    fields(from, to, origin, |field, _, _| classes::of_network(field))
 }
 
 /// The strongest thing the changes ask for.

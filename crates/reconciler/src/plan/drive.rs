@@ -93,6 +93,13 @@ impl<'a> Pass<'a, '_> {
                 return self.unseen(name, why);
             }
         }
+        if self.look_at(old).is_up()
+            && !old.stale
+            && let Err(blocked) = self.way_is_clear(name, new)
+        {
+            // Stopped now, it would only be missed.
+            return self.hold_up(Noun::Container(name.clone()), blocked);
+        }
         let stopped = if self.look_at(old).may_be_live() {
             let Some(stop) = self.stop(name, old, Op::Replace, reasons.clone(), after.clone()) else {
                 return;
@@ -289,6 +296,18 @@ impl<'a> Pass<'a, '_> {
             }
         }
         Ok(after)
+    }
+
+    /// Whether the new one could be started at once, were the old one not there.
+    fn way_is_clear(&self, name: &Name, new: &Accepted) -> Result<(), Blocked> {
+        if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), new) {
+            return Err(blocked);
+        }
+        self.networks_for(new)?;
+        match self.firewall_for(new) {
+            Ready::Waits(why) if !new.attachments.is_empty() => Err(Blocked::wait(why)),
+            Ready::Waits(_) | Ready::Now | Ready::After(_) => Ok(()),
+        }
     }
 
     fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {

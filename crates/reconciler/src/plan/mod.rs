@@ -76,6 +76,7 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.mark_presence();
     pass.forget_containers();
     pass.accept_networks();
+    pass.note_replaced();
     pass.progress_replacements();
     pass.refresh_attachments();
     pass.load_images();

@@ -15,7 +15,6 @@ use model::spec::NetworkSpec;
 use super::resources::uses;
 use super::{Blocked, Pass, Ready};
 use crate::allocate::{address::gateway_of, device, subnet};
-use crate::diff::{self, Class};
 
 impl<'a> Pass<'a, '_> {
     /// Takes up what the files say of networks that are declared or used.
@@ -39,6 +38,22 @@ impl<'a> Pass<'a, '_> {
             {
                 self.networks.insert(name, Ready::Waits(blocked.why.clone()));
                 self.hold_up(noun, blocked);
+            }
+        }
+    }
+
+    /// What was made anew is no longer under replacement once the host shows it.
+    pub(super) fn note_replaced(&mut self) {
+        let Some(links) = self.input.observed.links.known() else {
+            return;
+        };
+        for entry in self.ledger.networks.values_mut() {
+            let (new, old) = (&entry.network, &entry.replacing);
+            let shown = differences(new, links.get(&new.bridge)).is_empty();
+            let left =
+                |o: &BridgeNetwork| o.bridge != new.bridge && links.get(&o.bridge).is_some_and(|l| l.ours);
+            if shown && !old.as_ref().is_some_and(left) {
+                entry.replacing = None;
             }
         }
     }
@@ -72,10 +87,9 @@ impl<'a> Pass<'a, '_> {
         }
         let network = self.decide_network(name, spec, before.as_ref())?;
         let replacing = before.as_ref().and_then(|b| {
-            let anew = |c: &diff::Change| c.class == Class::Replace;
-            let changed = diff::network(&b.spec, spec, &declared.origin).iter().any(anew)
-                || b.network.subnet != network.subnet;
-            b.replacing.clone().or_else(|| changed.then(|| b.network.clone()))
+            let device = |n: &BridgeNetwork| (n.bridge.clone(), n.subnet, n.gateway, n.mtu);
+            let anew = device(&b.network) != device(&network);
+            b.replacing.clone().or_else(|| anew.then(|| b.network.clone()))
         });
         let origin = declared.origin.clone();
         let entry = NetworkEntry {
@@ -247,9 +261,6 @@ impl<'a> Pass<'a, '_> {
             .filter(|o| links.get(&o.bridge).is_some_and(|l| l.ours));
         let old = old.filter(|o| o.bridge != entry.network.bridge || !shown.is_empty());
         if shown.is_empty() && old.is_none() {
-            if let Some(entry) = self.ledger.networks.get_mut(name) {
-                entry.replacing = None;
-            }
             return Ready::Now;
         }
         if entry.gone_since.is_some() && !self.has_live_users(name) {

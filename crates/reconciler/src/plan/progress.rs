@@ -151,7 +151,8 @@ impl Pass<'_, '_> {
                 range: None,
                 ..network.clone()
             };
-            a.bridge != network.bridge
+            let anew = entry.replacing.is_some() && self.input.observed.links.known().is_some();
+            anew || a.bridge != network.bridge
                 || a.prefix != network.subnet.prefix_len()
                 || a.mtu != network.mtu
                 || a.gateway.is_some_and(|g| g != network.gateway)

@@ -184,11 +184,11 @@ fn unchanged(real: &Real, spec: &ContainerSpec, input: &Input<'_>) -> bool {
         s.restart = model::spec::RestartSpec::default();
         s
     };
-    let image = input
-        .observed
-        .images
-        .known()
-        .and_then(|all| all.get(&spec.image.key()));
+    // While the store cannot be seen, a change that was accepted before goes on.
+    let Some(images) = input.observed.images.known() else {
+        return false;
+    };
+    let image = images.get(&spec.image.key());
     fixed(&instance.spec) == fixed(spec) && image.is_none_or(|i| i.id == instance.image.id)
 }
 
