@@ -1,1 +1,24 @@
 //! Whole-agent tests on hosts made of namespaces.
+//!
+//! A [`Host`] is a machine as far as the agent can see: network, mount and host name of its own, a neighbour on a wire,
+//! directories and a cgroup parent of its own. The real `wharf` binary runs on it. Everything goes away with the value,
+//! also when the test panics or is killed. [`leaks`] counts what is left behind; [`images`] makes images without
+//! anybody's tools.
+//!
+//! This crate is test code from end to end: it may panic.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod agent;
+pub mod binary;
+pub mod cgroups;
+pub mod client;
+pub mod host;
+pub mod http;
+pub mod images;
+pub mod leaks;
+pub mod namespace;
+pub mod process;
+pub mod random;
+pub mod survey;
+
+pub use host::{From, Host};

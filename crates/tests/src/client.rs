@@ -1,0 +1,106 @@
+//! The command line as a user has it, run on a host.
+
+use std::ffi::OsStr;
+use std::time::{Duration, Instant};
+
+use model::status::{ContainerStatus, State, Status};
+
+use crate::Host;
+
+/// What a command said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    /// The command succeeded, or a panic with what it said.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+impl Host {
+    /// Runs `wharf ARGS…`.
+    pub fn wharf<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
+        let out = self.wharf_command().args(args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said {
+            code: out.status.code().unwrap_or(-1),
+            stdout: text(&out.stdout),
+            stderr: text(&out.stderr),
+        }
+    }
+
+    /// `wharf status --json`.
+    pub fn status(&self) -> Status {
+        let said = self.wharf(["status", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {said:?}\n{}", self.log_tail(40)))
+    }
+
+    /// Waits until converged, or panics with what is missing.
+    pub fn converge(&self) -> Status {
+        let said = self.wharf(["wait", "--timeout", "60s"]);
+        assert_eq!(said.code, 0, "not converged: {said:?}\n{}", self.evidence());
+        self.status()
+    }
+
+    /// Waits for one container.
+    pub fn wait_for(&self, name: &str) {
+        let said = self.wharf(["wait", name, "--timeout", "60s"]);
+        assert_eq!(
+            said.code,
+            0,
+            "{name} does not come: {said:?}\n{}",
+            self.evidence()
+        );
+    }
+
+    /// One container's row.
+    pub fn container(&self, name: &str) -> ContainerStatus {
+        let status = self.status();
+        let found = status.containers.iter().find(|c| c.name == name);
+        found
+            .unwrap_or_else(|| panic!("no container {name}: {status:#?}"))
+            .clone()
+    }
+
+    /// Asks for the status until it is as wanted; returns it.
+    pub fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let start = Instant::now();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "never {what}: {status:#?}\n{}",
+                self.log_tail(60)
+            );
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    /// Waits until the container is in this state.
+    pub fn until_state(&self, name: &str, state: State) -> ContainerStatus {
+        let is = |s: &Status| s.containers.iter().any(|c| c.name == name && c.state == state);
+        self.until(&format!("{name} {state:?}"), is)
+            .containers
+            .into_iter()
+            .find(|c| c.name == name)
+            .unwrap()
+    }
+}
+
+/// Name and pid of every running container: what a change that matters to nobody must keep.
+pub fn pids(status: &Status) -> std::collections::BTreeMap<String, u32> {
+    status
+        .containers
+        .iter()
+        .filter_map(|c| Some((c.name.clone(), c.pid?)))
+        .collect()
+}

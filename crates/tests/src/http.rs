@@ -1,0 +1,95 @@
+//! The smallest clients: one HTTP request, one datagram, from inside a namespace.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::namespace::Namespace;
+
+/// How long one try may take. Only a failing test waits this long.
+const TRY: Duration = Duration::from_secs(2);
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// `GET` of `http://ADDRESS:PORT/PATH`, once.
+pub fn get(ns: &Namespace, url: &str) -> io::Result<Answer> {
+    let (address, path) = split(url);
+    ns.within(|| {
+        let mut stream = TcpStream::connect_timeout(&address, TRY)?;
+        stream.set_read_timeout(Some(TRY))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)?;
+        parse(&String::from_utf8_lossy(&text))
+    })
+}
+
+fn split(url: &str) -> (SocketAddr, String) {
+    let rest = url
+        .strip_prefix("http://")
+        .unwrap_or_else(|| panic!("{url}: want http://ADDRESS:PORT/"));
+    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if address.contains(':') {
+        address.to_owned()
+    } else {
+        format!("{address}:80")
+    };
+    (
+        address.parse().unwrap_or_else(|e| panic!("{url}: {e}")),
+        format!("/{path}"),
+    )
+}
+
+fn parse(text: &str) -> io::Result<Answer> {
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("no HTTP answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(odd)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .ok_or_else(odd)?;
+    Ok(Answer {
+        status,
+        body: body.to_owned(),
+    })
+}
+
+/// [`get`] again and again until it answers or `limit` has passed: a server that was started a moment ago.
+pub fn get_within(ns: &Namespace, url: &str, limit: Duration) -> io::Result<Answer> {
+    let start = Instant::now();
+    loop {
+        match get(ns, url) {
+            Err(e) if start.elapsed() > limit => return Err(e),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether a TCP connection comes about.
+pub fn reaches(ns: &Namespace, address: &str) -> bool {
+    let address: SocketAddr = address.parse().unwrap();
+    ns.within(|| TcpStream::connect_timeout(&address, Duration::from_millis(700)).is_ok())
+}
+
+/// Sends one datagram and waits for the answer.
+pub fn ask_udp(ns: &Namespace, address: &str, text: &str) -> io::Result<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    ns.within(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(TRY))?;
+        socket.connect(address)?;
+        socket.send(text.as_bytes())?;
+        let mut answer = [0; 1500];
+        let n = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
+    })
+}
