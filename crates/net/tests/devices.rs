@@ -473,3 +473,24 @@ fn the_monitor_tells_of_changes_and_is_quiet_otherwise() {
     let event = told("ip addr del 10.99.0.1/32 dev lan");
     assert!(event.links && !event.overrun, "{event:?}");
 }
+
+/// Who knocks at a published port before its container is there leaves the kernel waiting for an ARP answer, and would
+/// be heard a second later.
+#[test]
+fn an_early_knock_does_not_delay_the_container() {
+    let host = Host::new();
+    let n = network("front", 1);
+    apply(&host, &n);
+    let at = attachment(&n, 5);
+    let neighbour = || host.space.sh(&format!("ip neigh show {} dev wh-front", at.ip));
+    let knock = host.space.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+    knock.send_to(b"early", (at.ip, 80)).unwrap();
+    assert!(neighbour().contains("INCOMPLETE"), "{}", neighbour());
+    let space = Space::new();
+    attach(&host, &space, &at);
+    let known = neighbour();
+    assert!(
+        known.contains(&format!("lladdr {}", at.mac)) && known.contains("REACHABLE"),
+        "{known}"
+    );
+}

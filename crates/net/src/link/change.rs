@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use model::network::MacAddr;
+
 use super::nl;
 use crate::netlink::{Attr, KernelError, Netlink, flag};
 
@@ -117,6 +119,29 @@ pub(super) fn default_route(route: &mut Netlink, gateway: Ipv4Addr, index: u32) 
     Attr::bytes(nl::RTA_GATEWAY, gateway.octets()).write(&mut payload);
     Attr::u32(nl::RTA_OIF, index).write(&mut payload);
     route.request(nl::NEWROUTE, flag::CREATE | flag::REPLACE, &payload)
+}
+
+/// Says where an address of the bridge's subnet is, as an answer to an ARP request would.
+///
+/// A published port is open before its container is attached. Who knocked in between left a request for the address
+/// that nobody answered, and the kernel asks again only after a second: the entry ends that wait.
+pub(super) fn neighbour(
+    route: &mut Netlink,
+    index: u32,
+    ip: Ipv4Addr,
+    mac: MacAddr,
+) -> Result<(), KernelError> {
+    const DST: u16 = 1;
+    const LLADDR: u16 = 2;
+    const REACHABLE: u16 = 0x02;
+    // `struct ndmsg`: family, padding, interface, state, flags, type.
+    let mut payload = vec![libc::AF_INET as u8, 0, 0, 0];
+    payload.extend_from_slice(&index.to_ne_bytes());
+    payload.extend_from_slice(&REACHABLE.to_ne_bytes());
+    payload.extend_from_slice(&[0, 0]);
+    Attr::bytes(DST, ip.octets()).write(&mut payload);
+    Attr::bytes(LLADDR, mac.0).write(&mut payload);
+    route.request(libc::RTM_NEWNEIGH, flag::CREATE | flag::REPLACE, &payload)
 }
 
 #[cfg(test)]
