@@ -54,7 +54,7 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
         Action::ApplyNetwork { network } => guarded(host, host.net.apply_bridge(network).map_err(chain)),
         Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
         Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {
-            host.net.remove_firewall().map_err(chain)
+            guarded(host, host.net.remove_firewall().map_err(chain))
         }
         Action::ApplyFirewall { state } => guarded(host, host.net.apply_firewall(state).map_err(chain)),
         Action::PrepareContainer { instance } => host.runtime.prepare(instance).map_err(chain),
@@ -80,11 +80,11 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
     }
 }
 
-/// After what may have turned forwarding on.
+/// After what may have turned forwarding on, or off again.
 fn guarded(host: &Host, result: Result<(), String>) -> Result<(), String> {
     let remembered = host
         .remember_guard()
-        .map_err(|e| format!("cannot note in the run dir that forwarding was off: {e}"));
+        .map_err(|e| format!("cannot note in the run dir whether forwarding was off: {e}"));
     result.and(remembered)
 }
 

@@ -1,7 +1,7 @@
 //! The host crates of one agent, side by side.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use net::Net;
@@ -16,7 +16,7 @@ pub struct Host {
     pub store: Store,
     pub runtime: Runtime,
     /// There when forwarding was off before us; of this boot, as the setting is.
-    guard: PathBuf,
+    guard: Mutex<PathBuf>,
 }
 
 impl Host {
@@ -30,7 +30,7 @@ impl Host {
         }
         Ok(Arc::new(Self {
             net,
-            guard,
+            guard: Mutex::new(guard),
             store: Store::open(&roots.store()).context("cannot open the image store")?,
             runtime: Runtime::new(roots, &places.cgroup_parent)
                 .context("cannot set up the container runtime")?,
@@ -39,12 +39,20 @@ impl Host {
 }
 
 impl Host {
-    /// Remembers that forwarding is on for our bridges alone, for an agent that finds the table gone.
+    /// Remembers that forwarding is on for our bridges alone, for an agent that finds the table gone; or that it no
+    /// longer is.
     pub fn remember_guard(&self) -> std::io::Result<()> {
-        if self.net.forward_guard() && !self.guard.exists() {
-            std::fs::write(&self.guard, "")?;
-        }
-        Ok(())
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        keep(&guard, self.net.forward_guard())
+    }
+}
+
+/// Makes the file be there, or not.
+fn keep(file: &Path, wanted: bool) -> std::io::Result<()> {
+    match (wanted, file.exists()) {
+        (true, false) => std::fs::write(file, ""),
+        (false, true) => std::fs::remove_file(file),
+        _ => Ok(()),
     }
 }
 
@@ -55,4 +63,19 @@ fn owner(places: &Places) -> String {
         .canonicalize()
         .unwrap_or_else(|_| places.state_dir.clone());
     model::plan::fingerprint(&dir.display().to_string())[..8].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_of_the_guard_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("forward_guard");
+        for wanted in [false, true, true, false, false] {
+            keep(&file, wanted).unwrap();
+            assert_eq!(file.exists(), wanted);
+        }
+    }
 }

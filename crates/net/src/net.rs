@@ -116,21 +116,27 @@ impl Net {
     pub fn apply_bridge(&self, n: &BridgeNetwork) -> Result<(), NetError> {
         link::check_bridge(n)?;
         link::look_at_bridge(&mut self.route(), &self.mark, &n.bridge)?;
+        self.shielded(n)?;
+        link::apply_bridge(&mut self.route(), &self.mark, n)
+    }
+
+    /// Makes the firewall know the bridge, then turns forwarding on.
+    fn shielded(&self, n: &BridgeNetwork) -> Result<(), NetError> {
+        // Held until both are done: a removal of the table turns forwarding off again.
+        let mut filter = self.filter();
         let forwarded = self.forwarding()?;
         if !forwarded {
             self.guarded.store(true, Ordering::Relaxed);
         }
-        self.shield(n)?;
+        self.shield(&mut filter, n)?;
         if !forwarded {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
-        link::apply_bridge(&mut self.route(), &self.mark, n)
+        Ok(())
     }
 
-    /// Makes the firewall know the bridge.
-    fn shield(&self, n: &BridgeNetwork) -> Result<(), NetError> {
-        let mut filter = self.filter();
-        let current = firewall::current(&mut filter, &self.owner)?;
+    fn shield(&self, filter: &mut Netlink, n: &BridgeNetwork) -> Result<(), NetError> {
+        let current = firewall::current(filter, &self.owner)?;
         let wanted = FirewallBridge {
             bridge: n.bridge.clone(),
             subnet: n.subnet.trunc(),
@@ -150,13 +156,7 @@ impl Net {
         state.bridges.retain(|b| b.bridge != n.bridge);
         state.bridges.push(wanted);
         // Still the same hold of the socket: no other change of ours falls between the look and this.
-        firewall::apply(
-            &mut filter,
-            &mut self.route(),
-            &self.owner,
-            &state.sorted(),
-            guarded,
-        )
+        firewall::apply(filter, &mut self.route(), &self.owner, &state.sorted(), guarded)
     }
 
     /// Removes a bridge of ours; absent is fine.
@@ -177,7 +177,8 @@ impl Net {
     }
 
     /// What our table holds, read back from the kernel; none where there is no table, or where its chains, rules or
-    /// sets are not exactly what they must be. An error where the table is somebody else's.
+    /// sets are not exactly what they must be, or where flows to changed UDP ports are to be forgotten yet. An error
+    /// where the table is somebody else's.
     pub fn firewall(&self) -> Result<Option<FirewallState>, NetError> {
         let current = firewall::current(&mut self.filter(), &self.owner)?;
         if current.guarded {
@@ -192,12 +193,14 @@ impl Net {
     ///
     /// Where there are bridges, forwarding is on afterwards: the table that guards it is there first.
     pub fn apply_firewall(&self, state: &FirewallState) -> Result<(), NetError> {
+        // Held until forwarding is on: see `shielded`.
+        let mut filter = self.filter();
         let forward = !state.bridges.is_empty() && !self.forwarding()?;
         if forward {
             self.guarded.store(true, Ordering::Relaxed);
         }
         let guarded = self.guarded.load(Ordering::Relaxed);
-        firewall::apply(&mut self.filter(), &mut self.route(), &self.owner, state, guarded)?;
+        firewall::apply(&mut filter, &mut self.route(), &self.owner, state, guarded)?;
         if forward {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
@@ -205,7 +208,13 @@ impl Net {
     }
 
     /// Removes our table; absent is fine. The host's loopback is closed to our bridges first.
+    ///
+    /// Where forwarding was off before us it is turned off again before its guard goes with the table; from then on
+    /// [`Net::forward_guard`] says no.
     pub fn remove_firewall(&self) -> Result<(), NetError> {
+        let mut filter = self.filter();
+        // Also an answer to whose the table is, before anything is touched.
+        let current = firewall::current(&mut filter, &self.owner)?;
         for link in self
             .look()?
             .0
@@ -214,8 +223,12 @@ impl Net {
         {
             sysctl::ensure(&sysctl::route_localnet(&link.name), 0)?;
         }
-        let elements = firewall::remove(&mut self.filter(), &self.owner)?;
-        firewall::forget(&mut self.filter(), &mut self.route(), &elements)
+        if current.guarded || self.forward_guard() {
+            sysctl::ensure(sysctl::FORWARD, 0)?;
+        }
+        firewall::remove(&mut filter, &mut self.route(), &self.owner)?;
+        self.guarded.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Forwarding was off on this host before us, so what concerns no bridge of ours is not forwarded.

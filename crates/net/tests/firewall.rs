@@ -95,6 +95,7 @@ const DAMAGE: &[(&str, bool)] = &[
     ("nft flush chain inet wharf forward", false),
     ("nft flush chain inet wharf loopback", false),
     ("nft insert rule inet wharf forward accept", false),
+    ("nft 'add table inet wharf { flags dormant; }'", false),
     ("nft add rule inet wharf output counter", false),
     ("nft add chain inet wharf extra", false),
     ("nft add set inet wharf extra '{ type ipv4_addr; }'", false),
@@ -117,6 +118,10 @@ const DAMAGE: &[(&str, bool)] = &[
     ("nft delete element inet wharf internal '{ wh-back }'", true),
     ("nft delete element inet wharf ports_any '{ tcp . 8080 }'", true),
     ("nft flush map inet wharf ports_bound", true),
+    (
+        "nft add element inet wharf stale_udp '{ 0.0.0.0 . 53 . 10.88.1.9 . 53 }'",
+        false,
+    ),
     (
         "nft add element inet wharf ports_any '{ tcp . 22 : 10.88.1.5 . 22 }'",
         false,

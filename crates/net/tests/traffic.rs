@@ -292,6 +292,65 @@ fn a_port_moves_and_udp_flows_move_with_it() {
     }
 }
 
+/// The table as an agent leaves it that was killed between the change of a port and the flows to it.
+#[test]
+fn udp_flows_move_also_when_the_agent_died_over_it() {
+    let host = Host::new();
+    let n = network("front", 1);
+    host.apply(&[&n], Vec::new());
+    let (a, b) = (web(&host, &n, 5), host.container(&n, 6));
+    serve(&b.space, ANY, 80, "new");
+    published(&host, &n, &a);
+    let flow = host.neighbour.run(|| UdpSocket::bind((ANY, 0)).unwrap());
+    flow.connect((HOST, 8080)).unwrap();
+    assert!(talk_long(&flow).starts_with("web "));
+    host.space.sh(
+        "nft 'delete element inet wharf ports_any { udp . 8080 };
+           add element inet wharf ports_any { udp . 8080 comment \"web@wh-front\" : 10.88.1.6 . 80 };
+           add element inet wharf stale_udp { 0.0.0.0 . 8080 . 10.88.1.5 . 80, 0.0.0.0 . 8080 . 10.88.1.6 . 80 }'",
+    );
+    assert!(talk_long(&flow).starts_with("web "), "nothing was to be mended");
+    let wanted = model::firewall::FirewallState {
+        bridges: vec![host::bridge_rule(&n)],
+        ports: vec![port(Tcp, None, 8080, &a.at, 80), port(Udp, None, 8080, &b.at, 80)],
+    };
+    let again = host.space.run(|| net::Net::new("test").unwrap());
+    host.space.run(|| {
+        assert_eq!(again.firewall().unwrap(), None);
+        again.apply_firewall(&wanted).unwrap();
+        assert_eq!(again.firewall().unwrap(), Some(wanted));
+    });
+    assert!(talk_long(&flow).starts_with("new "));
+}
+
+#[test]
+fn forwarding_is_off_again_without_its_guard() {
+    for (was_on, another) in [(false, false), (false, true), (true, false)] {
+        let host = Host::new();
+        let setting = u8::from(was_on);
+        host.space
+            .sh(&format!("echo {setting} > /proc/sys/net/ipv4/ip_forward"));
+        host.apply(&[&network("front", 1)], Vec::new());
+        assert!(host.space.run(|| host.net.forwarding().unwrap()));
+        // One that was just started knows it from the table alone.
+        let new = host.space.run(|| net::Net::new("test").unwrap());
+        let net = if another { &new } else { &host.net };
+        host.space.run(|| net.remove_firewall().unwrap());
+        assert_eq!(host.space.run(|| net.forwarding().unwrap()), was_on);
+        assert!(!net.forward_guard());
+        // What the host does with its forwarding from now on is not wharf's.
+        host.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        host.space.run(|| net.apply_bridge(&network("front", 1)).unwrap());
+        assert!(!net.forward_guard());
+        assert!(
+            !host
+                .space
+                .sh("nft list table inet wharf")
+                .contains("forwarding was off")
+        );
+    }
+}
+
 #[test]
 fn forwarding_that_was_off_is_for_our_bridges_alone() {
     for was_on in [false, true] {

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use model::firewall::FirewallState;
 
 use super::change::{self, Step};
-use super::elements::{self, Elements, UDP};
+use super::elements::{self, Elements, STALE_LEN};
 use super::read::{Found, FoundTable, read};
 use super::render::{render, set};
-use super::table::{Element, Table};
+use super::table::{Element, Set, Table};
 use super::{conntrack, nl};
 use crate::error::{Doing, NetError};
 use crate::netlink::{BatchError, Message, Netlink};
@@ -70,14 +70,23 @@ pub(crate) fn current(filter: &mut Netlink, owner: &str) -> Result<Current, NetE
 }
 
 /// The state, where the table is exactly what that state renders to.
+///
+/// With flows to be forgotten yet it is not, so that it is applied again; but an empty table is, for that one is to be
+/// removed, which forgets them as well.
 fn whole(table: &FoundTable, guarded: bool) -> Option<FirewallState> {
     let state = elements::read(&table.elements)?;
     let wanted = render(&state, guarded);
-    let same = |set: &super::table::Set| table.elements.get(set.name) == Some(&set.elements);
+    let empty = state == FirewallState::default();
+    let same = |set: &Set| {
+        table.elements.get(set.name) == Some(&set.elements) || empty && set.name == set::STALE_UDP
+    };
     (table.has_static_part_of(&wanted) && wanted.sets.iter().all(same)).then_some(state)
 }
 
 /// Makes the table say this, in one transaction; nothing is sent where it does already.
+///
+/// Where UDP ports changed, the same transaction notes them, and a second one takes the note away when their flows are
+/// forgotten: whoever dies in between leaves a table that says what is still to be done.
 pub(crate) fn apply(
     filter: &mut Netlink,
     route: &mut Netlink,
@@ -87,21 +96,44 @@ pub(crate) fn apply(
 ) -> Result<(), NetError> {
     elements::check(state)?;
     let mut earlier = Elements::new();
+    let mut forgotten = BTreeSet::new();
     for _ in 0..TRIES {
         let found = read(filter)?;
         ours(&found, owner)?;
         let kept = found.table.as_ref().is_some_and(FoundTable::is_guarded);
-        let wanted = render(state, guarded || kept);
-        let steps = steps(&found, &wanted, owner);
-        if let Some(table) = found.table {
-            earlier = table.elements;
+        let mut wanted = render(state, guarded || kept);
+        if let Some(table) = &found.table {
+            earlier.clone_from(&table.elements);
         }
-        if !commit(filter, found.generation, steps)? {
+        let stale = stale_udp(&earlier, &wanted, &forgotten);
+        note(&mut wanted, &stale);
+        if !commit(filter, found.generation, steps(&found, &wanted, owner))? {
             continue;
         }
-        return conntrack::forget_flows(filter, route, &changed_udp(&earlier, &wanted));
+        if stale.is_empty() {
+            return Ok(());
+        }
+        conntrack::forget_flows(filter, route, &stale)?;
+        forgotten = stale;
     }
     Err(NetError::Busy { tries: TRIES })
+}
+
+/// UDP ports whose flows are to be forgotten: those that change now, and those noted earlier.
+fn stale_udp(earlier: &Elements, wanted: &Table, forgotten: &BTreeSet<Element>) -> BTreeSet<Element> {
+    let noted = earlier.get(set::STALE_UDP).into_iter().flatten();
+    let mut stale: BTreeSet<Element> = noted
+        .filter(|e| e.key.len() == STALE_LEN && !forgotten.contains(e))
+        .cloned()
+        .collect();
+    stale.extend(changed_udp(earlier, wanted));
+    stale
+}
+
+fn note(table: &mut Table, stale: &BTreeSet<Element>) {
+    for set in table.sets.iter_mut().filter(|s| s.name == set::STALE_UDP) {
+        set.elements.clone_from(stale);
+    }
 }
 
 fn steps(found: &Found, wanted: &Table, owner: &str) -> Vec<Step> {
@@ -131,10 +163,10 @@ fn commit(filter: &mut Netlink, generation: u32, steps: Vec<Step>) -> Result<boo
     }
 }
 
-/// UDP elements that are new, gone, or lead elsewhere.
-fn changed_udp(earlier: &Elements, wanted: &Table) -> Vec<Element> {
+/// UDP ports that are new, gone, or lead elsewhere: where they led and where they lead.
+fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
     let none = BTreeSet::new();
-    let mut out = Vec::new();
+    let mut out = BTreeSet::new();
     for name in [set::BOUND, set::ANY] {
         let before = earlier.get(name).unwrap_or(&none);
         let after = wanted
@@ -142,36 +174,27 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> Vec<Element> {
             .iter()
             .find(|s| s.name == name)
             .map_or(&none, |s| &s.elements);
-        let leads = |e: &Element| (e.key.clone(), e.value.clone());
-        let [was, is] = [before, after].map(|set| set.iter().map(leads).collect::<BTreeSet<_>>());
-        let differs = |e: &&Element| !(was.contains(&leads(e)) && is.contains(&leads(e)));
-        out.extend(
-            before
-                .union(after)
-                .filter(differs)
-                .filter(|e| e.key.first() == Some(&UDP))
-                .cloned(),
-        );
+        let [was, is] =
+            [before, after].map(|set| set.iter().filter_map(elements::stale).collect::<BTreeSet<_>>());
+        out.extend(was.symmetric_difference(&is).cloned());
     }
     out
 }
 
-/// Deletes flows that these rules were in force for; see [`conntrack::forget_flows`].
-pub(crate) fn forget(filter: &mut Netlink, route: &mut Netlink, elements: &Elements) -> Result<(), NetError> {
-    let nothing = render(&FirewallState::default(), false);
-    conntrack::forget_flows(filter, route, &changed_udp(elements, &nothing))
-}
-
-/// Removes the table where it is ours; absent is fine. Gives what was in it.
-pub(crate) fn remove(filter: &mut Netlink, owner: &str) -> Result<Elements, NetError> {
+/// Removes the table where it is ours; absent is fine.
+///
+/// It is emptied first, as [`apply`] does it: a table that is gone says of no flow that it is to be forgotten.
+pub(crate) fn remove(filter: &mut Netlink, route: &mut Netlink, owner: &str) -> Result<(), NetError> {
+    let found = read(filter)?;
+    ours(&found, owner)?;
+    if found.table.is_some() {
+        apply(filter, route, owner, &FirewallState::default(), false)?;
+    }
     for _ in 0..TRIES {
         let found = read(filter)?;
         ours(&found, owner)?;
-        let Some(table) = found.table else {
-            return Ok(Elements::new());
-        };
-        if commit(filter, found.generation, vec![change::delete()])? {
-            return Ok(table.elements);
+        if found.table.is_none() || commit(filter, found.generation, vec![change::delete()])? {
+            return Ok(());
         }
     }
     Err(NetError::Busy { tries: TRIES })

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::elements::UDP;
 use super::nl;
 use super::table::Element;
 use crate::error::{Doing, NetError};
@@ -37,12 +36,15 @@ struct Port {
 }
 
 /// Deletes the flows to these ports: those translated to their containers, and those that reached the host itself.
-pub fn forget_flows(filter: &mut Netlink, route: &mut Netlink, changed: &[Element]) -> Result<(), NetError> {
-    if changed.is_empty() {
-        return Ok(());
-    }
+///
+/// `stale`: elements of the set of that name.
+pub fn forget_flows(
+    filter: &mut Netlink,
+    route: &mut Netlink,
+    stale: &BTreeSet<Element>,
+) -> Result<(), NetError> {
     let doing = || "make UDP flows follow a changed port (connection tracking)".to_owned();
-    let ports: Vec<Port> = changed.iter().filter_map(port).collect();
+    let ports: Vec<Port> = stale.iter().filter_map(port).collect();
     let local: BTreeSet<Ipv4Addr> = link::addresses(route)
         .doing(doing)?
         .into_iter()
@@ -59,19 +61,22 @@ pub fn forget_flows(filter: &mut Netlink, route: &mut Netlink, changed: &[Elemen
 }
 
 fn port(element: &Element) -> Option<Port> {
-    let bound = element.key.len() == 12;
-    let ip = |bytes, at| be32_at(bytes, at).map(Ipv4Addr::from_bits);
+    let end = |at| {
+        let ip = Ipv4Addr::from_bits(be32_at(&element.key, at)?);
+        Some((ip, be16_at(&element.key, at + 4)?))
+    };
+    let (ip, port) = end(0)?;
     Some(Port {
-        ip: if bound { Some(ip(&element.key, 4)?) } else { None },
-        port: be16_at(&element.key, if bound { 8 } else { 4 })?,
-        target: (ip(&element.value, 0)?, be16_at(&element.value, 4)?),
+        ip: Some(ip).filter(|ip| !ip.is_unspecified()),
+        port,
+        target: end(8)?,
     })
 }
 
 fn is_affected(flow: &[u8], ports: &[Port], local: &BTreeSet<Ipv4Addr>) -> Option<bool> {
     let original = find(flow, TUPLE_ORIG)?;
     let protocol = find(find(original, TUPLE_PROTO)?, PROTO_NUM)?;
-    if protocol != [UDP] {
+    if protocol != [libc::IPPROTO_UDP as u8] {
         return Some(false);
     }
     let to = end(original, IP_DST, PROTO_DST_PORT)?;

@@ -12,7 +12,9 @@ use crate::error::NetError;
 use crate::names::check_device;
 
 const TCP: u8 = 6;
-pub const UDP: u8 = 17;
+const UDP: u8 = 17;
+/// Bytes of a key of [`set::STALE_UDP`].
+pub const STALE_LEN: usize = 16;
 
 /// Elements by the name of their set.
 pub type Elements = BTreeMap<String, BTreeSet<Element>>;
@@ -128,7 +130,16 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
             bound.into_iter().map(port).collect(),
         ),
         map(set::ANY, &[Protocol, Port], any.into_iter().map(port).collect()),
+        set(set::STALE_UDP, &[Ipv4, Port, Ipv4, Port], false, BTreeSet::new()),
     ]
+}
+
+/// The UDP port of one of the maps as an element of [`set::STALE_UDP`]; none where it is something else.
+pub fn stale(port: &Element) -> Option<Element> {
+    let (protocol, rest) = port.key.split_at_checked(4)?;
+    let every = if rest.len() == 4 { &[0; 4][..] } else { &[] };
+    let key = [every, rest, &port.value].concat();
+    (protocol[0] == UDP && key.len() == STALE_LEN).then(|| plain(key))
 }
 
 fn plain(key: Vec<u8>) -> Element {

@@ -16,5 +16,5 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::{apply, current, forget, remove};
+pub(crate) use apply::{apply, current, remove};
 pub(crate) use nl::TABLE;

@@ -25,7 +25,10 @@ pub const GETGEN: u16 = 16;
 pub const GEN_ID: u16 = 1;
 
 pub const TABLE_NAME: u16 = 1;
+pub const TABLE_FLAGS: u16 = 2;
 pub const TABLE_USERDATA: u16 = 6;
+/// Its chains are not called.
+pub const TABLE_DORMANT: u32 = 0x1;
 
 pub const CHAIN_TABLE: u16 = 1;
 pub const CHAIN_NAME: u16 = 3;

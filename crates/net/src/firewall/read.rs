@@ -23,6 +23,7 @@ pub struct Found {
 pub struct FoundTable {
     /// The comment in its user data: whose it is.
     pub owner: Option<String>,
+    flags: u32,
     chains: Vec<FoundChain>,
     sets: Vec<FoundSet>,
     pub elements: Elements,
@@ -83,9 +84,10 @@ fn table(filter: &mut Netlink) -> Result<Option<FoundTable>, KernelError> {
         other => other?,
     };
     let Some(reply) = reply else { return Ok(None) };
-    let owner = find(nl::attrs(&reply.payload), nl::TABLE_USERDATA).and_then(nl::read_comment);
+    let attrs = nl::attrs(&reply.payload);
     let mut table = FoundTable {
-        owner,
+        owner: find(attrs, nl::TABLE_USERDATA).and_then(nl::read_comment),
+        flags: read_be32(attrs, nl::TABLE_FLAGS).unwrap_or(0),
         chains: chains(filter)?,
         sets: sets(filter)?,
         ..FoundTable::default()
@@ -191,11 +193,12 @@ fn element(bytes: &[u8]) -> Element {
 }
 
 impl FoundTable {
-    /// Chains, rules and the make of the sets are as they must be; elements are not looked at.
+    /// Chains, rules and the make of the sets are as they must be, and in force; elements are not looked at.
     pub fn has_static_part_of(&self, wanted: &Table) -> bool {
         let chains: BTreeMap<&str, &FoundChain> = self.chains.iter().map(|c| (c.name.as_str(), c)).collect();
         let sets: BTreeMap<&str, &FoundSet> = self.sets.iter().map(|s| (s.name.as_str(), s)).collect();
-        chains.len() == wanted.chains.len()
+        self.flags & nl::TABLE_DORMANT == 0
+            && chains.len() == wanted.chains.len()
             && sets.len() == wanted.sets.len()
             && wanted
                 .chains

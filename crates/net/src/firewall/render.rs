@@ -31,6 +31,10 @@ pub mod set {
     pub const BOUND: &str = "ports_bound";
     /// protocol . host port : address . port
     pub const ANY: &str = "ports_any";
+    /// UDP ports whose flows are to be forgotten yet; no rule looks at it.
+    ///
+    /// host address (0.0.0.0 for all) . host port . address . port
+    pub const STALE_UDP: &str = "stale_udp";
 }
 
 /// Chain that [`guard`] is the last rule of.

@@ -1,9 +1,15 @@
-//! The rendered table as text, and the way from state to elements and back.
+//! The rendered table as text, the way from state to elements and back, and what is left where an apply ends early.
 
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use nix::sched::{CloneFlags, unshare};
+
+use super::apply::{apply, current, remove};
 use super::elements::{self, Elements};
-use super::render::render;
+use super::read::read;
+use super::render::{render, set};
+use crate::netlink::Netlink;
 
 fn state() -> FirewallState {
     let bridge = |name: &str, subnet: &str, masquerade, internal| FirewallBridge {
@@ -83,4 +89,54 @@ fn what_is_not_ours_is_not_read_but_does_not_hide_the_rest() {
     elements.get_mut("ports_any").unwrap().insert(strange);
     assert_eq!(elements::read(&elements), None);
     assert_eq!(elements::salvage(&elements), state());
+}
+
+/// Sockets in a network namespace of their own: nfnetlink, rtnetlink, and one that answers no question for addresses,
+/// so that what needs them ends there.
+fn sockets() -> [Netlink; 3] {
+    let made = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        [NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG].map(|p| Netlink::open(p).unwrap())
+    });
+    made.join().unwrap()
+}
+
+fn stale(filter: &mut Netlink) -> usize {
+    read(filter).unwrap().table.unwrap().elements[set::STALE_UDP].len()
+}
+
+#[test]
+fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
+    let [mut filter, mut route, mut broken] = sockets();
+    let seen = |filter: &mut Netlink| current(filter, "test").unwrap().state;
+    apply(&mut filter, &mut route, "test", &state(), false).unwrap();
+    assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(state()), 0));
+    let mut moved = state();
+    for port in &mut moved.ports {
+        port.target_port += 1;
+    }
+    // The UDP port's old target and its new one; again and again, as long as it fails.
+    for _ in 0..2 {
+        apply(&mut filter, &mut broken, "test", &moved, false).unwrap_err();
+        assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 2));
+    }
+    // Back to what was there: the flows of between are still to be forgotten.
+    apply(&mut filter, &mut broken, "test", &state(), false).unwrap_err();
+    assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 2));
+    apply(&mut filter, &mut route, "test", &moved, false).unwrap();
+    assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(moved), 0));
+}
+
+#[test]
+fn a_removal_that_ended_early_leaves_a_table_to_be_removed() {
+    let [mut filter, mut route, mut broken] = sockets();
+    apply(&mut filter, &mut route, "test", &state(), false).unwrap();
+    for _ in 0..2 {
+        remove(&mut filter, &mut broken, "test").unwrap_err();
+        // Not none, which says that there is nothing to remove.
+        let left = current(&mut filter, "test").unwrap().state;
+        assert_eq!((left, stale(&mut filter)), (Some(FirewallState::default()), 1));
+    }
+    remove(&mut filter, &mut route, "test").unwrap();
+    assert!(read(&mut filter).unwrap().table.is_none());
 }
