@@ -6,13 +6,16 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::SystemTime;
 
 use model::diagnostic::{Diagnostic, Location};
 use model::file::{self, Outcome, Source};
 use model::spec::{ParsedFile, Settings};
 use reconciler::resolve::Broken;
 use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::trail::Trails;
 
 /// The largest file that is read, in bytes: thousands of containers fit, and a mistaken link to a disk image does not.
 const MAX_FILE: u64 = 4 << 20;
@@ -26,19 +29,28 @@ pub struct Contents {
     pub unreadable: Option<Diagnostic>,
     /// The files' texts, for drawing carets.
     pub sources: Vec<Source>,
-    /// Directories a change of which changes the answer: behind symlinks, drop-ins, the directory itself.
-    pub watched: Vec<PathBuf>,
+    /// What a change of which changes the answer: the directory itself, drop-ins, whatever is behind symlinks.
+    pub watched: Trails,
+    /// Which directory it was, and whether any file that counts is in it.
+    pub seen: Option<(Identity, bool)>,
+}
+
+/// A directory as such: another one in its place differs, also where the inode number is used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    made: Option<SystemTime>,
 }
 
 /// Reads every `*.toml` with its drop-ins, in name order.
 pub fn read(dir: &Path) -> Contents {
-    let mut contents = Contents {
-        watched: watched_parents(dir),
-        ..Contents::default()
-    };
+    let mut contents = Contents::default();
+    contents.watched.directory(dir);
     match names(dir) {
         Err(problem) => contents.unreadable = Some(problem),
-        Ok(names) => {
+        Ok((identity, names)) => {
+            contents.seen = Some((identity, !names.is_empty()));
             let whole: Vec<_> = names
                 .iter()
                 .filter_map(|name| read_one(dir, name, &mut contents))
@@ -46,8 +58,6 @@ pub fn read(dir: &Path) -> Contents {
             parse(whole, &mut contents);
         }
     }
-    contents.watched.sort();
-    contents.watched.dedup();
     contents
 }
 
@@ -64,8 +74,8 @@ pub fn read_settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
     }
 }
 
-/// The directory's files that count, sorted.
-fn names(dir: &Path) -> Result<Vec<String>, Diagnostic> {
+/// Which directory it is, and its files that count, sorted.
+fn names(dir: &Path) -> Result<(Identity, Vec<String>), Diagnostic> {
     let whole = |message: String, hint: &str| Diagnostic::new(Location::file("."), message).hint(hint);
     let list = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => whole(
@@ -114,7 +124,12 @@ fn names(dir: &Path) -> Result<Vec<String>, Diagnostic> {
         }
     }
     found.sort();
-    Ok(found)
+    let identity = Identity {
+        device: meta.dev(),
+        inode: meta.ino(),
+        made: meta.created().ok(),
+    };
+    Ok((identity, found))
 }
 
 /// `*.toml`, not hidden and no editor's backup.
@@ -147,7 +162,7 @@ fn parse(whole: Vec<(Source, Vec<Source>)>, contents: &mut Contents) {
 /// Reads one file with its drop-ins; what cannot be read is booked as broken.
 fn read_one(dir: &Path, name: &str, contents: &mut Contents) -> Option<(Source, Vec<Source>)> {
     let path = dir.join(name);
-    contents.watched.extend(link_parents(&path));
+    contents.watched.path(&path);
     let read = source(&path, name).and_then(|main| match main {
         // Vanished between the listing and the look: as if it had never been listed.
         None => Ok(None),
@@ -167,6 +182,7 @@ fn read_one(dir: &Path, name: &str, contents: &mut Contents) -> Option<(Source, 
 fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Source>, Diagnostic> {
     let sub = dir.join(format!("{name}.d"));
     let relative = format!("{name}.d");
+    contents.watched.directory(&sub);
     let entries = match std::fs::read_dir(&sub) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -182,7 +198,6 @@ fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Sourc
     if let Some((message, hint)) = untrusted(&meta, &sub.display().to_string()) {
         return Err(Diagnostic::new(Location::file(relative), message).hint(hint));
     }
-    contents.watched.push(sub.clone());
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
         .filter_map(|e| e.file_name().into_string().ok())
@@ -193,7 +208,7 @@ fn drop_ins(dir: &Path, name: &str, contents: &mut Contents) -> Result<Vec<Sourc
     for drop_in in names {
         let shown = format!("{relative}/{drop_in}");
         let path = sub.join(&drop_in);
-        contents.watched.extend(link_parents(&path));
+        contents.watched.path(&path);
         if let Some(source) = source(&path, &shown)? {
             sources.push(source);
         }
@@ -301,42 +316,6 @@ fn untrusted(meta: &std::fs::Metadata, shown: &str) -> Option<(String, String)> 
     None
 }
 
-/// The directory itself and every directory in which a component of its path could be swapped for another.
-fn watched_parents(dir: &Path) -> Vec<PathBuf> {
-    let mut list = vec![dir.to_owned()];
-    list.extend(link_parents(dir));
-    list.extend(
-        dir.parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .map(Path::to_owned),
-    );
-    if let Ok(real) = dir.canonicalize() {
-        list.extend(real.parent().map(Path::to_owned));
-        list.push(real);
-    }
-    list
-}
-
-/// For a symbolic link: the directories along its chain, in each of which a link can be swapped.
-fn link_parents(path: &Path) -> Vec<PathBuf> {
-    let mut list = Vec::new();
-    let mut current = path.to_owned();
-    for _ in 0..40 {
-        let Ok(target) = std::fs::read_link(&current) else {
-            break;
-        };
-        let parent = current.parent().unwrap_or(Path::new("/")).to_owned();
-        current = parent.join(target);
-        list.push(parent);
-        list.extend(current.parent().map(Path::to_owned));
-        // A directory on the way may be a link itself (`..data` swaps): what it leads to is watched by its own name.
-        if let Some(up) = current.parent().filter(|p| p.is_symlink()) {
-            list.extend(up.parent().map(Path::to_owned));
-        }
-    }
-    list
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,6 +416,6 @@ mod tests {
             Some("other"),
             "{contents:?}"
         );
-        assert!(contents.watched.contains(&sub));
+        assert!(contents.watched.0[&sub.canonicalize().unwrap()].all);
     }
 }

@@ -15,6 +15,7 @@ mod ledger_file;
 mod observe;
 mod places;
 mod report;
+mod trail;
 mod watch;
 
 use std::process::ExitCode;

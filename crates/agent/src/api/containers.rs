@@ -1,6 +1,6 @@
 //! Docker's routes about containers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,37 +15,61 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::filters::Filters;
 use super::problem::Problem;
 use super::wharf::{ask, refreshed};
 use crate::engine::{Answer, Handle, Refusal, Request, Snapshot};
 use crate::report;
 
+/// How long a client waits for a container to get where it wants it, besides the grace of a stop.
+const LIMIT: Duration = Duration::from_secs(60);
+
 type Result<T> = std::result::Result<T, Problem>;
 
-/// `GET /containers/json?all=1`.
-pub async fn list(
-    State(handle): State<Handle>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Result<Json<Value>> {
-    if query.get("filters").is_some_and(|f| !f.is_empty() && f != "{}") {
-        return Err(Problem::bad_request(
-            "filters of containers are not supported yet",
-        ));
-    }
-    let all = query
-        .get("all")
-        .is_some_and(|v| v == "1" || v == "true" || v == "True");
+/// `GET /containers/json`: flags are `1` or `true`, filters JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListQuery {
+    all: String,
+    limit: Option<i64>,
+    filters: String,
+}
+
+/// `GET /containers/json?all=1`. A limit or a filter by status means all states, as in Docker.
+pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) -> Result<Json<Value>> {
+    let filters = Filters::parse(&query.filters, &["id", "label", "name", "status"])?;
+    let limit = query
+        .limit
+        .and_then(|n| usize::try_from(n).ok())
+        .filter(|n| *n > 0);
+    let all = matches!(query.all.as_str(), "1" | "true" | "True") || limit.is_some() || filters.has("status");
     let snapshot = handle.snapshot.borrow().clone();
     let shown =
         |c: &&ContainerStatus| all || matches!(c.state, ContainerState::Running | ContainerState::Paused);
-    let rows = snapshot
-        .status
-        .containers
-        .iter()
-        .filter(shown)
-        .map(|c| row(&snapshot, c))
-        .collect();
-    Ok(Json(Value::Array(rows)))
+    let mut found: Vec<&ContainerStatus> = snapshot.status.containers.iter().filter(shown).collect();
+    found.retain(|c| passes(&filters, &snapshot, c));
+    if let Some(limit) = limit {
+        found.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        found.truncate(limit);
+    }
+    Ok(Json(found.into_iter().map(|c| row(&snapshot, c)).collect()))
+}
+
+/// Docker matches names and ids by a part of them, labels by `KEY` or `KEY=VALUE`.
+fn passes(filters: &Filters, snapshot: &Snapshot, c: &ContainerStatus) -> bool {
+    let labels = entry(snapshot, &c.name).map(|e| &e.current.spec.labels);
+    let labelled = |wanted: &str| {
+        let (key, value) = wanted
+            .split_once('=')
+            .map_or((wanted, None), |(k, v)| (k, Some(v)));
+        labels
+            .and_then(|l| l.get(key))
+            .is_some_and(|is| value.is_none_or(|v| v == is))
+    };
+    filters.fits("name", |v| c.name.contains(v.trim_start_matches('/')))
+        && filters.fits("id", |v| c.id.as_ref().is_some_and(|id| id.starts_with(v)))
+        && filters.fits("status", |v| docker_state(c.state) == v)
+        && filters.all("label", labelled)
 }
 
 fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
@@ -190,7 +214,7 @@ pub async fn start(State(handle): State<Handle>, Path(name): Path<String>) -> Re
         answer,
     })
     .await?;
-    until(&handle, &name, Duration::from_secs(60), |c| match c.state {
+    until(&handle, &name, LIMIT, |c| match c.state {
         ContainerState::Running | ContainerState::Exited => Some(Ok(())),
         ContainerState::Failed | ContainerState::Backoff => Some(Err(report::why_not_converged(c))),
         _ => None,
@@ -243,7 +267,7 @@ pub async fn stop(
     .await
 }
 
-/// `POST /containers/NAME/restart`.
+/// `POST /containers/NAME/restart`. What is under way with it ends first.
 pub async fn restart(
     State(handle): State<Handle>,
     Path(name): Path<String>,
@@ -252,13 +276,27 @@ pub async fn restart(
     let snapshot = refreshed(&handle, false).await?;
     let name = find(&snapshot, &name)?.name.clone();
     let grace = query.grace();
-    decided(&handle, |answer| Request::Restart {
-        name: name.clone(),
-        grace,
-        answer,
-    })
-    .await?;
-    until(&handle, &name, Duration::from_secs(60), |c| match c.state {
+    let deadline = Instant::now() + LIMIT;
+    let mut passes = handle.snapshot.clone();
+    loop {
+        passes.mark_unchanged();
+        let decision = decision(&handle, |answer| Request::Restart {
+            name: name.clone(),
+            grace,
+            answer,
+        });
+        match decision.await? {
+            // Each action's end is followed by a pass.
+            Err(Refusal::Busy(_)) if Instant::now() < deadline => {
+                let changed = tokio::time::timeout_at(deadline, passes.changed()).await;
+                if let Ok(Err(_)) = changed {
+                    return Err(Problem::leaving());
+                }
+            }
+            decided => break decided?,
+        }
+    }
+    until(&handle, &name, LIMIT, |c| match c.state {
         ContainerState::Running => Some(Ok(())),
         ContainerState::Failed => Some(Err(report::why_not_converged(c))),
         _ => None,
@@ -295,14 +333,21 @@ pub async fn kill(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Has the loop take a decision.
+/// Has the loop take a decision, which has to be a good one.
 async fn decided(
     handle: &Handle,
     request: impl FnOnce(Answer<std::result::Result<(), Refusal>>) -> Request,
 ) -> Result<()> {
+    Ok(decision(handle, request).await??)
+}
+
+async fn decision(
+    handle: &Handle,
+    request: impl FnOnce(Answer<std::result::Result<(), Refusal>>) -> Request,
+) -> Result<std::result::Result<(), Refusal>> {
     let (answer, done) = oneshot::channel();
     ask(handle, request(answer))?;
-    Ok(done.await.map_err(|_| Problem::leaving())??)
+    done.await.map_err(|_| Problem::leaving())
 }
 
 /// Waits for a container to get where `verdict` says; 204.

@@ -1,13 +1,9 @@
 //! Docker's routes about the engine itself.
 
-use std::collections::HashMap;
-
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use model::event::Event;
 use serde_json::{Value, json};
 
 use crate::engine::Handle;
@@ -85,43 +81,4 @@ fn docker_arch() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// `GET /events`: Docker's stream of events, live. `until` is not supported yet.
-pub async fn events(State(handle): State<Handle>, Query(query): Query<HashMap<String, String>>) -> Response {
-    if let Some(key) = ["until", "filters"]
-        .iter()
-        .find(|k| query.get(**k).is_some_and(|v| !v.is_empty() && v != "{}"))
-    {
-        return super::problem::Problem::bad_request(format!(
-            "the query {key:?} of events is not supported yet"
-        ))
-        .into_response();
-    }
-    let (_, live) = handle.events.follow();
-    let live = tokio_stream::wrappers::BroadcastStream::new(live);
-    let lines = tokio_stream::StreamExt::filter_map(live, |event| {
-        let mut text = serde_json::to_vec(&as_docker(&event.ok()?)).ok()?;
-        text.push(b'\n');
-        Some(Ok::<_, std::convert::Infallible>(text))
-    });
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(lines),
-    )
-        .into_response()
-}
-
-/// An event in Docker's words (Engine API, SystemEvents).
-fn as_docker(event: &Event) -> Value {
-    let mut attributes = event.attributes.clone();
-    attributes.insert("name".to_owned(), event.name.clone());
-    json!({
-        "Type": event.kind,
-        "Action": event.what,
-        "Actor": { "ID": event.name, "Attributes": attributes },
-        "scope": "local",
-        "time": event.time.as_second(),
-        "timeNano": i64::try_from(event.time.as_nanosecond()).unwrap_or(i64::MAX),
-    })
 }

@@ -119,7 +119,7 @@ fn decide(query: &LogsQuery) -> Result<Wanted, Problem> {
 }
 
 /// Seconds since 1970 with an optional fraction, or RFC 3339.
-fn seconds(text: &str) -> Option<Timestamp> {
+pub(super) fn seconds(text: &str) -> Option<Timestamp> {
     if let Ok(time) = text.parse() {
         return Some(time);
     }

@@ -2,6 +2,8 @@
 
 mod containers;
 mod docker;
+mod events;
+mod filters;
 mod logs;
 mod problem;
 mod wharf;
@@ -82,7 +84,7 @@ fn router(handle: Handle) -> Router {
         .route("/_ping", get(docker::ping).head(docker::ping))
         .route("/version", get(docker::version))
         .route("/info", get(docker::info))
-        .route("/events", get(docker::events))
+        .route("/events", get(events::events))
         .route("/containers/json", get(containers::list))
         .route("/containers/{name}/json", get(containers::inspect))
         .route("/containers/{name}/logs", get(logs::logs))

@@ -27,13 +27,6 @@ pub async fn status(State(handle): State<Handle>) -> Result<Json<Status>> {
 /// What a pass would do now.
 pub async fn plan(State(handle): State<Handle>) -> Result<Json<PlanReport>> {
     let (answer, plan) = oneshot::channel::<Plan>();
-    ask(
-        &handle,
-        Request::Refresh {
-            whole: false,
-            answer: oneshot::channel().0,
-        },
-    )?;
     ask(&handle, Request::Plan { answer })?;
     let plan = plan.await.map_err(|_| Problem::leaving())?;
     Ok(Json(PlanReport::of(&plan)))

@@ -208,6 +208,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
     let places = cli.places;
+    if !matches!(cli.command, Command::Agent(_)) {
+        sys::end_with_the_reader();
+    }
     match cli.command {
         Command::Agent(args) => agent::run(places, args.once.then_some(args.timeout)),
         Command::Validate { dir, json } => {
@@ -224,10 +227,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(DONE)
         }
         Command::Man { dir } => offline::man(Cli::command(), &dir),
-        command => {
-            sys::end_with_the_reader();
-            online::run(&places, command)
-        }
+        command => online::run(&places, command),
     }
 }
 

@@ -48,11 +48,11 @@ fn plural(n: usize, word: &str) -> String {
 /// `wharf plan --offline [DIR]`: against a host where nothing is.
 pub fn plan(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
     let (contents, desired) = read(dir, settings);
-    if !desired.errors.is_empty() {
-        print!(
-            "{}",
-            model::file::render(&desired.errors, &contents.sources, colour())
-        );
+    let told = model::file::render(&desired.errors, &contents.sources, colour() && !json);
+    if json {
+        eprint!("{told}");
+    } else {
+        print!("{told}");
     }
     let mut observed = observe::blank();
     observed.images = Look::Known(Default::default());
@@ -75,6 +75,13 @@ pub fn plan(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
     };
     let plan = reconciler::plan::plan(&input, &mut engine::fresh_id);
     let code = print_plan(&PlanReport::of(&plan), json)?;
+    if !desired.errors.is_empty() {
+        eprintln!(
+            "error: {} in {}",
+            plural(desired.errors.len(), "error"),
+            dir.display()
+        );
+    }
     Ok(if desired.errors.is_empty() { code } else { FAILED })
 }
 

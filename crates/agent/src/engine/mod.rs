@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 pub use request::{Answer, Refusal, Request};
 
+use crate::config_dir::Identity;
 use crate::events::Events;
 use crate::host::Host;
 use crate::observe::{self, Dirty};
@@ -89,6 +90,8 @@ pub struct Engine {
     wakes: UnboundedSender<Wake>,
     inbox: UnboundedReceiver<Wake>,
     watch: Watch,
+    /// The directory that last held files.
+    config_dir: Option<Identity>,
     published: watch::Sender<Arc<Snapshot>>,
     desired: Desired,
     settings_errors: Vec<Diagnostic>,
@@ -149,6 +152,7 @@ impl Engine {
             wakes,
             inbox,
             watch,
+            config_dir: None,
             published,
             desired: Desired::default(),
             settings_errors: Vec::new(),
@@ -205,6 +209,8 @@ impl Engine {
         if self.wake_at.take().is_some_and(|at| at <= Instant::now()) {
             // Nobody tells that a socket was closed: a wait for a host port ends by the clock.
             self.dirty.listeners = true;
+            // And before anything is removed, whether it is still unwished is looked at afresh.
+            self.files_dirty = true;
         }
         if let Some(wake) = first {
             self.take(wake);

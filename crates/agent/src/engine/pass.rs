@@ -11,15 +11,20 @@ use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::observed::Look;
 use model::plan::{Plan, Planned, fingerprint};
+use model::spec::Settings;
 use model::status::Status;
 use reconciler::plan::Input;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Done, Engine, Snapshot, Wake, fresh_id};
+use crate::config_dir::Contents;
 use crate::observe::{self, Dirty};
 use crate::places::Places;
 use crate::{config_dir, events, execute, ledger_file};
+
+/// How often the config dir is read in one pass while what has to be watched changes.
+const MAX_READS: usize = 8;
 
 impl Engine {
     /// From what woke us to actions under way and a fresh status.
@@ -45,14 +50,30 @@ impl Engine {
         }
     }
 
+    /// Reads until nothing can have happened between a look and the watch on what it found.
     fn read_files(&mut self) {
-        let (settings, settings_errors) = match config_dir::read_settings(&self.places.settings) {
+        for _ in 0..MAX_READS {
+            let settings = config_dir::read_settings(&self.places.settings);
+            let mut contents = config_dir::read(&self.places.config_dir);
+            contents.watched.path(&self.places.settings);
+            let news = self.watch.arm(&contents.watched);
+            if !news {
+                return self.take_files(settings, contents);
+            }
+        }
+        // Somebody changes it all the time: what is watched by now tells of the next change.
+        let settings = config_dir::read_settings(&self.places.settings);
+        let contents = config_dir::read(&self.places.config_dir);
+        self.take_files(settings, contents);
+    }
+
+    fn take_files(&mut self, settings: Result<Settings, Vec<Diagnostic>>, mut contents: Contents) {
+        let (settings, settings_errors) = match settings {
             Ok(settings) => (settings, Vec::new()),
             Err(errors) => (self.desired.settings.clone(), errors),
         };
         self.settings_errors = settings_errors;
-        let contents = config_dir::read(&self.places.config_dir);
-        self.watch.arm(&contents.watched);
+        self.beware_of_another_directory(&mut contents);
         let before: BTreeSet<Diagnostic> = self.desired.errors.iter().cloned().collect();
         let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
         if let Some(problem) = contents.unreadable {
@@ -66,6 +87,28 @@ impl Engine {
                 .emit("config", &place, "error", problem.message.clone());
         }
         self.desired = desired;
+    }
+
+    /// An empty directory is a valid wish, but not where it took the place of one with files: somebody is at work
+    /// there, or something is not mounted.
+    fn beware_of_another_directory(&mut self, contents: &mut Contents) {
+        let Some((now, has_files)) = contents.seen.take() else {
+            return;
+        };
+        if has_files {
+            self.config_dir = Some(now);
+            return;
+        }
+        let kept = !self.ledger.containers.is_empty() || !self.ledger.networks.is_empty();
+        if kept && self.config_dir.as_ref().is_some_and(|before| *before != now) {
+            let message = format!(
+                "the config dir {} is another directory than before and holds no files; nothing is removed meanwhile",
+                self.places.config_dir.display()
+            );
+            let hint =
+                "put the files there; to have everything removed, add a file without tables, `none.toml`";
+            contents.unreadable = Some(Diagnostic::new(Location::file("."), message).hint(hint));
+        }
     }
 
     async fn look(&mut self) {

@@ -31,7 +31,7 @@ pub type Answer<T> = oneshot::Sender<T>;
 pub enum Request {
     /// Read the directory as it is now and decide; answered once that was done.
     Refresh { whole: bool, answer: Answer<()> },
-    /// What a pass would do now; nothing is done for it.
+    /// What a pass would do now, with the directory as it is.
     Plan { answer: Answer<Plan> },
     /// Hold it stopped.
     Stop {
@@ -63,7 +63,10 @@ impl Engine {
                 }
                 self.after_pass.push(answer);
             }
-            Request::Plan { answer } => self.plan_requests.push(answer),
+            Request::Plan { answer } => {
+                self.files_dirty = true;
+                self.plan_requests.push(answer);
+            }
             Request::Stop { name, reason, answer } => reply(answer, self.hold(&name, reason)),
             Request::Start { name, answer } => reply(answer, self.release(&name)),
             Request::Restart { name, grace, answer } => self.restart(&name, grace, answer),
