@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Failure, Failures, Noun};
 use model::desired::Desired;
 use model::image::ImageSource;
-use model::ledger::{Hold, Ledger};
+use model::ledger::{Hold, Ledger, ReplacePhase};
 use model::name::{ContainerId, Name};
 use model::observed::{ForeignAddress, Listener, Look, Observed, ObservedLink, Phase};
 use model::plan::{Plan, fingerprint};
@@ -382,4 +382,117 @@ fn an_image_with_other_content_replaces_the_container() {
         case.ledger.containers["web"].current.attachments[0].ip, old_address.ip,
         "it keeps its address"
     );
+}
+
+/// A replacement whose switch is decided, and waits for the firewall with the old one still running.
+fn about_to_switch() -> Case {
+    let mut case = Case::new().ports(8080);
+    case.settle();
+    case.spec.command = Some(vec!["other".to_owned()]);
+    let mut case = case.ports(8081);
+    let prepare = case.plan();
+    case.host
+        .apply(&prepare.actions[0].action, case.now, false)
+        .unwrap();
+    case.ledger = prepare.ledger;
+    case.busy.insert(Noun::Firewall);
+    case.ledger = case.plan().ledger;
+    assert_eq!(phase(&case), Some(ReplacePhase::Switching));
+    assert!(case.plan().actions.is_empty());
+    case
+}
+
+fn phase(case: &Case) -> Option<ReplacePhase> {
+    case.ledger.containers["web"].next.as_ref().map(|n| n.phase)
+}
+
+#[test]
+fn a_switch_that_was_not_begun_is_called_off_when_the_table_changes_back() {
+    let mut case = about_to_switch();
+    let old = case.id();
+    case.spec.command = None;
+    // Not all as it was: what differs now needs no other container.
+    case.spec.labels.insert("a".to_owned(), "b".to_owned());
+    let mut case = case.ports(8080);
+    case.busy.clear();
+    case.settle();
+    assert_eq!((case.id(), phase(&case)), (old.clone(), None));
+    assert_eq!(case.host.containers[&old].seen.run_no, 1, "it was never stopped");
+    assert_eq!(case.host.containers.len(), 1);
+}
+
+#[test]
+fn nothing_is_stopped_for_an_image_that_is_being_changed() {
+    let mut case = about_to_switch();
+    case.busy.clear();
+    case.host.store.clear();
+    let plan = case.plan();
+    let stops = |plan: &Plan| {
+        let stop = |p: &model::plan::Planned| matches!(p.action, Action::StopContainer { .. });
+        plan.actions.iter().any(stop)
+    };
+    assert!(!stops(&plan), "{:?}", lines(&plan));
+    case.settle();
+    assert_eq!(case.ledger.containers["web"].current.spec, case.spec);
+    assert_eq!(case.host.containers.len(), 1);
+}
+
+#[test]
+fn what_is_wanted_now_takes_the_place_of_a_replacement_the_old_one_was_stopped_for() {
+    let mut case = about_to_switch();
+    let old = case.id();
+    case.host.end(&old, case.now, 143, true, Phase::Exited);
+    case.spec.command = Some(vec!["bad".to_owned()]);
+    case.busy.clear();
+    let plan = case.plan();
+    let entry = &plan.ledger.containers["web"];
+    assert_eq!(entry.current.id, old, "kept in case the new one fails");
+    let next = entry.next.as_ref().unwrap();
+    assert_eq!(
+        (next.phase, &next.accepted.spec),
+        (ReplacePhase::Switching, &case.spec)
+    );
+    case.spec = entry.current.spec.clone();
+    case.settle();
+    assert_eq!(
+        (case.id(), phase(&case)),
+        (old.clone(), None),
+        "or it is taken back"
+    );
+    assert!(case.host.containers[&old].running());
+}
+
+#[test]
+fn a_container_leaves_a_network_that_waits_for_it() {
+    let net = |octet| NetworkSpec {
+        subnet: Some(format!("10.80.{octet}.0/24").parse().unwrap()),
+        ..NetworkSpec::default()
+    };
+    let mut case = Case::new();
+    case.network = Some(net(0));
+    case.spec.networks = vec![NetworkUse::new(name("n"))];
+    case.spec.networks[0].ip = Some("10.80.0.100".parse().unwrap());
+    case.settle();
+    case.network = Some(net(1));
+    case.spec.networks[0].ip = None;
+    case.settle();
+    let current = &case.ledger.containers["web"].current;
+    assert!(current.attachments[0].ip.to_string().starts_with("10.80.1."));
+    assert!(case.host.containers[&current.id].running());
+}
+
+#[test]
+fn a_finished_job_runs_again_when_its_policy_says_always() {
+    let mut case = Case::new();
+    case.spec.restart.policy = RestartPolicy::No;
+    case.settle();
+    let id = case.id();
+    case.host.end(&id, case.now, 0, false, Phase::Exited);
+    case.settle();
+    case.spec.restart.policy = RestartPolicy::OnFailure;
+    assert!(case.settle().is_empty());
+    assert!(!case.host.containers[&id].running(), "it did not fail");
+    case.spec.restart.policy = RestartPolicy::Always;
+    case.settle();
+    assert!(case.host.containers[&id].running());
 }

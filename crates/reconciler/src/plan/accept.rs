@@ -48,6 +48,7 @@ impl<'a> Pass<'a, '_> {
             }
         }
         self.settle_claims(movers);
+        self.give_up_ports();
         self.find_blocked();
     }
 
@@ -61,33 +62,62 @@ impl<'a> Pass<'a, '_> {
         let Some(mut entry) = self.ledger.containers.get(name).cloned() else {
             return self.new_one(name, declared, image, 1, Kind::New).map(Some);
         };
-        if self.is_taken_back(&entry, &declared.spec, image) {
-            entry.next = None;
-        }
+        let old = self.look_at(&entry.current);
+        let mut stopped_for_it = false;
         if let Some(next) = &mut entry.next {
             let wanted = same(&next.accepted, &declared.spec, image);
+            if next.phase == ReplacePhase::Switching && !self.look_at(&next.accepted).may_be_live() {
+                if old.is_up() {
+                    // Nothing was done yet: whether it is to be done is decided afresh.
+                    next.phase = ReplacePhase::Preparing;
+                }
+                stopped_for_it = !wanted && !old.may_be_live();
+            }
             match next.phase {
-                ReplacePhase::Switching | ReplacePhase::Reverting => return Ok(None),
                 ReplacePhase::Preparing if wanted => {
                     next.accepted.origin.clone_from(&declared.origin);
                     self.ledger.containers.insert(name.clone(), entry);
-                    return Ok(self.switch_when_prepared(name));
+                    return self.switch_to_wanted(name, declared, image);
                 }
-                ReplacePhase::Preparing => entry.next = None,
+                ReplacePhase::Preparing => {}
+                ReplacePhase::Switching if stopped_for_it => {}
+                ReplacePhase::Switching | ReplacePhase::Reverting => return Ok(None),
             }
+            entry.next = None;
         }
         self.ledger.containers.insert(name.clone(), entry.clone());
-        self.changed(name, declared, image, entry)
+        let mover = self.changed(name, declared, image, entry)?;
+        match mover {
+            Some(mover) if stopped_for_it => self.instead(mover).map(Some),
+            mover => Ok(mover),
+        }
     }
 
-    /// The change was withdrawn while the old one still ran, untouched.
-    fn is_taken_back(&self, entry: &ContainerEntry, spec: &ContainerSpec, image: Option<&Image>) -> bool {
-        entry.next.as_ref().is_some_and(|next| {
-            next.phase == ReplacePhase::Switching
-                && same(&entry.current, spec, image)
-                && self.look_at(&entry.current).is_up()
-                && !self.look_at(&next.accepted).may_be_live()
-        })
+    /// A running one is not stopped while the image is not there: the one to come may be another one, or the old one's.
+    fn switch_to_wanted(
+        &mut self,
+        name: &Name,
+        declared: &Declared<ContainerSpec>,
+        image: Option<&Image>,
+    ) -> Result<Option<Mover>, Blocked> {
+        match self.switch_when_prepared(name) {
+            // While the store cannot be seen, what was decided by it before goes on.
+            Some(mover)
+                if mover.is_switch() && image.is_none() && self.input.observed.images.known().is_some() =>
+            {
+                Err(self.waits_for_image(&declared.spec.image.key()))
+            }
+            mover => Ok(mover),
+        }
+    }
+
+    /// The old one was stopped for a replacement that is not wanted any more: the one that is takes its place, and
+    /// the old one is kept in case, as before.
+    fn instead(&mut self, mover: Mover) -> Result<Mover, Blocked> {
+        if mover.is_direct() && mover.accepted.image.is_none() {
+            return Err(self.waits_for_image(&mover.accepted.spec.image.key()));
+        }
+        Ok(mover.keeping_the_old_one())
     }
 
     fn changed(
@@ -127,6 +157,12 @@ impl<'a> Pass<'a, '_> {
         if strongest == Some(Class::Shim) {
             accepted.rev += 1;
         }
+        if before.finished && before.spec.restart.policy != declared.spec.restart.policy {
+            // Whether its end was the job's is for the new policy to say.
+            accepted.finished = false;
+            accepted.finished_run = None;
+            self.settle(&mut accepted);
+        }
         if accepted.image.is_none() {
             set_image(&mut accepted, image);
         }
@@ -150,10 +186,12 @@ impl<'a> Pass<'a, '_> {
         mut entry: ContainerEntry,
     ) -> Result<Option<Mover>, Blocked> {
         let wanted = definition(&declared.spec, image.and_then(|i| i.id.as_ref()));
-        if entry.rejected.as_ref().is_some_and(|r| r.fingerprint == wanted) {
+        let sight = self.look_at(&entry.current);
+        // Where the one before cannot run any more, there is nothing left to be kept from it.
+        let homeless = !sight.may_be_live() && entry.current.attachments.iter().any(|a| self.is_misplaced(a));
+        if !homeless && entry.rejected.as_ref().is_some_and(|r| r.fingerprint == wanted) {
             return Ok(None);
         }
-        let sight = self.look_at(&entry.current);
         if let Sight::Unknown(why) = sight {
             return Err(Blocked::wait(format!(
                 "the one to be replaced cannot be looked at: {why}"

@@ -8,10 +8,11 @@ use std::net::Ipv4Addr;
 
 use model::action::Noun;
 use model::firewall::{PortRule, Protocol};
-use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
+use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement};
 use model::name::Name;
 use model::observed::overlaps;
 
+use super::firewall::effective;
 use super::gates::LOOK_AGAIN;
 use super::{Blocked, Mutation, Pass};
 
@@ -24,7 +25,7 @@ pub(super) enum Kind {
     InPlace,
     /// Nothing runs that it replaces.
     Direct,
-    /// It is prepared: the old one is stopped for it.
+    /// The old one is, or was, stopped for it, and is kept in case.
     Switch,
 }
 
@@ -43,6 +44,22 @@ impl Mover {
             accepted,
             kind,
         }
+    }
+
+    pub(super) fn is_switch(&self) -> bool {
+        self.kind == Kind::Switch
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.kind == Kind::Direct
+    }
+
+    /// Where it would take the place of one that does not run, that one is taken back should it fail.
+    pub(super) fn keeping_the_old_one(mut self) -> Self {
+        if self.is_direct() {
+            self.kind = Kind::Switch;
+        }
+        self
     }
 }
 
@@ -75,10 +92,17 @@ impl Taken {
         }
     }
 
+    fn port_of(&self, name: &Name, rule: &PortRule) -> Option<&Name> {
+        let at = self.ports.get(&(rule.protocol, rule.host_port))?;
+        let mut others = at.iter().filter(|(_, by)| by != name);
+        others
+            .find(|(ip, _)| overlaps(*ip, rule.host_ip))
+            .map(|(_, by)| by)
+    }
+
     fn by_another(&self, name: &Name, accepted: &Accepted) -> Option<(String, Name)> {
         let port = |rule: &PortRule| {
-            let mut at = self.ports.get(&(rule.protocol, rule.host_port))?.iter();
-            let (_, by) = at.find(|(ip, by)| by != name && overlaps(*ip, rule.host_ip))?;
+            let by = self.port_of(name, rule)?;
             Some((
                 format!("host port {}/{}", rule.host_port, rule.protocol),
                 by.clone(),
@@ -187,14 +211,39 @@ impl Pass<'_, '_> {
         }
     }
 
+    /// What goes back to the old one may find ports of it with others, who took them while it was to be replaced:
+    /// those are theirs until they let go.
+    pub(super) fn give_up_ports(&mut self) {
+        let switching = |e: &ContainerEntry| {
+            e.next
+                .as_ref()
+                .is_some_and(|n| n.phase == ReplacePhase::Switching)
+        };
+        let before = self.input.ledger.containers.iter();
+        for (name, was) in before.filter(|(_, was)| switching(was)) {
+            let mut taken = Taken::default();
+            for (other, entry) in self.ledger.containers.iter().filter(|(other, _)| *other != name) {
+                taken.add(other, effective(entry));
+            }
+            let back = self.ledger.containers.get_mut(name);
+            if let Some(entry) = back.filter(|e| !switching(e) && e.current.id == was.current.id) {
+                entry
+                    .current
+                    .ports
+                    .retain(|rule| taken.port_of(name, rule).is_none());
+            }
+        }
+    }
+
     fn take_up(&mut self, mover: Mover) {
         let Mover { name, accepted, kind } = mover;
         let old = self.ledger.containers.remove(&name);
         let entry = match (old, kind) {
             (Some(mut entry), Kind::Switch) => {
-                if let Some(next) = &mut entry.next {
-                    next.phase = ReplacePhase::Switching;
-                }
+                entry.next = Some(Replacement {
+                    accepted,
+                    phase: ReplacePhase::Switching,
+                });
                 entry
             }
             (Some(entry), Kind::InPlace) => ContainerEntry {

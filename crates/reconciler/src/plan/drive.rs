@@ -58,6 +58,10 @@ impl<'a> Pass<'a, '_> {
             ReplacePhase::Preparing if !self.look_at(&entry.current).may_be_live() => {
                 self.drive_current(name, &entry.current, after);
             }
+            // Others may wait for it to be gone.
+            ReplacePhase::Preparing if entry.current.stale && is_prepared(self.look_at(&next.accepted)) => {
+                self.drive_current(name, &entry.current, after);
+            }
             ReplacePhase::Preparing if is_prepared(self.look_at(&next.accepted)) => {
                 let why = "is prepared, and waits for what it needs";
                 self.wait(Noun::Container(name.clone()), why, None);
@@ -94,7 +98,7 @@ impl<'a> Pass<'a, '_> {
             }
         }
         if self.look_at(old).is_up()
-            && !old.stale
+            && !self.has_to_leave(old)
             && let Err(blocked) = self.way_is_clear(name, new)
         {
             // Stopped now, it would only be missed.
@@ -276,9 +280,13 @@ impl<'a> Pass<'a, '_> {
             return Err(blocked);
         }
         if !step.switching {
-            self.dependencies(&accepted.spec)?;
+            self.dependencies(name, &accepted.spec)?;
         }
         for a in &accepted.attachments {
+            if self.is_misplaced(a) {
+                let why = format!("has no address yet in network {} as it is now", a.network);
+                return Err(Blocked::wait(why));
+            }
             if let Some(other) = self.living_on(&a.network, a.ip, name) {
                 let why = format!(
                     "waits for address {} in network {}, which container {other} still has",
@@ -296,6 +304,13 @@ impl<'a> Pass<'a, '_> {
             }
         }
         Ok(after)
+    }
+
+    /// It is to be stopped in any case: a network of it changed, or waits for it to be gone.
+    fn has_to_leave(&self, old: &Accepted) -> bool {
+        let networks = &self.ledger.networks;
+        let anew = |name: &Name| networks.get(name).is_some_and(|n| n.replacing.is_some());
+        old.stale || old.attachments.iter().any(|a| anew(&a.network))
     }
 
     /// Whether the new one could be started at once, were the old one not there.
@@ -324,9 +339,17 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// `depends_on`, and the owners of namespaces it shares.
-    fn dependencies(&self, spec: &ContainerSpec) -> Result<(), Blocked> {
-        let mut all: Vec<(&Name, Condition)> =
-            spec.depends_on.iter().map(|(n, d)| (n, d.condition)).collect();
+    fn dependencies(&self, name: &Name, spec: &ContainerSpec) -> Result<(), Blocked> {
+        let taken_back = self
+            .ledger
+            .containers
+            .get(name)
+            .is_some_and(|e| e.rejected.is_some());
+        let (there, wanted) = (&self.ledger.containers, &self.input.desired.containers);
+        // One that was taken back may name what its table no longer does, and what is gone for good by now.
+        let gone = |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
+        let depends_on = spec.depends_on.iter().filter(|(n, _)| !gone(n));
+        let mut all: Vec<(&Name, Condition)> = depends_on.map(|(n, d)| (n, d.condition)).collect();
         if let NetworkMode::Container(name) = &spec.network_mode {
             all.push((name, Condition::Started));
         }

@@ -75,7 +75,7 @@ impl Pass<'_, '_> {
         ))
     }
 
-    /// Another container that lives on this address now.
+    /// Another container that lives on this address now, or may: where a stale one lives is not written any more.
     pub(super) fn living_on(&self, network: &Name, ip: Ipv4Addr, but: &Name) -> Option<Name> {
         let others = self.ledger.containers.iter().filter(|(name, _)| *name != but);
         others
@@ -84,7 +84,7 @@ impl Pass<'_, '_> {
                 let mut on = both.filter(|a| {
                     a.attachments
                         .iter()
-                        .any(|at| at.network == *network && at.ip == ip)
+                        .any(|at| at.network == *network && (at.ip == ip || a.stale))
                 });
                 on.any(|a| self.container_busy(name) || self.look_at(a).may_be_live())
             })

@@ -75,7 +75,7 @@ impl Pass<'_, '_> {
     }
 
     /// What a look says about a payload's end and beginning.
-    fn settle(&self, accepted: &mut Accepted) {
+    pub(super) fn settle(&self, accepted: &mut Accepted) {
         match self.look_at(accepted) {
             Sight::Unknown(_) => {}
             Sight::Absent => accepted.stale = false,
@@ -146,13 +146,20 @@ impl Pass<'_, '_> {
 
     fn outdated(&self, a: &model::network::Attachment) -> bool {
         self.ledger.networks.get(&a.network).is_some_and(|entry| {
+            let anew = entry.replacing.is_some() && self.input.observed.links.known().is_some();
+            anew || self.is_misplaced(a)
+        })
+    }
+
+    /// Its network is not, or no longer, one in which this could be.
+    pub(super) fn is_misplaced(&self, a: &model::network::Attachment) -> bool {
+        self.ledger.networks.get(&a.network).is_some_and(|entry| {
             let network = &entry.network;
             let whole = model::network::BridgeNetwork {
                 range: None,
                 ..network.clone()
             };
-            let anew = entry.replacing.is_some() && self.input.observed.links.known().is_some();
-            anew || a.bridge != network.bridge
+            a.bridge != network.bridge
                 || a.prefix != network.subnet.prefix_len()
                 || a.mtu != network.mtu
                 || a.gateway.is_some_and(|g| g != network.gateway)
