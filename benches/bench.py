@@ -25,7 +25,7 @@ MEASURES = [
     ("hundred", "{count} containers, until all answer", "s", 1),
     ("hundred_cpu", "CPU for them", "s", 1),
     ("hundred_one_by_one", "{count}, one `run` after the other", "s", 1),
-    ("first", "the very first container, bridge made, ARP's 1 s not shortened", "ms", 1e-3),
+    ("first", "the very first container, bridge made", "ms", 1e-3),
     ("shim_pss", "memory of a shim (median)", "KiB", 1024),
     ("engine_pss", "memory of the agent or daemons", "MiB", 1 << 20),
     ("all_pss", "memory of all but the containers' own", "MiB", 1 << 20),
