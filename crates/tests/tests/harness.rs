@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::images::{self, Compression, LayerBuilder};
 use tests::leaks::{Kind, Snapshot};
 use tests::{From, Host, cgroups, http, process};
@@ -219,6 +221,8 @@ fn host_and_neighbour_talk_over_the_wire_and_with_nobody_else() {
         .ns
         .command(images::hello_program())
         .arg("8080")
+        // Should this test fail, the host ends it: it holds the runner's standard error.
+        .env("WHARF_RUN_DIR", host.run_dir())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
@@ -239,10 +243,7 @@ fn host_and_neighbour_talk_over_the_wire_and_with_nobody_else() {
         "loopback and the wire, nothing of the machine"
     );
     // SIGTERM ends it at once.
-    Command::new("kill")
-        .arg(server.id().to_string())
-        .status()
-        .unwrap();
+    kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
 
