@@ -7,12 +7,11 @@ mod shims;
 mod sources;
 mod sys;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::Timestamp;
 use model::action::{Action, Failures, Noun};
 use model::desired::Desired;
 use model::diagnostic::Diagnostic;
@@ -98,7 +97,8 @@ pub struct Engine {
     ledger: Ledger,
     ledger_error: Option<String>,
     observed: Observed,
-    in_flight: BTreeMap<Noun, Timestamp>,
+    /// Nouns with an action under way.
+    in_flight: BTreeSet<Noun>,
     failures: Failures,
     repeats: repeats::Repeats,
     /// Starts and image loads under way at a time: more only make each other slow.
@@ -159,7 +159,7 @@ impl Engine {
             ledger,
             ledger_error: None,
             observed: observe::blank(),
-            in_flight: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
             failures: Failures::new(),
             repeats: repeats::Repeats::default(),
             permits: Arc::new(Semaphore::new(at_once())),
@@ -237,11 +237,6 @@ impl Engine {
             Wake::Done(done) => self.finish(done),
             Wake::Request(request) => self.answer(request),
         }
-    }
-
-    /// The names of actions under way.
-    fn busy(&self) -> BTreeSet<Noun> {
-        self.in_flight.keys().cloned().collect()
     }
 }
 

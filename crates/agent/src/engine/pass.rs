@@ -39,12 +39,18 @@ impl Engine {
             drop(answer.send(plan.clone())); // a client that has gone away needs no answer
         }
         self.schedule(&plan, now);
-        if plan.ledger == self.ledger || self.write_ledger(plan.ledger.clone()).is_ok() {
-            for planned in plan.actions {
-                self.dispatch(planned, now);
+        let known = plan.ledger == self.ledger;
+        if known && plan.actions.is_empty() {
+            // The usual case, and then the plan that was made is the one to be told of.
+            self.publish(reconciler::status::status_of(&self.input(now), &plan));
+        } else {
+            if known || self.write_ledger(plan.ledger.clone()).is_ok() {
+                plan.actions
+                    .into_iter()
+                    .for_each(|planned| self.dispatch(planned));
             }
+            self.publish(reconciler::status::status(&self.input(now)));
         }
-        self.publish(now);
         for answer in self.after_pass.drain(..) {
             answer.send(()).ok(); // likewise
         }
@@ -149,18 +155,21 @@ impl Engine {
             .collect()
     }
 
-    fn decide(&self, now: Timestamp) -> Plan {
-        let busy = self.busy();
-        let input = Input {
+    /// Everything a pass decides by.
+    fn input(&self, now: Timestamp) -> Input<'_> {
+        Input {
             desired: &self.desired,
             observed: &self.observed,
             ledger: &self.ledger,
-            in_flight: &busy,
+            in_flight: &self.in_flight,
             failures: &self.failures,
             now,
-        };
+        }
+    }
+
+    fn decide(&self, now: Timestamp) -> Plan {
         let mut ids = fresh_id as fn() -> ContainerId;
-        reconciler::plan::plan(&input, &mut ids)
+        reconciler::plan::plan(&self.input(now), &mut ids)
     }
 
     /// When to look again by the clock.
@@ -198,13 +207,13 @@ impl Engine {
     }
 
     /// Starts an action whose edges are met. What waits for others is planned again when they have ended.
-    fn dispatch(&mut self, planned: Planned, now: Timestamp) {
+    fn dispatch(&mut self, planned: Planned) {
         let noun = planned.action.noun();
-        if !planned.after.is_empty() || self.in_flight.contains_key(&noun) {
+        if !planned.after.is_empty() || self.in_flight.contains(&noun) {
             return;
         }
         info!("{}", reconciler::plan::describe(&planned));
-        self.in_flight.insert(noun.clone(), now);
+        self.in_flight.insert(noun.clone());
         let (host, wakes, permits) = (
             Arc::clone(&self.host),
             self.wakes.clone(),
@@ -287,9 +296,9 @@ impl Engine {
         );
     }
 
-    fn publish(&mut self, now: Timestamp) {
+    fn publish(&mut self, mut status: Status) {
         self.passes += 1;
-        let mut status = self.status(now);
+        fill_in(&mut status, &self.places);
         status.errors.extend(self.settings_errors.iter().cloned());
         if let Some(error) = &self.ledger_error {
             status
@@ -304,21 +313,6 @@ impl Engine {
             passes: self.passes,
         };
         self.published.send_replace(Arc::new(snapshot));
-    }
-
-    fn status(&self, now: Timestamp) -> Status {
-        let busy = self.busy();
-        let input = Input {
-            desired: &self.desired,
-            observed: &self.observed,
-            ledger: &self.ledger,
-            in_flight: &busy,
-            failures: &self.failures,
-            now,
-        };
-        let mut status = reconciler::status::status(&input);
-        fill_in(&mut status, &self.places);
-        status
     }
 }
 

@@ -123,7 +123,7 @@ impl Engine {
             return reply(answer, self.release(name.as_str()));
         }
         let noun = Noun::Container(name.clone());
-        if self.in_flight.contains_key(&noun) {
+        if self.in_flight.contains(&noun) {
             return reply(answer, Err(Refusal::Busy(noun.to_string())));
         }
         let current = &self.ledger.containers[&name].current;
@@ -136,7 +136,7 @@ impl Engine {
             .stop_signal
             .clone()
             .unwrap_or_else(|| self.image_stop_signal(&current.spec.image.key()));
-        self.in_flight.insert(noun.clone(), Timestamp::now());
+        self.in_flight.insert(noun.clone());
         let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
         tokio::task::spawn_blocking(move || {
             let result = host
