@@ -18,7 +18,8 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tower::ServiceExt;
@@ -67,12 +68,8 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         let app = app.clone();
         tokio::spawn(async move {
             let service = TowerToHyperService::new(app.map_request(without_version));
-            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let connection = server.http1_only();
-            if let Err(e) = connection
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .await
-            {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            if let Err(e) = connection.with_upgrades().await {
                 debug!("a client's connection ended early: {e}");
             }
         });
