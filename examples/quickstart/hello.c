@@ -6,6 +6,7 @@
  *
  * As pid 1 of a container the kernel's default action of SIGTERM does not apply: the handler ends it at once.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -36,15 +37,31 @@ static int bound(int type, int port)
     return fd;
 }
 
+/* Reads to the blank line that ends a request: closing with some of it unread would reset the connection. */
+static int whole_request(int fd)
+{
+    char request[4096];
+    size_t have = 0;
+    while (have < sizeof request) {
+        ssize_t n = read(fd, request + have, sizeof request - have);
+        if (n <= 0)
+            return 0;
+        have += n;
+        if (memmem(request, have, "\r\n\r\n", 4) || memmem(request, have, "\n\n", 2))
+            return 1;
+    }
+    return 0;
+}
+
 static void answer_tcp(int listener, const char *host, unsigned long count)
 {
-    char request[4096], page[512], answer[1024];
+    char page[512], answer[1024];
     struct timeval patience = { .tv_sec = 2 };
     int fd = accept(listener, NULL, NULL);
     if (fd < 0)
         return;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    if (read(fd, request, sizeof request) > 0) {
+    if (whole_request(fd)) {
         int length = snprintf(page, sizeof page, "hello from %s\npid %d\nrequest %lu\n", host, (int)getpid(), count);
         int n = snprintf(answer, sizeof answer,
                          "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
