@@ -11,6 +11,7 @@ use crate::firewall::FirewallState;
 use crate::image::{Image, ImageSource};
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, BridgeNetwork};
+use crate::plan::fingerprint;
 use crate::spec::{ContainerSpec, Logging, RestartSpec};
 
 /// What an action is about. A noun that is busy gets no second action.
@@ -156,6 +157,24 @@ impl Action {
             Self::UpdateContainer { name, .. }
             | Self::StopContainer { name, .. }
             | Self::RemoveContainer { name, .. } => Noun::Container(name.clone()),
+        }
+    }
+
+    /// The container it is about, and the fingerprint of what is tried: what a [`Failure`] of it is booked under.
+    pub fn subject(&self) -> (Option<ContainerId>, String) {
+        match self {
+            Self::PrepareContainer { instance }
+            | Self::StartContainer { instance }
+            | Self::RepairAttachments { instance } => {
+                (Some(instance.id.clone()), fingerprint(&instance.spec))
+            }
+            Self::UpdateContainer { id, .. }
+            | Self::StopContainer { id, .. }
+            | Self::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
+            Self::LoadImage { source } => (None, fingerprint(source)),
+            Self::ApplyNetwork { network } => (None, fingerprint(network)),
+            Self::ApplyFirewall { state } => (None, fingerprint(state)),
+            Self::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),
         }
     }
 }

@@ -67,6 +67,15 @@ pub struct Accepted {
     pub stale: bool,
 }
 
+impl Accepted {
+    /// The table's signal, else the one of the image it was created from, else SIGTERM.
+    pub fn stop_signal(&self) -> String {
+        let of_image = self.image.as_ref().and_then(|i| i.config.stop_signal.as_ref());
+        let signal = self.spec.stop_signal.as_ref().or(of_image);
+        signal.map_or("SIGTERM", String::as_str).to_owned()
+    }
+}
+
 /// A replacement by `update.strategy = "recreate"`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replacement {

@@ -78,7 +78,7 @@ impl Lab {
                 let noun = planned.action.noun();
                 let count = self.failures.remove(&noun).map_or(1, |f| f.count + 1);
                 if let Err(message) = result {
-                    let (id, of) = sim::subject(&planned.action);
+                    let (id, of) = planned.action.subject();
                     self.failures.insert(
                         noun,
                         Failure {

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry};
 use model::status::{ContainerStatus, State as ContainerState};
 use serde::Deserialize;
@@ -365,7 +366,14 @@ async fn until(
         let seen = {
             let current = snapshot.borrow_and_update();
             let c = find(&current, name)?;
-            verdict(c).ok_or_else(|| report::why_not_converged(c))
+            // What is so, but with the action still to be booked, would show as something to wait for.
+            let busy = current
+                .busy
+                .iter()
+                .any(|n| matches!(n, Noun::Container(b) if b.as_str() == name));
+            verdict(c)
+                .filter(|v| v.is_err() || !busy)
+                .ok_or_else(|| report::why_not_converged(c))
         };
         match seen {
             Ok(Ok(())) => return Ok(StatusCode::NO_CONTENT.into_response()),

@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub status: Status,
     pub ledger: Arc<Ledger>,
     pub observed: Arc<Observed>,
+    /// Nouns with an action under way.
+    pub busy: BTreeSet<Noun>,
     /// How many passes were made.
     pub passes: u64,
 }
@@ -133,6 +135,7 @@ impl Engine {
             status: pass::empty_status(&places),
             ledger: Arc::new(ledger.clone()),
             observed: Arc::new(observe::blank()),
+            busy: BTreeSet::new(),
             passes: 0,
         });
         let (published, snapshot) = watch::channel(blank);

@@ -10,7 +10,7 @@ use model::firewall::Protocol;
 use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::observed::Look;
-use model::plan::{Plan, Planned, fingerprint};
+use model::plan::{Plan, Planned};
 use model::spec::Settings;
 use model::status::Status;
 use reconciler::plan::Input;
@@ -283,7 +283,7 @@ impl Engine {
         let reason = message.clone();
         self.events.emit(noun.kind(), noun.name(), "error", reason);
         let count = self.failures.get(&noun).map_or(0, |f| f.count) + 1;
-        let (id, of) = action.map_or((None, String::new()), subject);
+        let (id, of) = action.map_or((None, String::new()), Action::subject);
         self.failures.insert(
             noun,
             Failure {
@@ -310,6 +310,7 @@ impl Engine {
             status,
             ledger: Arc::new(self.ledger.clone()),
             observed: Arc::new(self.observed.clone()),
+            busy: self.in_flight.clone(),
             passes: self.passes,
         };
         self.published.send_replace(Arc::new(snapshot));
@@ -372,22 +373,6 @@ fn touched(noun: &Noun) -> Dirty {
             listeners: true,
             ..Dirty::default()
         },
-    }
-}
-
-/// The container and the fingerprint of what was tried.
-fn subject(action: &Action) -> (Option<ContainerId>, String) {
-    match action {
-        Action::PrepareContainer { instance }
-        | Action::StartContainer { instance }
-        | Action::RepairAttachments { instance } => (Some(instance.id.clone()), fingerprint(&instance.spec)),
-        Action::UpdateContainer { id, .. }
-        | Action::StopContainer { id, .. }
-        | Action::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
-        Action::LoadImage { source } => (None, fingerprint(source)),
-        Action::ApplyNetwork { network } => (None, fingerprint(network)),
-        Action::ApplyFirewall { state } => (None, fingerprint(state)),
-        Action::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),
     }
 }
 

@@ -131,11 +131,7 @@ impl Engine {
             current.id.clone(),
             grace.unwrap_or(current.spec.stop_grace_period),
         );
-        let signal = current
-            .spec
-            .stop_signal
-            .clone()
-            .unwrap_or_else(|| self.image_stop_signal(&current.spec.image.key()));
+        let signal = current.stop_signal();
         self.in_flight.insert(noun.clone());
         let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
         tokio::task::spawn_blocking(move || {
@@ -151,15 +147,6 @@ impl Engine {
                 result: Ok(()),
             })));
         });
-    }
-
-    fn image_stop_signal(&self, key: &str) -> String {
-        self.observed
-            .images
-            .known()
-            .and_then(|images| images.get(key))
-            .and_then(|image| image.config.stop_signal.clone())
-            .unwrap_or_else(|| "SIGTERM".to_owned())
     }
 }
 

@@ -414,7 +414,7 @@ impl<'a> Pass<'a, '_> {
         let action = Action::StopContainer {
             id: accepted.id.clone(),
             name: name.clone(),
-            signal: stop_signal(accepted),
+            signal: accepted.stop_signal(),
             grace: accepted.spec.stop_grace_period,
         };
         Some(self.act(op, action, after, reasons))
@@ -443,25 +443,11 @@ pub(super) fn instance(name: &Name, accepted: &Accepted) -> Option<Instance> {
     })
 }
 
-/// The table's, else the image's, else SIGTERM.
-pub(super) fn stop_signal(accepted: &Accepted) -> String {
-    let of_image = accepted
-        .image
-        .as_ref()
-        .and_then(|i| i.config.stop_signal.as_ref());
-    accepted
-        .spec
-        .stop_signal
-        .as_ref()
-        .or(of_image)
-        .map_or_else(|| "SIGTERM".to_owned(), Clone::clone)
-}
-
 fn policy(accepted: &Accepted) -> ShimPolicy {
     ShimPolicy {
         rev: accepted.rev,
         restart: accepted.spec.restart,
-        stop_signal: stop_signal(accepted),
+        stop_signal: accepted.stop_signal(),
         stop_grace_period: accepted.spec.stop_grace_period,
         logging: accepted.spec.logging,
     }

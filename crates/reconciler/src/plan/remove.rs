@@ -9,7 +9,6 @@ use model::name::{ContainerId, Name};
 use model::observed::{Look, ObservedContainer};
 use model::plan::{Op, Reason};
 
-use super::drive::stop_signal;
 use super::presence::Wish;
 use super::sight::Sight;
 use super::{Pass, after};
@@ -218,7 +217,7 @@ impl Pass<'_, '_> {
         let action = Action::RemoveContainer {
             id: accepted.id.clone(),
             name: name.clone(),
-            signal: stop_signal(accepted),
+            signal: accepted.stop_signal(),
             grace: accepted.spec.stop_grace_period,
             host_devices,
         };
@@ -293,7 +292,7 @@ impl Pass<'_, '_> {
         let action = Action::RemoveContainer {
             id: stray.id.clone(),
             name: stray.name.clone(),
-            signal: like.map_or_else(|| "SIGTERM".to_owned(), stop_signal),
+            signal: like.map_or_else(|| "SIGTERM".to_owned(), Accepted::stop_signal),
             grace: like.map_or(STRAY_GRACE, |a| a.spec.stop_grace_period),
             host_devices: self.devices_of(&stray.id).unwrap_or_default(),
         };

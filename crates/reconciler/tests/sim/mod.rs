@@ -8,4 +8,4 @@ pub mod host;
 mod rng;
 mod world;
 
-pub use world::{Outcome, run, subject};
+pub use world::{Outcome, run};

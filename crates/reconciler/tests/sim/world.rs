@@ -337,7 +337,7 @@ impl World {
 
     fn book(&mut self, noun: Noun, action: &Action, message: String) {
         let count = self.failures.get(&noun).map_or(0, |f| f.count) + 1;
-        let (id, of) = subject(action);
+        let (id, of) = action.subject();
         self.failures.insert(
             noun,
             Failure {
@@ -385,22 +385,6 @@ impl World {
 fn kind(action: &Action) -> String {
     let text = format!("{action:?}");
     text.split([' ', '{']).next().unwrap_or_default().to_owned()
-}
-
-/// As the agent books failures.
-pub fn subject(action: &Action) -> (Option<ContainerId>, String) {
-    match action {
-        Action::PrepareContainer { instance }
-        | Action::StartContainer { instance }
-        | Action::RepairAttachments { instance } => (Some(instance.id.clone()), fingerprint(&instance.spec)),
-        Action::UpdateContainer { id, .. }
-        | Action::StopContainer { id, .. }
-        | Action::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
-        Action::LoadImage { source } => (None, fingerprint(source)),
-        Action::ApplyNetwork { network } => (None, fingerprint(network)),
-        Action::ApplyFirewall { state } => (None, fingerprint(state)),
-        Action::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),
-    }
 }
 
 fn show(plan: &Plan) -> String {
