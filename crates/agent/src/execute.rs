@@ -34,6 +34,9 @@ impl Drop for Phase {
 fn phase(action: &Action) -> &'static str {
     match action {
         Action::LoadImage { .. } => "unpack",
+        Action::ApplyVolume { .. } | Action::RemoveVolume { .. } => "volume",
+        Action::ApplyDns { .. } => "dns",
+        Action::RestartUnhealthy { .. } => "restart",
         Action::PrepareContainer { .. } | Action::StartContainer { .. } => "create",
         Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } | Action::RepairAttachments { .. } => {
             "network"
@@ -46,11 +49,15 @@ fn phase(action: &Action) -> &'static str {
 
 fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
     match action {
-        Action::LoadImage { source } => host
+        Action::LoadImage { source, .. } => host
             .store
             .load(source, &AtomicBool::new(false))
             .map(drop)
             .map_err(chain),
+        Action::ApplyVolume { .. }
+        | Action::RemoveVolume { .. }
+        | Action::ApplyDns { .. }
+        | Action::RestartUnhealthy { .. } => Err("is not supported yet".to_owned()),
         Action::ApplyNetwork { network } => guarded(host, host.net.apply_bridge(network).map_err(chain)),
         Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
         Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {

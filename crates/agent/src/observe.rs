@@ -1,6 +1,6 @@
 //! The look at the host: what may have changed is looked at, the rest is remembered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use model::firewall::Protocol;
@@ -52,6 +52,9 @@ pub fn blank() -> Observed {
         forwarding: unseen(),
         firewall: unseen(),
         listeners: unseen(),
+        dns: unseen(),
+        volumes: unseen(),
+        health: BTreeMap::new(),
         containers: unseen(),
     }
 }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::DnsState;
 use crate::firewall::FirewallState;
 use crate::image::{Image, ImageSource};
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, BridgeNetwork};
 use crate::plan::fingerprint;
-use crate::spec::{ContainerSpec, Logging, RestartSpec};
+use crate::spec::{ContainerSpec, Limits, Logging, RestartSpec, VolumeSpec};
 
 /// What an action is about. A noun that is busy gets no second action.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub enum Noun {
     Image(String),
     Network(Name),
     Firewall,
+    /// The names that containers resolve.
+    Dns,
+    Volume(Name),
     Container(Name),
 }
 
@@ -32,16 +37,18 @@ impl Noun {
             Self::Image(_) => "image",
             Self::Network(_) => "network",
             Self::Firewall => "firewall",
+            Self::Dns => "dns",
+            Self::Volume(_) => "volume",
             Self::Container(_) => "container",
         }
     }
 
-    /// Its name; the firewall, of which there is one, has none.
+    /// Its name; the firewall and the names, of which there is one, have none.
     pub fn name(&self) -> &str {
         match self {
             Self::Image(key) => key,
-            Self::Network(name) | Self::Container(name) => name.as_str(),
-            Self::Firewall => "",
+            Self::Network(name) | Self::Volume(name) | Self::Container(name) => name.as_str(),
+            Self::Firewall | Self::Dns => "",
         }
     }
 }
@@ -49,7 +56,7 @@ impl Noun {
 impl fmt::Display for Noun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Firewall => f.write_str("firewall"),
+            Self::Firewall | Self::Dns => f.write_str(self.kind()),
             _ => write!(f, "{} {}", self.kind(), self.name()),
         }
     }
@@ -71,6 +78,20 @@ pub struct Instance {
     pub attachments: Vec<Attachment>,
     /// Name servers for its resolv.conf; empty: the host's.
     pub dns: Vec<IpAddr>,
+    /// Where the data of each named volume it mounts is.
+    #[serde(default)]
+    pub volumes: BTreeMap<Name, PathBuf>,
+    /// Whose namespaces it joins.
+    #[serde(default)]
+    pub joins: Joins,
+}
+
+/// The containers whose namespaces an instance lives in (`container:NAME`), by their ids at its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joins {
+    pub net: Option<ContainerId>,
+    pub pid: Option<ContainerId>,
+    pub ipc: Option<ContainerId>,
 }
 
 impl Instance {
@@ -87,6 +108,8 @@ impl Instance {
             stop_signal: signal.map_or("SIGTERM", String::as_str).to_owned(),
             stop_grace_period: self.spec.stop_grace_period,
             logging: self.spec.logging,
+            limits: self.spec.limits.clone(),
+            checked: crate::health::check(&self.spec.healthcheck, Some(&self.image)).is_some(),
         }
     }
 }
@@ -100,6 +123,12 @@ pub struct ShimPolicy {
     pub stop_signal: String,
     pub stop_grace_period: Duration,
     pub logging: Logging,
+    /// Written to the payload's control groups as soon as they are told.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Its health is asked: a good run is then one that was healthy for `reset_after`, and not one that lasted so long.
+    #[serde(default)]
+    pub checked: bool,
 }
 
 /// One thing to do.
@@ -107,7 +136,18 @@ pub struct ShimPolicy {
 #[serde(rename_all = "kebab-case", tag = "action")]
 pub enum Action {
     /// Bring an image into the store.
-    LoadImage { source: ImageSource },
+    LoadImage {
+        source: ImageSource,
+        /// Ask the registry even where an image of that name is there.
+        #[serde(default)]
+        refresh: bool,
+    },
+    /// Make a volume's directory, or put its labels right. Data that is there is left alone.
+    ApplyVolume { name: Name, spec: VolumeSpec },
+    /// Put a volume away: into the trash, from which it goes for good a day later.
+    RemoveVolume { name: Name },
+    /// Have exactly these names answered.
+    ApplyDns { state: DnsState },
     /// Make a network, or put right what differs.
     ApplyNetwork { network: BridgeNetwork },
     /// Take a network's devices away.
@@ -125,6 +165,15 @@ pub enum Action {
         id: ContainerId,
         name: Name,
         policy: ShimPolicy,
+    },
+    /// End the run with this number, because its check failed, and begin another one by the policy. Another run is left
+    /// alone.
+    RestartUnhealthy {
+        id: ContainerId,
+        name: Name,
+        run_no: u64,
+        signal: String,
+        grace: Duration,
     },
     /// End the payload and its shim; everything else of the container stays.
     StopContainer {
@@ -147,7 +196,9 @@ impl Action {
     /// What it is about.
     pub fn noun(&self) -> Noun {
         match self {
-            Self::LoadImage { source } => Noun::Image(source.key()),
+            Self::LoadImage { source, .. } => Noun::Image(source.key()),
+            Self::ApplyVolume { name, .. } | Self::RemoveVolume { name } => Noun::Volume(name.clone()),
+            Self::ApplyDns { .. } => Noun::Dns,
             Self::ApplyNetwork { network } => Noun::Network(network.name.clone()),
             Self::RemoveNetwork { name, .. } => Noun::Network(name.clone()),
             Self::ApplyFirewall { .. } => Noun::Firewall,
@@ -155,6 +206,7 @@ impl Action {
             | Self::StartContainer { instance }
             | Self::RepairAttachments { instance } => Noun::Container(instance.name.clone()),
             Self::UpdateContainer { name, .. }
+            | Self::RestartUnhealthy { name, .. }
             | Self::StopContainer { name, .. }
             | Self::RemoveContainer { name, .. } => Noun::Container(name.clone()),
         }
@@ -169,9 +221,13 @@ impl Action {
                 (Some(instance.id.clone()), fingerprint(&instance.spec))
             }
             Self::UpdateContainer { id, .. }
+            | Self::RestartUnhealthy { id, .. }
             | Self::StopContainer { id, .. }
             | Self::RemoveContainer { id, .. } => (Some(id.clone()), String::new()),
-            Self::LoadImage { source } => (None, fingerprint(source)),
+            Self::LoadImage { source, .. } => (None, fingerprint(source)),
+            Self::ApplyVolume { spec, .. } => (None, fingerprint(spec)),
+            Self::RemoveVolume { .. } => (None, String::new()),
+            Self::ApplyDns { state } => (None, fingerprint(state)),
             Self::ApplyNetwork { network } => (None, fingerprint(network)),
             Self::ApplyFirewall { state } => (None, fingerprint(state)),
             Self::RemoveNetwork { bridge, .. } => (None, fingerprint(bridge)),

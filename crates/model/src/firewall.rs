@@ -34,6 +34,10 @@ pub struct FirewallBridge {
     pub masquerade: bool,
     /// Nothing of it is forwarded to or from other devices.
     pub internal: bool,
+    /// Where the name server listens on the gateway instead of on port 53, which somebody else has: what is asked
+    /// there is led here.
+    #[serde(default)]
+    pub dns_port: Option<u16>,
 }
 
 /// One published port, leading to one container. No two rules share protocol, address and port.

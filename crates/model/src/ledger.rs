@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::action::Joins;
 use crate::digest::Digest;
 use crate::firewall::PortRule;
+use crate::health::HealthState;
 use crate::image::Image;
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, BridgeNetwork, MacAddr};
-use crate::spec::{ContainerSpec, NetworkSpec, Origin};
+use crate::spec::{ContainerSpec, NetworkSpec, Origin, VolumeSpec};
 
 /// The whole ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +28,14 @@ pub struct Ledger {
     pub leases: BTreeMap<String, Lease>,
     /// Host ports picked for ports that name none, by `CONTAINER/PORT/PROTOCOL/IP`.
     pub picked_ports: BTreeMap<String, u16>,
-    /// Containers stopped by hand.
+    /// Containers stopped by hand, or for failed health.
     pub holds: BTreeMap<Name, Hold>,
+    /// Volumes that came from a table, as last accepted.
+    #[serde(default)]
+    pub volumes: BTreeMap<Name, VolumeEntry>,
+    /// The latest verdict on each container's run, so that a new agent does not begin at "starting".
+    #[serde(default)]
+    pub health: BTreeMap<ContainerId, HealthState>,
 }
 
 /// What was accepted for one container.
@@ -65,6 +73,12 @@ pub struct Accepted {
     /// It was begun with other attachments (its network changed): to be stopped, and started with these.
     #[serde(default)]
     pub stale: bool,
+    /// The containers whose namespaces it was begun in.
+    #[serde(default)]
+    pub joins: Joins,
+    /// `pull = "always"`: the registry was asked for this one already.
+    #[serde(default)]
+    pub pulled: bool,
 }
 
 impl Accepted {
@@ -113,6 +127,15 @@ pub struct NetworkEntry {
     /// What it was before a change that needs its device made anew; none once the host shows the new one.
     #[serde(default)]
     pub replacing: Option<BridgeNetwork>,
+}
+
+/// What was accepted for one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeEntry {
+    pub spec: VolumeSpec,
+    pub origin: Origin,
+    /// Its table is gone since then.
+    pub gone_since: Option<Timestamp>,
 }
 
 /// An address of a container in a network; outlives the container, so that it gets the same one again.

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::dns::DnsState;
 use crate::firewall::{FirewallState, Protocol};
+use crate::health::HealthState;
 use crate::image::Image;
 use crate::name::{ContainerId, Name};
+use crate::spec::VolumeSpec;
 
 /// The result of a look. Unknown is never planned as absent: a failed look deletes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,12 @@ pub struct Observed {
     pub firewall: Look<Option<FirewallState>>,
     /// Sockets bound on the host by any process.
     pub listeners: Look<Vec<Listener>>,
+    /// What the name server was last given; none where it does not run.
+    pub dns: Look<Option<DnsState>>,
+    /// Volumes that have a directory of ours.
+    pub volumes: Look<BTreeMap<Name, ObservedVolume>>,
+    /// What the probes found so far, of the run each is about.
+    pub health: BTreeMap<ContainerId, HealthState>,
     /// Every container that has a directory, a shim or a cgroup of ours.
     pub containers: Look<BTreeMap<ContainerId, Look<ObservedContainer>>>,
 }
@@ -63,6 +73,16 @@ pub struct ObservedLink {
     pub addresses: Vec<Ipv4Net>,
     /// Bridges of ours only: `route_localnet` is on.
     pub route_localnet: bool,
+}
+
+/// One volume as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedVolume {
+    /// The directory containers see.
+    pub path: PathBuf,
+    /// As it was last made or put right.
+    pub spec: VolumeSpec,
+    pub created_at: Timestamp,
 }
 
 /// An address the host has without us.

@@ -142,6 +142,7 @@ impl Net {
             subnet: n.subnet.trunc(),
             masquerade: n.masquerade,
             internal: n.internal,
+            dns_port: None,
         };
         let guarded = self.guarded.load(Ordering::Relaxed);
         let right = current

@@ -304,6 +304,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
                 subnet: ipnet::Ipv4Net::new(ip.into(), prefix).unwrap().trunc(),
                 masquerade,
                 internal,
+                dns_port: None,
             })
             .collect();
         let names: Vec<String> = bridges.iter().map(|b| b.bridge.clone()).collect();

@@ -343,6 +343,9 @@ fn what_cannot_be_seen_is_waited_for() {
         forwarding: Look::Unknown(why()),
         firewall: Look::Unknown(why()),
         listeners: Look::Unknown(why()),
+        dns: Look::Unknown(why()),
+        volumes: Look::Unknown(why()),
+        health: Default::default(),
         containers: Look::Unknown(why()),
     };
     let plan = case.plan_of(&blind);

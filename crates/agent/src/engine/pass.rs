@@ -367,6 +367,8 @@ fn touched(noun: &Noun) -> Dirty {
             links: true,
             ..Dirty::default()
         },
+        // Nothing is looked at for them yet.
+        Noun::Dns | Noun::Volume(_) => Dirty::default(),
         Noun::Container(_) => Dirty {
             containers: true,
             links: true,
@@ -380,6 +382,9 @@ fn touched(noun: &Noun) -> Dirty {
 fn verb(action: &Action) -> &'static str {
     match action {
         Action::LoadImage { .. } => "load",
+        Action::ApplyVolume { .. } | Action::ApplyDns { .. } => "apply",
+        Action::RemoveVolume { .. } => "remove",
+        Action::RestartUnhealthy { .. } => "restart",
         Action::ApplyNetwork { .. } | Action::ApplyFirewall { .. } => "apply",
         Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
         Action::PrepareContainer { .. } => "prepare",

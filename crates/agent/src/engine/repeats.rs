@@ -75,6 +75,7 @@ mod tests {
             source: ImageSource::Registry {
                 reference: name.to_owned(),
             },
+            refresh: false,
         }
     }
 

@@ -205,6 +205,7 @@ pub fn read(elements: &Elements) -> Option<FirewallState> {
             internal: of(set::INTERNAL).contains(&plain(device(&bridge))),
             bridge,
             subnet,
+            dns_port: None,
         })
     });
     let ports = of(set::BOUND).iter().chain(of(set::ANY)).map(read_port);

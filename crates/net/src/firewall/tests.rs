@@ -17,6 +17,7 @@ fn state() -> FirewallState {
         subnet: subnet.parse().unwrap(),
         masquerade,
         internal,
+        dns_port: None,
     };
     let port = |protocol, ip: Option<&str>, host_port, target: &str| PortRule {
         protocol,

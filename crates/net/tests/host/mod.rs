@@ -175,6 +175,7 @@ pub fn bridge_rule(n: &BridgeNetwork) -> FirewallBridge {
         subnet: n.subnet,
         masquerade: n.masquerade,
         internal: n.internal,
+        dns_port: None,
     }
 }
 

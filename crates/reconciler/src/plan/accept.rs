@@ -1,6 +1,6 @@
 //! What is accepted of what the files say: new containers, changes in place, replacements.
 
-use model::action::Noun;
+use model::action::{Joins, Noun};
 use model::desired::Declared;
 use model::digest::Digest;
 use model::image::Image;
@@ -237,6 +237,8 @@ impl<'a> Pass<'a, '_> {
             finished: false,
             finished_run: None,
             stale: false,
+            joins: Joins::default(),
+            pulled: false,
         };
         set_image(&mut accepted, image);
         Ok(Mover::new(name, accepted, kind))

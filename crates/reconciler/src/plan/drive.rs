@@ -1,5 +1,6 @@
 //! Containers: prepared, started, told, repaired and stopped, one step of each a pass.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::action::{Action, Instance, Noun, ShimPolicy};
@@ -440,6 +441,8 @@ pub(super) fn instance(name: &Name, accepted: &Accepted) -> Option<Instance> {
         image: accepted.image.clone()?,
         attachments: accepted.attachments.clone(),
         dns,
+        volumes: BTreeMap::new(),
+        joins: accepted.joins.clone(),
     })
 }
 
@@ -450,6 +453,8 @@ fn policy(accepted: &Accepted) -> ShimPolicy {
         stop_signal: accepted.stop_signal(),
         stop_grace_period: accepted.spec.stop_grace_period,
         logging: accepted.spec.logging,
+        limits: accepted.spec.limits.clone(),
+        checked: model::health::check(&accepted.spec.healthcheck, accepted.image.as_ref()).is_some(),
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn wanted(ledger: &Ledger, blocked: impl Fn(&Name) -> bool) -> Firewa
         subnet: n.network.subnet,
         masquerade: n.network.masquerade,
         internal: n.network.internal,
+        dns_port: None,
     });
     let open = ledger.containers.iter().filter(|(name, _)| !blocked(name));
     let ports = open.flat_map(|(_, entry)| effective(entry).ports.iter().cloned());

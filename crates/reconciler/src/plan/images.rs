@@ -94,7 +94,10 @@ impl<'a> Pass<'a, '_> {
         } else {
             self.act(
                 Op::Create,
-                Action::LoadImage { source },
+                Action::LoadImage {
+                    source,
+                    refresh: false,
+                },
                 Vec::new(),
                 need.reason.into_iter().collect(),
             );

@@ -87,6 +87,9 @@ impl Host {
             forwarding: Look::Known(self.forwarding),
             firewall: Look::Known(self.firewall.clone()),
             listeners: Look::Known(self.listeners.clone()),
+            dns: Look::Known(None),
+            volumes: Look::Known(BTreeMap::new()),
+            health: BTreeMap::new(),
             containers: Look::Known(containers.collect()),
         }
     }
@@ -94,7 +97,13 @@ impl Host {
     /// Carries an action out, or the first half of it. The text of a failure says whose fault it is.
     pub fn apply(&mut self, action: &Action, now: Timestamp, half: bool) -> Result<(), String> {
         match action {
-            Action::LoadImage { source } => {
+            Action::ApplyVolume { .. }
+            | Action::RemoveVolume { .. }
+            | Action::ApplyDns { .. }
+            | Action::RestartUnhealthy { .. } => {
+                return Err(format!("the simulated host knows no {action:?}"));
+            }
+            Action::LoadImage { source, .. } => {
                 let version = self
                     .sources
                     .get(&source.key())

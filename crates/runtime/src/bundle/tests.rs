@@ -35,6 +35,8 @@ fn instance() -> Instance {
         },
         attachments: Vec::new(),
         dns: Vec::new(),
+        volumes: Default::default(),
+        joins: Default::default(),
     }
 }
 

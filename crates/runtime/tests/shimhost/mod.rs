@@ -246,6 +246,8 @@ pub fn instance(name: &str, argv: &[&str]) -> Instance {
         },
         attachments: Vec::new(),
         dns: Vec::new(),
+        volumes: Default::default(),
+        joins: Default::default(),
     }
 }
 

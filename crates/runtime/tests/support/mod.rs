@@ -68,6 +68,8 @@ impl Container {
             },
             attachments: Vec::new(),
             dns: Vec::new(),
+            volumes: Default::default(),
+            joins: Default::default(),
         };
         Self {
             dir,
