@@ -13,15 +13,19 @@ import time
 
 sys.dont_write_bytecode = True
 
+import repair  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
 from host import Unable  # noqa: E402
 
 SETTLE = 0.3
+# Docker and wharf take a run of ten seconds for a good one.
+GOOD_RUN = 11
 RESIDENT = 19999
 # key, what it is called, unit and what a unit is worth
 MEASURES = [
     ("drop", "one container, until the first answer", "ms", 1e-3),
     ("drop_cpu", "CPU for it", "ms", 1e-3),
+    ("restart", "kill -9 of the main process, until it answers again", "ms", 1e-3),
     ("hundred", "{count} containers, until all answer", "s", 1),
     ("hundred_cpu", "CPU for them", "s", 1),
     ("hundred_one_by_one", "{count}, one `run` after the other", "s", 1),
@@ -59,6 +63,24 @@ def one_round(engine, number):
     return {"drop": seconds, "drop_cpu": cpu}
 
 
+def restarted(engine):
+    """Seconds from the kill of the resident container's main process to the next answer on its port."""
+    victim = engine.payload()
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    engine.host.prober.ask("probe", [RESIDENT], 60)
+    return {"restart": engine.host.prober.answer() - began}
+
+
+def restarts(engines, args, raw):
+    """With a pause between two rounds that makes each run a good one: engines wait after runs that were too short."""
+    for number in range(args.restarts):
+        time.sleep(GOOD_RUN)
+        for engine in engines:
+            raw[engine.name].append(tried(restarted, engine))
+        note(f"restart {number + 1} of {args.restarts}")
+
+
 def hundred(engine, way, count):
     ports = list(range(10000, 10000 + count))
     try:
@@ -88,6 +110,7 @@ def measure(engines, args):
         for engine in engines[turn:] + engines[:turn]:
             raw[engine.name].append(tried(one_round, engine, number))
         note(f"round {number + 1} of {args.rounds}")
+    restarts(engines, args, raw)
     end, took = args.begun + args.minutes * 60, 0
     for way in range(2):
         for number in range(args.hundreds):
@@ -179,19 +202,41 @@ def whole(args):
                 engine.close()
 
 
+def repairs(args):
+    """The other measurement: wharf alone, from a neighbour, as whoever uses the port sees it."""
+    at, about, first, unable = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine(), [], {}
+    args.only = "wharf"
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-") as work:
+        try:
+            opened(args, work, first, unable)
+            if unable:
+                sys.exit(f"error: {unable}")
+            found = repair.tries(first[0], args.repairs)
+        finally:
+            for engine in first:
+                engine.close()
+    print(repair.table(found))
+    if not args.trial:
+        repair.keep(REPO / "benches/results", at, about, found)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./bench")
     parser.add_argument("--wharf", required=True)
     parser.add_argument("--rounds", type=int, default=12, help="of one container each, per engine")
     parser.add_argument("--hundreds", type=int, default=3, help="rounds of --count containers, per engine")
+    parser.add_argument("--repairs", type=int, default=0, help="measure this instead: tries per kind of damage to wharf's network")
+    parser.add_argument("--restarts", type=int, default=10, help="kills of a running container's main process, per engine")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS))
     parser.add_argument("--suite", default="trixie", help="Debian release the peers are taken from")
     parser.add_argument("--probe-from", choices=["host", "neighbour"], default="host")
     parser.add_argument("--try", dest="trial", action="store_true", help="print the results, keep none")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no one-by-one round that would end later")
+    parser.add_argument("--minutes", type=float, default=10, help="no one-by-one round that would end later")
     args = parser.parse_args()
     args.begun = time.monotonic()
+    if args.repairs:
+        return repairs(args)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     result = whole(args)

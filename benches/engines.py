@@ -55,6 +55,13 @@ class Engine:
         return {"shim_pss": statistics.median(shims) if shims else 0, "shims": len(shims),
                 "engine_pss": sum(engine), "all_pss": sum(each.values())}
 
+    def payload(self):
+        """The main process of the one container there is."""
+        found = [pid for pid, c in self.host.processes().items() if c[0] == "/hello"]
+        if len(found) != 1:
+            raise Unable(f"{len(found)} payloads run where one should")
+        return found[0]
+
     def close(self):
         if self.host:
             self.host.close()
@@ -162,7 +169,7 @@ class Peer(Engine):
         pass
 
     def begin(self, ports, way):
-        one = f"{self.name} run -d --name c$1 -p $1:80 hello >/dev/null"
+        one = f"{self.name} run -d --restart always --name c$1 -p $1:80 hello >/dev/null"
         if len(ports) == 1:
             script = f"set -- {ports[0]}; exec {one}"
         elif way == "one_by_one":
