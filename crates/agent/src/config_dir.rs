@@ -43,8 +43,8 @@ pub struct Identity {
     made: Option<SystemTime>,
 }
 
-/// Reads every `*.toml` with its drop-ins, in name order.
-pub fn read(dir: &Path) -> Contents {
+/// Reads every `*.toml` with its drop-ins, in name order. `search`: the settings' `registries.search`.
+pub fn read(dir: &Path, search: &[String]) -> Contents {
     let mut contents = Contents::default();
     contents.watched.directory(dir);
     match names(dir) {
@@ -55,7 +55,7 @@ pub fn read(dir: &Path) -> Contents {
                 .iter()
                 .filter_map(|name| read_one(dir, name, &mut contents))
                 .collect();
-            parse(whole, &mut contents);
+            parse(whole, search, &mut contents);
         }
     }
     contents
@@ -138,8 +138,8 @@ fn counts(name: &str) -> bool {
 }
 
 /// Parses what could be read, all at once: an `[image.NAME]` may stand in another file than the container that uses it.
-fn parse(whole: Vec<(Source, Vec<Source>)>, contents: &mut Contents) {
-    for ((main, drop_ins), outcome) in whole.iter().zip(file::parse_all(&whole)) {
+fn parse(whole: Vec<(Source, Vec<Source>)>, search: &[String], contents: &mut Contents) {
+    for ((main, drop_ins), outcome) in whole.iter().zip(file::parse_all(&whole, search)) {
         contents
             .sources
             .extend([main].into_iter().chain(drop_ins).cloned());
@@ -328,7 +328,7 @@ mod tests {
     }
 
     fn only_error(dir: &Path) -> Diagnostic {
-        let contents = read(dir);
+        let contents = read(dir, &[]);
         assert_eq!(contents.broken.len(), 1, "{contents:?}");
         contents.broken[0].diagnostics[0].clone()
     }
@@ -343,7 +343,7 @@ mod tests {
             )
             .unwrap();
         }
-        let contents = read(dir.path());
+        let contents = read(dir.path(), &[]);
         let names: Vec<_> = contents.files.iter().map(|f| f.file.as_str()).collect();
         assert_eq!(names, ["a.toml", "b.toml"], "{contents:?}");
     }
@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_no_wish_to_remove_everything() {
-        let contents = read(Path::new("/nonexistent/containers.d"));
+        let contents = read(Path::new("/nonexistent/containers.d"), &[]);
         assert!(contents.unreadable.unwrap().message.contains("does not exist"));
     }
 
@@ -410,7 +410,7 @@ mod tests {
             "[container.web]\nhostname = \"other\"\n",
         )
         .unwrap();
-        let contents = read(dir.path());
+        let contents = read(dir.path(), &[]);
         assert_eq!(
             contents.files[0].containers[0].spec.hostname.as_deref(),
             Some("other"),

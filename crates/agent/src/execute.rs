@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
 
 use model::action::{Action, Instance};
+use storage::LoadOptions;
 
 use crate::host::Host;
 
@@ -49,15 +50,27 @@ fn phase(action: &Action) -> &'static str {
 
 fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
     match action {
-        Action::LoadImage { source, .. } => host
-            .store
-            .load(source, &AtomicBool::new(false))
-            .map(drop)
+        Action::LoadImage { source, refresh } => {
+            let never = AtomicBool::new(false);
+            let options = LoadOptions {
+                refresh: *refresh,
+                ..LoadOptions::new(&never)
+            };
+            host.store.load(source, &options).map(drop).map_err(chain)
+        }
+        Action::ApplyVolume { name, spec } => host.volumes.apply(name, spec).map_err(chain),
+        Action::RemoveVolume { name } => host.volumes.remove(name).map(drop).map_err(chain),
+        Action::ApplyDns { state } => host.names.apply(state).map_err(chain),
+        Action::RestartUnhealthy {
+            id,
+            run_no,
+            signal,
+            grace,
+            ..
+        } => host
+            .runtime
+            .restart_unhealthy(id, *run_no, signal, *grace)
             .map_err(chain),
-        Action::ApplyVolume { .. }
-        | Action::RemoveVolume { .. }
-        | Action::ApplyDns { .. }
-        | Action::RestartUnhealthy { .. } => Err("is not supported yet".to_owned()),
         Action::ApplyNetwork { network } => guarded(host, host.net.apply_bridge(network).map_err(chain)),
         Action::RemoveNetwork { bridge, .. } => host.net.remove_bridge(bridge).map_err(chain),
         Action::ApplyFirewall { state } if state.bridges.is_empty() && state.ports.is_empty() => {
@@ -121,7 +134,7 @@ fn attach(host: &Host, instance: &Instance, netns: std::os::fd::BorrowedFd<'_>) 
 }
 
 /// An error with its causes, without saying anything twice.
-fn chain(error: impl Error) -> String {
+pub fn chain(error: impl Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

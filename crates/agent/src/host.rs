@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use net::Net;
+use net::dns::NameServer;
 use runtime::client::Runtime;
-use storage::Store;
+use storage::{Store, Volumes};
 
 use crate::places::Places;
 
@@ -15,6 +16,8 @@ pub struct Host {
     pub net: Net,
     pub store: Store,
     pub runtime: Runtime,
+    pub volumes: Volumes,
+    pub names: NameServer,
     /// There when forwarding was off before us; of this boot, as the setting is.
     guard: Mutex<PathBuf>,
 }
@@ -32,7 +35,9 @@ impl Host {
             net,
             guard: Mutex::new(guard),
             store: Store::open(&roots.store()).context("cannot open the image store")?,
-            runtime: Runtime::new(roots, &places.cgroup_parent)
+            volumes: Volumes::open(&roots).context("cannot open the volumes")?,
+            names: NameServer::new(&roots.run, Path::new("/proc/self/exe")),
+            runtime: Runtime::new(roots, places.cgroup_parent())
                 .context("cannot set up the container runtime")?,
         }))
     }

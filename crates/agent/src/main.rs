@@ -15,6 +15,7 @@ mod ledger_file;
 mod observe;
 mod places;
 mod report;
+mod systemd;
 mod trail;
 mod watch;
 
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("shim") => runtime::shim::main(),
+        Some("dns") => net::dns::main(),
+        Some("hold") => systemd::hold::main(),
+        Some("init") => runtime::init::main(),
         Some("prepare") => runtime::prepare::child_main(),
         _ => cli::main(),
     }

@@ -16,6 +16,8 @@ pub struct Dirty {
     pub firewall: bool,
     pub listeners: bool,
     pub containers: bool,
+    pub names: bool,
+    pub volumes: bool,
 }
 
 impl Dirty {
@@ -26,6 +28,8 @@ impl Dirty {
         firewall: true,
         listeners: true,
         containers: true,
+        names: true,
+        volumes: true,
     };
 
     /// Both.
@@ -36,6 +40,8 @@ impl Dirty {
             firewall: self.firewall || other.firewall,
             listeners: self.listeners || other.listeners,
             containers: self.containers || other.containers,
+            names: self.names || other.names,
+            volumes: self.volumes || other.volumes,
         }
     }
 }
@@ -51,8 +57,11 @@ pub fn blank() -> Observed {
         foreign_addresses: unseen(),
         forwarding: unseen(),
         firewall: unseen(),
+        firewall_there: false,
+        foreign_drops: Vec::new(),
         listeners: unseen(),
         dns: unseen(),
+        dns_ports: Default::default(),
         volumes: unseen(),
         health: BTreeMap::new(),
         containers: unseen(),
@@ -70,14 +79,39 @@ pub fn refresh(host: &Host, observed: &mut Observed, dirty: Dirty, ports: &BTree
         observed.forwarding = look(host.net.forwarding());
     }
     if dirty.firewall {
-        observed.firewall = look(host.net.firewall());
+        look_at_firewall(host, observed);
     }
     if dirty.listeners {
         observed.listeners = look(host.net.listeners().map(|list| name_holders(host, list, ports)));
     }
+    if dirty.names {
+        observed.dns = look(host.names.observe());
+        match host.names.ports() {
+            Ok(ports) => observed.dns_ports = ports,
+            Err(e) => tracing::warn!("where the name server listens cannot be seen: {e}"),
+        }
+    }
+    if dirty.volumes {
+        observed.volumes = look(host.volumes.list());
+    }
     if dirty.containers {
         observed.containers = look(host.runtime.observe());
     }
+}
+
+fn look_at_firewall(host: &Host, observed: &mut Observed) {
+    let seen = look(host.net.look_at_firewall());
+    observed.firewall = match seen {
+        Look::Known(seen) => {
+            observed.firewall_there = seen.there;
+            match seen.foreign_drops {
+                Ok(drops) => observed.foreign_drops = drops,
+                Err(e) => tracing::warn!("foreign firewalls cannot be looked at: {e}"),
+            }
+            Look::Known(seen.state)
+        }
+        Look::Unknown(why) => Look::Unknown(why),
+    };
 }
 
 fn look<T, E: Display>(result: Result<T, E>) -> Look<T> {

@@ -45,15 +45,9 @@ pub struct Places {
     /// The API socket [default: RUN_DIR/wharf.sock].
     #[arg(long, global = true, env = "WHARF_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Parent of the containers' cgroups.
-    #[arg(
-        long,
-        global = true,
-        env = "WHARF_CGROUP_PARENT",
-        value_name = "PATH",
-        default_value = "/wharf"
-    )]
-    pub cgroup_parent: String,
+    /// Parent of the containers' cgroups [default: wharf-containers.scope under systemd, else /wharf].
+    #[arg(long, global = true, env = "WHARF_CGROUP_PARENT", value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
 }
 
 impl Places {
@@ -63,6 +57,11 @@ impl Places {
             state: self.state_dir.clone(),
             run: self.run_dir.clone(),
         }
+    }
+
+    /// Parent of the containers' cgroups.
+    pub fn cgroup_parent(&self) -> &str {
+        self.cgroup_parent.as_deref().unwrap_or("/wharf")
     }
 
     /// The API socket.

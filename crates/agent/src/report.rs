@@ -82,6 +82,7 @@ pub fn docker_status(c: &ContainerStatus, now: Timestamp) -> String {
     let since = |t: Option<Timestamp>| t.map_or_else(|| "some time".to_owned(), |t| ago(t, now));
     match c.state {
         State::Running if c.health == "none" => format!("Up {}", since(c.started_at)),
+        State::Running if c.health == "starting" => format!("Up {} (health: starting)", since(c.started_at)),
         State::Running => format!("Up {} ({})", since(c.started_at), c.health),
         State::Paused => format!("Up {} (Paused)", since(c.started_at)),
         State::Exited | State::Stopped | State::Failed if c.finished_at.is_some() => {

@@ -51,7 +51,7 @@ pub struct PortRule {
     pub target_port: u16,
     /// The bridge the target is behind.
     pub bridge: String,
-    /// Sources let in; empty: everybody.
+    /// Sources let in, sorted, each once; empty: everybody. The host's own processes are always let in.
     pub allow: Vec<Ipv4Net>,
     /// For messages only.
     pub container: Name,
@@ -68,6 +68,10 @@ impl FirewallState {
     /// The same content in canonical order.
     pub fn sorted(mut self) -> Self {
         self.bridges.sort();
+        for port in &mut self.ports {
+            port.allow.sort();
+            port.allow.dedup();
+        }
         self.ports.sort();
         self
     }

@@ -10,10 +10,10 @@ use crate::action::Joins;
 use crate::digest::Digest;
 use crate::firewall::PortRule;
 use crate::health::HealthState;
-use crate::image::Image;
+use crate::image::{Image, ImageSource};
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, BridgeNetwork, MacAddr};
-use crate::spec::{ContainerSpec, NetworkSpec, Origin, VolumeSpec};
+use crate::spec::{ContainerSpec, NetworkSpec, Origin, PullPolicy, VolumeSpec};
 
 /// The whole ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +70,18 @@ pub struct Accepted {
     /// The run whose end was taken for the job's: with `finished` taken back, that end counts no more.
     #[serde(default)]
     pub finished_run: Option<u64>,
+    /// The exit code the job ended with.
+    #[serde(default)]
+    pub finished_code: Option<i32>,
     /// It was begun with other attachments (its network changed): to be stopped, and started with these.
     #[serde(default)]
     pub stale: bool,
     /// The containers whose namespaces it was begun in.
     #[serde(default)]
     pub joins: Joins,
+    /// The run of the pid namespace's owner that it was begun in: a pid namespace ends with its first process.
+    #[serde(default)]
+    pub joined_run: Option<u64>,
     /// `pull = "always"`: the registry was asked for this one already.
     #[serde(default)]
     pub pulled: bool,
@@ -87,6 +93,39 @@ impl Accepted {
         let of_image = self.image.as_ref().and_then(|i| i.config.stop_signal.as_ref());
         let signal = self.spec.stop_signal.as_ref().or(of_image);
         signal.map_or("SIGTERM", String::as_str).to_owned()
+    }
+
+    /// The registry is still to be asked before it is made: until then it has no image.
+    pub fn asks_registry(&self) -> bool {
+        asks_registry(&self.spec) && !self.pulled
+    }
+}
+
+/// Whether a container of this table is made from what its registry has at that time.
+pub fn asks_registry(spec: &ContainerSpec) -> bool {
+    spec.pull == PullPolicy::Always && matches!(spec.image, ImageSource::Registry { .. })
+}
+
+impl Ledger {
+    /// Every container accepted, those that are to take another's place included.
+    pub fn accepted(&self) -> impl Iterator<Item = (&Name, &Accepted)> {
+        self.containers.iter().flat_map(|(name, entry)| {
+            let next = entry.next.as_ref().map(|n| &n.accepted);
+            std::iter::once(&entry.current)
+                .chain(next)
+                .map(move |a| (name, a))
+        })
+    }
+
+    /// The registry was asked for this image ([`crate::action::Action::LoadImage`] with `refresh` succeeded): those who
+    /// waited for that go on. To be written by whoever carried the action out.
+    pub fn note_pulled(&mut self, key: &str) {
+        for entry in self.containers.values_mut() {
+            let next = entry.next.as_mut().map(|n| &mut n.accepted);
+            for accepted in std::iter::once(&mut entry.current).chain(next) {
+                accepted.pulled |= accepted.asks_registry() && accepted.spec.image.key() == key;
+            }
+        }
     }
 }
 

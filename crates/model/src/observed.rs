@@ -47,10 +47,16 @@ pub struct Observed {
     pub forwarding: Look<bool>,
     /// Our table's content; none where there is no table or it was tampered with beyond reading.
     pub firewall: Look<Option<FirewallState>>,
+    /// Something of our table is there, be it damaged: to be removed where nothing needs it.
+    pub firewall_there: bool,
+    /// Foreign firewalls that keep traffic from our networks and that we have no hand in: what to do about each.
+    pub foreign_drops: Vec<String>,
     /// Sockets bound on the host by any process.
     pub listeners: Look<Vec<Listener>>,
     /// What the name server was last given; none where it does not run.
     pub dns: Look<Option<DnsState>>,
+    /// Networks whose name server listens on another port than 53, which somebody else has.
+    pub dns_ports: BTreeMap<Name, u16>,
     /// Volumes that have a directory of ours.
     pub volumes: Look<BTreeMap<Name, ObservedVolume>>,
     /// What the probes found so far, of the run each is about.
@@ -71,7 +77,7 @@ pub struct ObservedLink {
     /// Device name of the bridge it is a port of.
     pub master: Option<String>,
     pub addresses: Vec<Ipv4Net>,
-    /// Bridges of ours only: `route_localnet` is on.
+    /// Bridges of ours only: `route_localnet` is on, and so is `forwarding`.
     pub route_localnet: bool,
 }
 

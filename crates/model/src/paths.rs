@@ -4,6 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::name::ContainerId;
 
+/// In a volume's directory, what containers see of it.
+pub const VOLUME_DATA: &str = "_data";
+
+/// In a volume's directory, the sign that it was given what an image has at its place, or came to data otherwise: that
+/// is done once in its life.
+pub const VOLUME_FILLED: &str = "filled";
+
 /// The two roots of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
@@ -32,6 +39,11 @@ impl Roots {
     /// The API socket's default place.
     pub fn socket(&self) -> PathBuf {
         self.run.join("wharf.sock")
+    }
+
+    /// Named volumes, each as `NAME/` with [`VOLUME_DATA`] where the data is ours to keep.
+    pub fn volumes(&self) -> PathBuf {
+        self.state.join("volumes")
     }
 
     /// The content store.

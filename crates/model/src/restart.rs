@@ -8,9 +8,9 @@
 //! | exit code 0 | start, counted | leave | leave |
 //! | any other code, a signal, could not be started | start, counted | start, counted | leave |
 //!
-//! A counted restart waits: the first after a good run (one of at least `reset_after`) not at all, the second in a row
-//! `backoff`, the third twice that, and so on up to `backoff_max`. The first run of all has nothing behind it, so the
-//! restart after it is a first one.
+//! A counted restart waits: the first after a good run (one of at least `reset_after`; where health is asked, one that
+//! was healthy that long without a break) not at all, the second in a row `backoff`, the third twice that, and so on up
+//! to `backoff_max`. The first run of all has nothing behind it, so the restart after it is a first one.
 
 use std::time::Duration;
 
@@ -42,6 +42,30 @@ pub enum RunEnd {
     LaunchFailed,
 }
 
+/// How long a run was what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// From its start to its end.
+    pub lasted: Duration,
+    /// The longest time it was healthy without a break; none: its health was not asked.
+    pub healthy: Option<Duration>,
+}
+
+impl Ran {
+    /// Of a run whose health was not asked.
+    pub fn unchecked(lasted: Duration) -> Self {
+        Self {
+            lasted,
+            healthy: None,
+        }
+    }
+
+    /// How long it did what it is for, as far as is known.
+    fn good_for(self) -> Duration {
+        self.healthy.unwrap_or(self.lasted)
+    }
+}
+
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -51,13 +75,8 @@ pub enum Next {
     Leave,
 }
 
-/// Decides what follows a run of `ran` that ended so, and what is remembered.
-pub fn after_run(
-    state: RestartState,
-    spec: &RestartSpec,
-    end: RunEnd,
-    ran: Duration,
-) -> (RestartState, Next) {
+/// Decides what follows a run that ended so, and what is remembered.
+pub fn after_run(state: RestartState, spec: &RestartSpec, end: RunEnd, ran: Ran) -> (RestartState, Next) {
     match end {
         RunEnd::Stopped => (state, Next::Leave),
         RunEnd::Restarted => {
@@ -100,8 +119,8 @@ pub fn delay(spec: &RestartSpec, streak: u32) -> Duration {
     }
 }
 
-fn counted(state: RestartState, spec: &RestartSpec, end: RunEnd, ran: Duration) -> (RestartState, Next) {
-    let good = end != RunEnd::LaunchFailed && ran >= spec.reset_after;
+fn counted(state: RestartState, spec: &RestartSpec, end: RunEnd, ran: Ran) -> (RestartState, Next) {
+    let good = end != RunEnd::LaunchFailed && ran.good_for() >= spec.reset_after;
     let before = if good { 0 } else { state.streak };
     let next = RestartState {
         streak: before.saturating_add(1),
@@ -116,7 +135,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MS: Duration = Duration::from_millis(1);
+    const MS: Ran = Ran {
+        lasted: Duration::from_millis(1),
+        healthy: None,
+    };
 
     fn spec(policy: RestartPolicy) -> RestartSpec {
         RestartSpec {
@@ -186,11 +208,12 @@ mod tests {
             streak: 9,
             restarts: 40,
         };
-        let (state, next) = after_run(tired, &spec, RunEnd::Exited { code: 1 }, spec.reset_after);
+        let long = Ran::unchecked(spec.reset_after);
+        let (state, next) = after_run(tired, &spec, RunEnd::Exited { code: 1 }, long);
         let after = Duration::ZERO;
         assert_eq!(next, Next::Start { after });
         assert_eq!((state.streak, state.restarts), (1, 41));
-        let (_, next) = after_run(tired, &spec, RunEnd::LaunchFailed, spec.reset_after);
+        let (_, next) = after_run(tired, &spec, RunEnd::LaunchFailed, long);
         assert_eq!(
             next,
             Next::Start {
@@ -198,6 +221,31 @@ mod tests {
             },
             "a run that never was is no good one"
         );
+    }
+
+    #[test]
+    fn where_health_is_asked_a_good_run_is_one_that_was_healthy_long_enough() {
+        let spec = spec(RestartPolicy::Always);
+        let tired = RestartState {
+            streak: 3,
+            restarts: 3,
+        };
+        let short = spec.reset_after - Duration::from_nanos(1);
+        for (healthy, streak) in [
+            (Some(spec.reset_after), 1),
+            (Some(short), 4),
+            (Some(Duration::ZERO), 4),
+            (None, 1),
+        ] {
+            let ran = Ran {
+                lasted: spec.reset_after * 100,
+                healthy,
+            };
+            for end in [RunEnd::Unhealthy, RunEnd::Exited { code: 0 }] {
+                let (state, _) = after_run(tired, &spec, end, ran);
+                assert_eq!(state.streak, streak, "{healthy:?} {end:?}");
+            }
+        }
     }
 
     #[test]
@@ -231,7 +279,7 @@ mod tests {
         fn a_stop_always_leaves_and_counts_nothing(streak: u32, restarts: u64, ran in durations(), pick in 0_usize..3) {
             let policy = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::No][pick];
             let state = RestartState { streak, restarts };
-            prop_assert_eq!(after_run(state, &spec(policy), RunEnd::Stopped, ran), (state, Next::Leave));
+            prop_assert_eq!(after_run(state, &spec(policy), RunEnd::Stopped, Ran::unchecked(ran)), (state, Next::Leave));
         }
 
         #[test]
@@ -240,7 +288,7 @@ mod tests {
             let mut state = RestartState::default();
             let mut starts = 0;
             for (code, millis) in codes {
-                let (after, next) = after_run(state, &spec, RunEnd::Exited { code }, Duration::from_millis(millis));
+                let (after, next) = after_run(state, &spec, RunEnd::Exited { code }, Ran::unchecked(Duration::from_millis(millis)));
                 starts += u64::from(next != Next::Leave);
                 prop_assert_eq!(next != Next::Leave, code != 0);
                 state = after;

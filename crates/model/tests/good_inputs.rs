@@ -337,11 +337,13 @@ fn a_broken_file_still_tells_what_it_declares() {
 fn an_image_by_name_is_found_in_every_file_of_the_directory() {
     let user = Source::new("a.toml", "[container.a]\nimage = 'base'\n");
     let image = Source::new("b.toml", "[image.base]\npull = 'oci:/srv/base'\n");
-    assert!(
-        matches!(parse(&user, &[]), Outcome::Broken { .. }),
-        "base alone is an image of docker.io"
+    let alone = accepted(&user, &[]);
+    let key = alone.containers[0].spec.image.key();
+    assert_eq!(
+        key, "docker.io/library/base:latest",
+        "alone it is an image of docker.io"
     );
-    let outcomes = parse_all(&[(user, vec![]), (image, vec![])]);
+    let outcomes = parse_all(&[(user, vec![]), (image, vec![])], &["docker.io".to_owned()]);
     let Outcome::Parsed(parsed) = &outcomes[0] else {
         panic!("{outcomes:?}")
     };

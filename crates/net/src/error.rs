@@ -39,6 +39,11 @@ pub enum NetError {
          or, if it is gone for good, run `nft delete table inet {table}`"
     )]
     ForeignTable { table: &'static str, owner: String },
+    #[error(
+        "the nftables table `inet {table}` is held by another program (netlink port {holder}, which mostly is its pid): \
+         an agent that was not stopped; stop it"
+    )]
+    HeldTable { table: &'static str, holder: u32 },
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },
     /// A kernel answer that makes no sense to us.

@@ -2,6 +2,7 @@
 //!
 //! Blocking calls, no program of the host is run. What is not marked as this agent's is never changed.
 
+pub mod dns;
 mod error;
 mod firewall;
 mod link;
@@ -10,10 +11,11 @@ mod monitor;
 mod names;
 mod net;
 mod netlink;
+mod sys;
 mod sysctl;
 
 pub use error::NetError;
 pub use monitor::{Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};
-pub use net::Net;
+pub use net::{FirewallLook, Net};
 pub use netlink::KernelError;

@@ -1,4 +1,6 @@
-//! Word from the kernel that devices, addresses, routes or our firewall table changed.
+//! Word from the kernel that devices, addresses, routes, forwarding or what concerns our firewall changed.
+//!
+//! The kernel tells of no change of `route_localnet`: that one is seen by whoever looks now and then.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,23 +10,22 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Doing, NetError};
-use crate::firewall::TABLE;
-use crate::netlink::{read_text, u32_at};
+use crate::firewall;
+use crate::netlink::u32_at;
 
-/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE.
-const ROUTE_GROUPS: [u32; 3] = [1, 5, 7];
+/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF.
+const ROUTE_GROUPS: [u32; 4] = [1, 5, 7, 24];
 /// NFNLGRP_NFTABLES.
 const FIREWALL_GROUP: u32 = 7;
-const NFTABLES: u8 = 10;
 /// Bytes the kernel may queue before it says that word was lost.
 const QUEUE: usize = 1 << 20;
 
 /// What may be different now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MonitorEvent {
-    /// Devices, IPv4 addresses or routes.
+    /// Devices, IPv4 addresses, routes, or whether they forward.
     pub links: bool,
-    /// The table `inet wharf`.
+    /// The table `inet wharf`, or what other tables do to forwarded packets.
     pub firewall: bool,
     /// Word was lost: everything may be different.
     pub overrun: bool,
@@ -91,13 +92,14 @@ fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
     }
 }
 
-/// Tables, chains, rules, sets and elements all have their table's name as first attribute.
+/// Any message of it.
 fn is_about_us(mut datagram: &[u8]) -> bool {
     while let Some(length) = u32_at(datagram, 0).map(|l| l as usize) {
-        let Some(message) = datagram.get(..length).filter(|m| m.len() >= 20) else {
+        let Some(message) = datagram.get(..length).filter(|m| m.len() >= 16) else {
             return false;
         };
-        if message[5] == NFTABLES && read_text(&message[20..], 1).as_deref() == Some(TABLE) {
+        let kind = u16::from_ne_bytes([message[4], message[5]]);
+        if firewall::is_about_us(kind, &message[16..]) {
             return true;
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);

@@ -42,6 +42,11 @@ pub(crate) fn route_localnet(device: &str) -> String {
     format!("ipv4/conf/{device}/route_localnet")
 }
 
+/// Whether what comes by this device is forwarded; `ip_forward` sets it for all.
+pub(crate) fn forwarding(device: &str) -> String {
+    format!("ipv4/conf/{device}/forwarding")
+}
+
 pub(crate) fn disable_ipv6(device: &str) -> String {
     format!("ipv6/conf/{device}/disable_ipv6")
 }

@@ -39,6 +39,9 @@ const BRIDGE_DAMAGE: &[&str] = &[
     "ip addr flush dev wh-front",
     "ip addr add 10.99.0.1/16 dev wh-front",
     "ip addr flush dev wh-front; ip addr add 10.88.1.1/16 dev wh-front",
+    "ip route del 10.88.1.0/24 dev wh-front",
+    "ip route del table local local 10.88.1.1 dev wh-front",
+    "ip route flush dev wh-front; ip route flush table local dev wh-front",
     "ip link set wh-front mtu 1300",
     "ip link set wh-front address 02:00:00:00:00:01",
     "ip link set wh-front type bridge stp_state 1 forward_delay 1500",
@@ -90,7 +93,7 @@ fn a_bridge_is_made_as_it_must_be() {
 
 #[test]
 fn a_bridge_is_put_right_after_every_damage_and_then_left_alone() {
-    let host = Host::new();
+    let host = Host::shared();
     let n = big();
     apply(&host, &n);
     let state = |host: &Host| {
@@ -230,6 +233,7 @@ fn an_interface_is_put_right_after_every_damage_and_then_left_alone() {
         "ip link set eth0 down",
         "ip addr flush dev eth0",
         "ip route del default",
+        "ip route flush dev eth0",
         "ip link del eth0",
         "ip link set eth0 address 02:00:00:00:00:09",
         "ip link set eth0 mtu 1300",
@@ -429,7 +433,7 @@ fn several_agents_do_not_touch_each_others_devices() {
 
 #[test]
 fn the_monitor_tells_of_changes_and_is_quiet_otherwise() {
-    let host = Host::new();
+    let host = Host::shared();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let monitor = host.space.run(|| net::Monitor::new().unwrap());

@@ -295,7 +295,7 @@ fn a_port_moves_and_udp_flows_move_with_it() {
 /// The table as an agent leaves it that was killed between the change of a port and the flows to it.
 #[test]
 fn udp_flows_move_also_when_the_agent_died_over_it() {
-    let host = Host::new();
+    let host = Host::shared();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let (a, b) = (web(&host, &n, 5), host.container(&n, 6));
@@ -314,7 +314,7 @@ fn udp_flows_move_also_when_the_agent_died_over_it() {
         bridges: vec![host::bridge_rule(&n)],
         ports: vec![port(Tcp, None, 8080, &a.at, 80), port(Udp, None, 8080, &b.at, 80)],
     };
-    let again = host.space.run(|| net::Net::new("test").unwrap());
+    let again = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
     host.space.run(|| {
         assert_eq!(again.firewall().unwrap(), None);
         again.apply_firewall(&wanted).unwrap();
@@ -326,14 +326,14 @@ fn udp_flows_move_also_when_the_agent_died_over_it() {
 #[test]
 fn forwarding_is_off_again_without_its_guard() {
     for (was_on, another) in [(false, false), (false, true), (true, false)] {
-        let host = Host::new();
+        let host = Host::shared();
         let setting = u8::from(was_on);
         host.space
             .sh(&format!("echo {setting} > /proc/sys/net/ipv4/ip_forward"));
         host.apply(&[&network("front", 1)], Vec::new());
         assert!(host.space.run(|| host.net.forwarding().unwrap()));
         // One that was just started knows it from the table alone.
-        let new = host.space.run(|| net::Net::new("test").unwrap());
+        let new = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
         let net = if another { &new } else { &host.net };
         host.space.run(|| net.remove_firewall().unwrap());
         assert_eq!(host.space.run(|| net.forwarding().unwrap()), was_on);
@@ -354,7 +354,7 @@ fn forwarding_is_off_again_without_its_guard() {
 #[test]
 fn forwarding_that_was_off_is_for_our_bridges_alone() {
     for was_on in [false, true] {
-        let host = Host::new();
+        let host = Host::shared();
         host.space.sh(&format!(
             "echo {} > /proc/sys/net/ipv4/ip_forward",
             u8::from(was_on)
@@ -390,7 +390,7 @@ fn forwarding_that_was_off_is_for_our_bridges_alone() {
             refuse(&host.neighbour, Tcp, Ipv4Addr::new(198, 51, 100, 2), 80);
         }
         // A new agent learns it from the table.
-        let again = host.space.run(|| net::Net::new("test").unwrap());
+        let again = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
         again.firewall().unwrap().unwrap();
         assert_eq!(again.forward_guard(), !was_on);
     }
@@ -406,7 +406,7 @@ fn without_rule(host: &Host, chain: &str, comment: &str) {
 /// What the tests above say cannot be done can be done as soon as the rule against it is gone: they do look.
 #[test]
 fn every_protection_is_needed() {
-    let host = Host::new();
+    let host = Host::shared();
     // Else the guard would stand in for a missing rule.
     host.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
     let (front, back, mut closed) = (network("front", 1), network("back", 2), network("closed", 3));

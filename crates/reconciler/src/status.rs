@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use model::action::{Action, Noun};
 use model::ledger::{Accepted, ContainerEntry};
 use model::name::{ContainerId, Name};
-use model::observed::{ObservedContainer, Phase};
+use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::plan::Plan;
-use model::spec::{ContainerSpec, VolumeSource};
+use model::spec::VolumeSpec;
 use model::status::{
     ContainerStatus, EndpointStatus, ImageStatus, NetworkStatus, PortStatus, RolledBack, State, Status,
     VolumeStatus,
 };
 
-use crate::plan::{Input, Sight, plan};
+use crate::plan::{Input, Sight, driver, health_of, mounted, plan};
 
 /// The status as of these inputs. Paths, version and firewall are filled in by the agent, which knows them.
 pub fn status(input: &Input<'_>) -> Status {
@@ -85,6 +85,8 @@ impl View<'_> {
             .or(accepted.map(|a| &a.origin.file));
         let hold = self.input.ledger.holds.get(name);
         let state = self.state(name, entry, accepted, seen);
+        let health = accepted.and_then(|a| health_of(self.input.observed, a));
+        let health = health.map_or("none", |h| h.verdict.as_str());
         let exit = seen.and_then(|c| c.last_exit.as_ref());
         let up = seen.filter(|c| runs(c));
         let rejected = entry.and_then(|e| e.rejected.as_ref());
@@ -100,7 +102,7 @@ impl View<'_> {
             role: "active".to_owned(),
             id: accepted.map(|a| a.id.to_string()),
             state,
-            health: "none".to_owned(),
+            health: health.to_owned(),
             pid: seen.and_then(pid),
             restarts: seen.map_or(0, |c| c.restarts),
             image: spec.map(|s| s.image.key()).unwrap_or_default(),
@@ -122,7 +124,8 @@ impl View<'_> {
             error: self.error(
                 name,
                 entry,
-                exit.and_then(|e| e.error.clone()).filter(|_| up.is_none()),
+                exit.filter(|_| up.is_none()).and_then(|e| ending(state, e)),
+                state == State::Running && health == "starting",
             ),
         }
     }
@@ -195,7 +198,13 @@ impl View<'_> {
     }
 
     /// What is wrong with it, the latest first.
-    fn error(&self, name: &Name, entry: Option<&ContainerEntry>, exit: Option<String>) -> Option<String> {
+    fn error(
+        &self,
+        name: &Name,
+        entry: Option<&ContainerEntry>,
+        exit: Option<String>,
+        starting: bool,
+    ) -> Option<String> {
         let noun = Noun::Container(name.clone());
         self.wait_error(&noun)
             .or_else(|| self.table_error("container", name))
@@ -206,7 +215,8 @@ impl View<'_> {
                     .map(|r| format!("the change was not taken: {}", r.reason))
             })
             .or(exit)
-            .or_else(|| self.pending_reason(&noun))
+            // That its health has no verdict yet is said where its health is.
+            .or_else(|| self.pending_reason(&noun).filter(|_| !starting))
     }
 
     fn wait_error(&self, noun: &Noun) -> Option<String> {
@@ -273,25 +283,41 @@ impl View<'_> {
         }
     }
 
+    /// Those of tables, of containers, and those that are only kept.
     fn volumes(&self) -> Vec<VolumeStatus> {
-        let mut used: BTreeMap<&Name, Vec<String>> = self
-            .input
-            .desired
+        let (desired, ledger) = (self.input.desired, self.input.ledger);
+        let there = self.input.observed.volumes.known();
+        let names = desired
             .volumes
             .keys()
-            .map(|name| (name, Vec::new()))
-            .collect();
-        for (name, entry) in &self.input.ledger.containers {
-            for volume in named_volumes(&self.shown(entry).spec) {
-                used.entry(volume).or_default().push(name.to_string());
+            .chain(&desired.held.volumes)
+            .chain(ledger.volumes.keys())
+            .chain(there.into_iter().flatten().map(|(name, _)| name));
+        let mut used: BTreeMap<&Name, Vec<String>> = names.map(|name| (name, Vec::new())).collect();
+        for (name, entry) in &ledger.containers {
+            for volume in mounted(&self.shown(entry).spec) {
+                let by = used.entry(volume).or_default();
+                if by.last().is_none_or(|last| last != name.as_str()) {
+                    by.push(name.to_string());
+                }
             }
         }
-        let one = |(name, used_by): (&Name, Vec<String>)| VolumeStatus {
-            name: name.to_string(),
-            driver: "local".to_owned(),
-            path: String::new(),
-            kept: self.input.desired.volumes.get(name).is_none_or(|v| v.spec.keep),
-            used_by,
+        let one = |(name, used_by): (&Name, Vec<String>)| {
+            let seen = there.and_then(|all| all.get(name));
+            let accepted = ledger.volumes.get(name).map(|e| &e.spec);
+            let declared = desired.volumes.get(name).map(|d| &d.spec);
+            let default = VolumeSpec::default();
+            let spec = accepted
+                .or(seen.map(|v| &v.spec))
+                .or(declared)
+                .unwrap_or(&default);
+            VolumeStatus {
+                name: name.to_string(),
+                driver: driver(spec).to_owned(),
+                path: seen.map(|v| v.path.display().to_string()).unwrap_or_default(),
+                kept: accepted.or(declared).is_none_or(|s| s.keep),
+                used_by,
+            }
         };
         used.into_iter().map(one).collect()
     }
@@ -326,10 +352,17 @@ impl View<'_> {
     }
 }
 
-fn named_volumes(spec: &ContainerSpec) -> impl Iterator<Item = &Name> {
-    spec.volumes.iter().filter_map(|v| match &v.source {
-        VolumeSource::Named(name) => Some(name),
-        VolumeSource::Anonymous | VolumeSource::Bind { .. } | VolumeSource::Tmpfs { .. } => None,
+/// How the latest run ended, where that is what is wrong.
+fn ending(state: State, exit: &ExitRecord) -> Option<String> {
+    let wrong = matches!(state, State::Backoff | State::Failed);
+    exit.error.clone().or_else(|| {
+        let memory = if exit.oom_killed { ", out of memory" } else { "" };
+        let signal = exit
+            .signal
+            .map(|n| format!(" (signal {n}{memory})"))
+            .unwrap_or_default();
+        let text = format!("its latest run ended with exit code {}{signal}", exit.code);
+        wrong.then_some(text)
     })
 }
 

@@ -342,8 +342,11 @@ fn what_cannot_be_seen_is_waited_for() {
         foreign_addresses: Look::Unknown(why()),
         forwarding: Look::Unknown(why()),
         firewall: Look::Unknown(why()),
+        firewall_there: true,
+        foreign_drops: Vec::new(),
         listeners: Look::Unknown(why()),
         dns: Look::Unknown(why()),
+        dns_ports: Default::default(),
         volumes: Look::Unknown(why()),
         health: Default::default(),
         containers: Look::Unknown(why()),
@@ -352,6 +355,38 @@ fn what_cannot_be_seen_is_waited_for() {
     assert!(plan.actions.is_empty());
     assert!(!plan.waits.is_empty());
     assert_eq!(plan.ledger, case.ledger);
+}
+
+#[test]
+fn a_damaged_table_that_nothing_needs_is_removed_once() {
+    let mut case = Case::new();
+    case.settle();
+    let plan_on = |there: bool| {
+        let observed = Observed {
+            firewall: Look::Known(None),
+            firewall_there: there,
+            ..Host::new().observe()
+        };
+        let (failures, in_flight) = (Failures::new(), BTreeSet::new());
+        let (desired, ledger) = (Desired::default(), Ledger::default());
+        let input = Input {
+            desired: &desired,
+            observed: &observed,
+            ledger: &ledger,
+            in_flight: &in_flight,
+            failures: &failures,
+            now: case.now,
+        };
+        let mut ids = || ContainerId::from_bytes([1; 32]);
+        let described = plan(&input, &mut ids);
+        described.actions.iter().map(describe).collect::<Vec<_>>()
+    };
+    assert_eq!(plan_on(false), Vec::<String>::new());
+    let told = plan_on(true);
+    assert!(
+        told.len() == 1 && told[0].contains("damaged, and nothing needs it any more"),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod dirs;
+pub(crate) mod exec;
 mod gate;
 mod spawn;
 
@@ -24,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::{CgroupSet, Hierarchies};
 pub use crate::error::RuntimeError;
+pub use crate::exec::{ExecEnd, ExecIo, ExecSession, ExecSpec};
 use crate::launch::sealed_exe;
 use crate::observe;
 use crate::shim::files::{self, ContainerFile, Files, ShimState, Stage};

@@ -42,6 +42,13 @@ pub enum RuntimeError {
     Unknown { id: ContainerId },
     #[error("container {}: it is not running", id.short())]
     NotRunning { id: ContainerId },
+    #[error("container {}: cannot {doing}: {source}", id.short())]
+    Exec {
+        id: ContainerId,
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error(transparent)]
@@ -53,5 +60,17 @@ impl RuntimeError {
     pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { doing, path, source }
+    }
+
+    /// For `map_err`: what was being done for a further process.
+    pub(crate) fn exec(id: &ContainerId, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let id = id.clone();
+        move |source| Self::Exec { id, doing, source }
+    }
+
+    /// For `map_err`: a shim that does not answer.
+    pub(crate) fn silent(id: &ContainerId) -> impl FnOnce(io::Error) -> Self {
+        let id = id.clone();
+        move |source| Self::Silent { id, source }
     }
 }

@@ -8,13 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Mount, Spec};
+use rustix::fs::CWD;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount};
 
-use crate::bundle::CONFIG;
-use crate::cgroup::{CgroupSet, Hierarchies, PAYLOAD};
+use crate::bundle::{CONFIG, mounts::SHARED_SHM};
+use crate::cgroup::{CgroupSet, Hierarchies, PAYLOAD, limits};
 use crate::embedded::{Doing, Plan, mount_overlay, sys};
+use crate::join;
 use crate::launch::LaunchError;
+use crate::shim::files::{self, ShimConfig};
 
 /// Has the runtime start the payload, and gives its pid.
 pub(crate) fn create(plan: &Plan, runtime: &str) -> Result<i32, LaunchError> {
@@ -25,6 +28,7 @@ pub(crate) fn create(plan: &Plan, runtime: &str) -> Result<i32, LaunchError> {
     fs::create_dir_all(dir.join("state")).doing(|| format!("making {}", dir.display()))?;
     fs::create_dir_all(plan.rootfs()).doing(|| format!("making {}", plan.rootfs().display()))?;
     mount_overlay(&plan.extra.overlay, true, &plan.rootfs()).map(drop)?;
+    put_shared_memory(plan)?;
     write_config(plan, &dir)?;
     // What an earlier run left behind, whose payload has ended: without it there is nothing to delete.
     let _ = quietly(Cli::new(plan, runtime).command(&["delete", "--force"]));
@@ -40,7 +44,7 @@ pub(crate) fn create(plan: &Plan, runtime: &str) -> Result<i32, LaunchError> {
         .arg(&pid_file)
         .arg(&plan.extra.id);
     cli.run(create, "create")?;
-    let started = cli.run(cli.command(&["start"]), "start");
+    let started = limit(plan).and_then(|()| cli.run(cli.command(&["start"]), "start"));
     if let Err(error) = started {
         let _ = quietly(cli.command(&["delete", "--force"]));
         return Err(error);
@@ -85,24 +89,73 @@ fn empty_cgroup(plan: &Plan) -> Result<(), LaunchError> {
     clear().doing(|| "clearing the container's control group".to_owned())
 }
 
+/// The group the runtime made is given the limits before anything of the payload runs in it; in the bundle's own
+/// configuration there are none, as they may change while it runs. Those of an update since are written by the shim.
+fn limit(plan: &Plan) -> Result<(), LaunchError> {
+    let what = || "limiting the container".to_owned();
+    let config: Option<ShimConfig> = files::read(&plan.dir.join("shim.json")).doing(what)?;
+    let Some(config) = config else {
+        return Ok(());
+    };
+    let hierarchies = Hierarchies::detect().doing(what)?;
+    let place = &plan.extra.cgroup;
+    let payload = CgroupSet::new(&hierarchies, &place.parent, &place.name).child(PAYLOAD);
+    limits::apply(&payload, &config.policy.limits).map_err(|e| LaunchError::Setup(e.to_string()))
+}
+
+/// Where a shared ipc namespace's `/dev/shm` is to be found by the runtime, in this mount namespace alone.
+fn put_shared_memory(plan: &Plan) -> Result<(), LaunchError> {
+    let Some(tree) = join::shared_memory(&plan.dir, &plan.extra.shared)? else {
+        return Ok(());
+    };
+    let at = plan.dir.join(SHARED_SHM);
+    fs::create_dir_all(&at).doing(|| format!("making {}", at.display()))?;
+    move_mount(&tree, c"", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing(|| "mounting the shared /dev/shm".to_owned())
+}
+
 /// The bundle's configuration with what the runtime must be told: whose namespaces these are, and where the root is.
 fn write_config(plan: &Plan, dir: &Path) -> Result<(), LaunchError> {
     let mut spec = plan.spec.clone();
+    let (unshare, shared) = (plan.extra.unshare, &plan.extra.shared);
+    let pids = join::pids_path(&plan.dir, shared)?;
     let adapt = |spec: &mut Spec| -> Result<(), oci_spec::OciSpecError> {
         let mut linux = spec.linux().clone().unwrap_or_default();
         let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-        let unshare = plan.extra.unshare;
-        for (kind, name, own) in [
-            (LinuxNamespaceType::Network, "net", unshare.net),
-            (LinuxNamespaceType::Uts, "uts", unshare.uts),
-            (LinuxNamespaceType::Ipc, "ipc", unshare.ipc),
+        for (kind, name, not_the_hosts) in [
+            (
+                LinuxNamespaceType::Network,
+                "net",
+                unshare.net || shared.net.is_some(),
+            ),
+            (
+                LinuxNamespaceType::Uts,
+                "uts",
+                unshare.uts || shared.net.is_some(),
+            ),
+            (
+                LinuxNamespaceType::Ipc,
+                "ipc",
+                unshare.ipc || shared.ipc.is_some(),
+            ),
         ] {
-            if own {
+            if not_the_hosts {
                 let path = format!("/proc/{}/ns/{name}", std::process::id());
                 namespaces.push(LinuxNamespaceBuilder::default().typ(kind).path(path).build()?);
             }
         }
+        if let Some(path) = pids {
+            let pid = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid);
+            namespaces.push(pid.path(path).build()?);
+        }
+        if shared.net.is_some() {
+            // It would be set in the owner's namespace: to what it is.
+            let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            spec.set_hostname(Some(here));
+            spec.set_process(Some(plan.process.clone()));
+        }
         linux.set_namespaces(Some(namespaces));
+        spec.set_mounts(spec.mounts().clone().map(of_files));
         spec.set_linux(Some(linux));
         if let Some(mut root) = spec.root().clone() {
             root.set_path(plan.rootfs());
@@ -114,6 +167,28 @@ fn write_config(plan: &Plan, dir: &Path) -> Result<(), LaunchError> {
     let text = serde_json::to_vec(&spec).doing(|| "adapting the bundle".to_owned())?;
     let file = dir.join(CONFIG);
     fs::write(&file, text).doing(|| format!("writing {}", file.display()))
+}
+
+/// crun 1.8 takes the source of a recursively read-only bind for a directory. Below a file nothing is mounted.
+fn of_files(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    for mount in &mut mounts {
+        let source = mount.source().as_deref();
+        if mount.typ().as_deref() == Some("bind") && source.is_some_and(|s| s.exists() && !s.is_dir()) {
+            let plain = |option: &String| {
+                if option == "rro" {
+                    "ro".to_owned()
+                } else {
+                    option.clone()
+                }
+            };
+            let options = mount
+                .options()
+                .as_ref()
+                .map(|all| all.iter().map(plain).collect());
+            mount.set_options(options);
+        }
+    }
+    mounts
 }
 
 fn quietly(mut command: Command) -> std::io::Result<bool> {

@@ -194,7 +194,7 @@ fn be_creator(l: &Launch<'_>, writer: OwnedFd) -> ! {
 }
 
 /// Makes the payload's descriptors 0, 1 and 2, and has execve close all others.
-fn take_stdio(stdio: [BorrowedFd<'_>; 3]) -> Result<(), LaunchError> {
+pub(crate) fn take_stdio(stdio: [BorrowedFd<'_>; 3]) -> Result<(), LaunchError> {
     let work = || -> std::io::Result<()> {
         // Copied high first: one of them may itself be 0, 1 or 2.
         let mut high = Vec::new();

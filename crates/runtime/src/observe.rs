@@ -133,6 +133,7 @@ impl Found {
     fn phase(&self) -> Phase {
         match (self.locked, &self.state) {
             (true, Some(state)) => match (state.stage, state.payload) {
+                (Stage::Running, Some(payload)) if state.paused => Phase::Paused { pid: payload.pid },
                 (Stage::Running, Some(payload)) => Phase::Running { pid: payload.pid },
                 (Stage::Backoff { until }, _) => Phase::Backoff { until },
                 (Stage::Leaving, _) => Phase::Exited,

@@ -39,7 +39,8 @@ fn a_run_leaves_its_record_and_its_log() {
         (1, 7, None, false, false)
     );
     assert!(exit.started_at <= exit.finished_at);
-    assert_eq!((seen.run_no, seen.restarts, seen.rev), (1, 0, 0));
+    // Its revision is the shim's, which may be on its way out yet.
+    assert_eq!((seen.run_no, seen.restarts), (1, 0));
     let mut log = host.log(&i);
     log.sort();
     let line = |stream: &str, text: &str| (stream.to_owned(), text.to_owned());
@@ -324,7 +325,10 @@ fn nothing_of_the_agent_is_inherited() {
     assert_eq!(read("comm"), b"wharf\n");
     let mut targets = Vec::new();
     for entry in fs::read_dir(format!("/proc/{shim}/fd")).unwrap().flatten() {
-        targets.push(fs::read_link(entry.path()).unwrap().display().to_string());
+        // The last caller's connection may be forgotten meanwhile.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            targets.push(target.display().to_string());
+        }
     }
     let lock = host.files(&i).lock().display().to_string();
     let known = |target: &String| {

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 use model::digest::{Digest, DigestError};
 
+use crate::registry::RegistryError;
 use crate::tar::TarError;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error(
-        "image {key}: pulling from a registry is not supported yet; write it to a file with \
-         `skopeo copy docker://… oci-archive:FILE` and use \"oci-archive:FILE\""
-    )]
-    Registry { key: String },
     #[error("image {key}: loading was cancelled")]
     Cancelled { key: String },
+    #[error("there is no image {key}")]
+    NoImage { key: String },
+    #[error("image {key} is in use and stays")]
+    InUse { key: String },
     #[error("image {key}: {source}")]
     Load {
         key: String,
@@ -102,6 +102,8 @@ pub enum LoadError {
     Ambiguous { available: String },
     #[error("it has nothing for {wanted}, only for {available}")]
     Platform { wanted: String, available: String },
+    #[error("{0}")]
+    Registry(#[source] RegistryError),
     #[error("layer {diff_id}: {source}")]
     Layer {
         diff_id: Digest,
@@ -164,6 +166,15 @@ impl EntryError {
         move |e| Self::Io {
             doing,
             source: e.into(),
+        }
+    }
+}
+
+impl From<RegistryError> for LoadError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Cancelled => Self::Cancelled,
+            error => Self::Registry(error),
         }
     }
 }

@@ -5,14 +5,16 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
 use crate::error::{LayerError, LoadError};
 use crate::hash::HashingReader;
 use crate::layout::{Layout, flush_directory};
-use crate::source::{Blob, LayerBlob};
-use crate::store::Limits;
+use crate::registry::{Download, Progress};
+use crate::source::{Container, LayerBlob, Origin};
+use crate::store::{Limits, LoadOptions};
 use crate::tar::{Reader, Stream, TarError};
 use crate::{tree, unpack};
 
@@ -29,15 +31,16 @@ pub fn bring(
     layout: &Layout,
     layer: &LayerBlob,
     limits: &Limits,
-    cancel: &AtomicBool,
+    options: &LoadOptions<'_>,
 ) -> Result<(), LoadError> {
     let place = layout.layer(&layer.diff_id);
     if place.is_dir() {
+        tell_done(layer, options);
         return Ok(());
     }
     let temporary = Temporary::create(&layout.tmp)?;
-    let streamed = stream(layer, &temporary, limits, cancel);
-    if cancel.load(Ordering::Relaxed) {
+    let streamed = stream(layer, &temporary, limits, options);
+    if options.cancel.load(Ordering::Relaxed) {
         return Err(LoadError::Cancelled);
     }
     streamed?;
@@ -52,15 +55,30 @@ fn stream(
     layer: &LayerBlob,
     into: &Temporary,
     limits: &Limits,
-    cancel: &AtomicBool,
+    options: &LoadOptions<'_>,
 ) -> Result<(), LoadError> {
-    let blob = open(layer)?;
+    let trouble = Mutex::new(None);
+    let cancel = options.cancel;
+    let blob = match &layer.origin {
+        Origin::Container(container, name) => open(layer, container, name)?,
+        Origin::Registry(session, digest) => {
+            let watch = session.watch(cancel);
+            let report = options.progress;
+            Box::new(Download::new(
+                session, *digest, layer.size, watch, report, &trouble,
+            ))
+        }
+    };
     let blob = Cancellable { blob, cancel };
     let mut compressed = BufReader::with_capacity(BUFFER, HashingReader::new(blob, layer.size));
     let unpacked = unpack_from(&mut compressed, into, limits, cancel);
     // The blob's own digest first: a damaged one explains every other error.
     let mut compressed = compressed.into_inner();
-    compressed.drain().map_err(|e| failed(layer, TarError::from(e)))?;
+    let drained = compressed.drain();
+    if let Some(error) = trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(error.into());
+    }
+    drained.map_err(|e| failed(layer, TarError::from(e)))?;
     let actual = compressed.digest();
     if let Some(expected) = layer.digest.filter(|expected| *expected != actual) {
         let what = format!("layer blob {expected}");
@@ -81,20 +99,30 @@ fn stream(
     })
 }
 
-fn open(layer: &LayerBlob) -> Result<Blob, LoadError> {
-    let container = &layer.container;
-    let Some(blob) = container.blob(&layer.name)? else {
+/// What a registry would have been asked for need not be.
+fn tell_done(layer: &LayerBlob, options: &LoadOptions<'_>) {
+    if let (Origin::Registry(_, digest), Some(report)) = (&layer.origin, options.progress) {
+        report(Progress {
+            layer: *digest,
+            done: layer.size,
+            total: layer.size,
+        });
+    }
+}
+
+fn open(layer: &LayerBlob, container: &Container, name: &str) -> Result<Box<dyn Read>, LoadError> {
+    let Some(blob) = container.blob(name)? else {
         return Err(LoadError::NotInside {
             container: container.path().to_owned(),
-            name: layer.name.clone(),
+            name: name.to_owned(),
             wanted: "copied completely",
         });
     };
     if blob.size == layer.size {
-        return Ok(blob);
+        return Ok(Box::new(blob));
     }
     Err(LoadError::Size {
-        what: format!("layer blob {}", layer.name),
+        what: format!("layer blob {name}"),
         expected: layer.size,
         actual: blob.size,
     })
@@ -144,7 +172,7 @@ fn inflate<'a>(compressed: &'a mut Compressed<'_>) -> Result<Box<dyn Read + 'a>,
 
 /// A blob whose reading ends with an error as soon as it is cancelled.
 struct Cancellable<'a> {
-    blob: Blob,
+    blob: Box<dyn Read + 'a>,
     cancel: &'a AtomicBool,
 }
 

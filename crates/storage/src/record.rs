@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use jiff::Timestamp;
 use model::digest::Digest;
 use model::image::{Image, ImageConfig, ImageSource};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,23 @@ pub struct Record {
     /// Config and manifest.
     pub blobs: Vec<Digest>,
     pub config: ImageConfig,
+    /// Of what the reference led to at the registry.
+    #[serde(default)]
+    pub top: Option<Digest>,
+    /// When it was brought in, or last became another image.
+    #[serde(default)]
+    pub pulled: Option<Timestamp>,
+}
+
+/// An image in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub image: Image,
+    /// When it was pulled or loaded; none where an older version of the agent did not note it.
+    pub pulled: Option<Timestamp>,
+    /// Of what its reference led to at the registry: the index where there is one (Docker's RepoDigest), else the
+    /// manifest. None for what is from no registry.
+    pub pinned: Option<Digest>,
 }
 
 impl Record {
@@ -42,7 +60,18 @@ impl Record {
             layers: Vec::new(),
             blobs: Vec::new(),
             config: ImageConfig::default(),
+            top: None,
+            pulled: Some(Timestamp::now()),
         }
+    }
+
+    /// Whether both are of the same image, whenever each was brought in.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let timeless = |record: &Self| Self {
+            pulled: None,
+            ..record.clone()
+        };
+        timeless(self) == timeless(other)
     }
 
     /// A record of an image that was found; `layers` are those of its layers that can be seen.
@@ -51,6 +80,7 @@ impl Record {
             stamp: found.stamp,
             id: Some(found.id),
             digest: found.digest,
+            top: found.top,
             size: found.layers.iter().map(|layer| layer.size).sum(),
             layers,
             blobs: found.documents.iter().map(|(digest, _)| *digest).collect(),

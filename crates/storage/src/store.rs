@@ -1,6 +1,6 @@
-//! The store's public face: open, load, list, prune.
+//! The store's public face: open, load, list. Removing is in `remove`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,12 +11,13 @@ use model::image::{Image, ImageSource};
 
 use crate::claims::Claims;
 use crate::error::{LoadError, StoreError};
-use crate::layout::{Layout, flush_directory};
-use crate::record::{self, Record};
+use crate::layout::Layout;
+use crate::record::{self, Listed, Record};
+use crate::registry::{self, RegistryConfig, Report};
 use crate::source::{self, Found, LayerBlob};
 use crate::{layer, tree, unpack};
 
-/// Layers unpacked at a time.
+/// Layers brought in at a time.
 const PARALLEL: usize = 2;
 
 /// How much one layer may be, so that a hostile one ends in an error and not in a full disk.
@@ -38,11 +39,34 @@ impl Default for Limits {
     }
 }
 
+/// How an image is to be loaded.
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
+    /// Ask the registry even if the image is there. Where the reference still leads to the same one nothing is fetched.
+    pub refresh: bool,
+    /// Setting it ends the load soon with [`StoreError::Cancelled`].
+    pub cancel: &'a AtomicBool,
+    /// Told how far each layer of a registry's image is; called from several threads.
+    pub progress: Report<'a>,
+}
+
+impl<'a> LoadOptions<'a> {
+    /// Content with what is there, telling nobody.
+    pub fn new(cancel: &'a AtomicBool) -> Self {
+        Self {
+            refresh: false,
+            cancel,
+            progress: None,
+        }
+    }
+}
+
 /// Images on disk, shared by reference among threads. See the crate's head for what lies where.
 pub struct Store {
-    layout: Layout,
+    pub(crate) layout: Layout,
     limits: Limits,
-    claims: Claims,
+    pub(crate) claims: Claims,
+    registries: Mutex<Arc<RegistryConfig>>,
     /// What `images/` holds; this store is its only writer.
     records: Mutex<BTreeMap<String, Arc<Record>>>,
 }
@@ -63,19 +87,27 @@ impl Store {
         Ok(Self {
             limits,
             claims: Claims::default(),
+            registries: Mutex::default(),
             records: Mutex::new(records.collect()),
             layout,
         })
     }
 
+    /// How registries are reached from the next load on. Without it: anonymously, docker's file unread.
+    pub fn set_registries(&self, config: RegistryConfig) {
+        *self.registries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
     /// Brings an image in and returns it. Idempotent; may be killed at any instruction and done again. Layers that are
-    /// there already are not read. Setting `cancel` ends it soon with [`StoreError::Cancelled`].
-    pub fn load(&self, source: &ImageSource, cancel: &AtomicBool) -> Result<Image, StoreError> {
+    /// there already are neither fetched nor read. An image of a registry that is there whole is returned without a
+    /// question, unless `options.refresh` wants one; when the answer to that cannot be had, the error says why and the
+    /// image stays.
+    pub fn load(&self, source: &ImageSource, options: &LoadOptions<'_>) -> Result<Image, StoreError> {
         let key = source.key();
         let loaded = match source {
-            ImageSource::Registry { .. } => return Err(StoreError::Registry { key }),
+            ImageSource::Registry { reference } => self.pull(source, reference, options),
             ImageSource::Rootfs { dir } => self.load_rootfs(source, dir),
-            _ => self.load_layers(source, cancel),
+            _ => source::find(source).and_then(|found| self.bring(source, &found, options)),
         };
         loaded.map_err(|error| match error.or_full(&self.layout.root) {
             LoadError::Cancelled => StoreError::Cancelled { key },
@@ -87,36 +119,53 @@ impl Store {
     /// archive, or the layout's `index.json`, is another file or was written to) and one whose layers are gone. One
     /// whose source was removed is. A few system calls an image.
     pub fn images(&self) -> Result<BTreeMap<String, Image>, StoreError> {
-        let records: Vec<_> = self.records().values().cloned().collect();
-        let mut images = BTreeMap::new();
-        for record in records {
-            let image = record.image(&self.layout);
-            let whole = image.layers.iter().all(|layer| layer.is_dir());
-            if whole && !source::has_changed(&record.source, record.stamp) {
-                images.insert(image.key.clone(), image);
-            }
-        }
-        Ok(images)
+        let listing = self.listing()?.into_iter();
+        Ok(listing
+            .map(|listed| (listed.image.key.clone(), listed.image))
+            .collect())
     }
 
-    /// Forgets images whose key is not in `keep`, then removes layers and blobs that no image has. Returns the bytes
-    /// freed on disk. What a load at work needs stays.
-    pub fn prune(&self, keep: &BTreeSet<String>) -> Result<u64, StoreError> {
-        let mut doomed = Vec::new();
-        {
-            let claims = self.claims.lock();
-            self.forget(keep)?;
-            let kept = self.referenced();
-            let unused = |digest: &Digest| !kept.contains(digest) && !claims.is_pinned(digest);
-            for directory in [&self.layout.layers, &self.layout.blobs] {
-                self.move_unused(directory, unused, &mut doomed)?;
-            }
+    /// The same with what the store remembers besides, by key.
+    pub fn listing(&self) -> Result<Vec<Listed>, StoreError> {
+        let records: Vec<_> = self.records().values().cloned().collect();
+        let whole = records.iter().filter_map(|record| self.whole(record));
+        Ok(whole.collect())
+    }
+
+    fn whole(&self, record: &Record) -> Option<Listed> {
+        let image = record.image(&self.layout);
+        let whole = image.layers.iter().all(|layer| layer.is_dir());
+        let listed = Listed {
+            image,
+            pulled: record.pulled,
+            pinned: record.top,
+        };
+        (whole && !source::has_changed(&record.source, record.stamp)).then_some(listed)
+    }
+
+    fn pull(
+        &self,
+        source: &ImageSource,
+        reference: &str,
+        options: &LoadOptions<'_>,
+    ) -> Result<Image, LoadError> {
+        let record = self.records().get(&source.key()).cloned();
+        let here = record.and_then(|record| self.whole(&record));
+        // What a digest leads to never changes.
+        let pinned = reference.contains('@');
+        if let Some(here) = here.as_ref().filter(|_| !options.refresh || pinned) {
+            return Ok(here.image.clone());
         }
-        let mut freed = 0;
-        for path in doomed {
-            freed += tree::remove(&path, &self.layout.tmp).map_err(StoreError::io("remove", &path))?;
+        let known = here.as_ref().and_then(|here| here.pinned);
+        let config = Arc::clone(&self.registries.lock().unwrap_or_else(PoisonError::into_inner));
+        match (registry::find(&config, reference, known, options.cancel)?, here) {
+            (None, Some(here)) => Ok(here.image),
+            (Some(found), _) => self.bring(source, &found, options),
+            (None, None) => Err(LoadError::refused(
+                reference,
+                "it was there a moment ago: try again",
+            )),
         }
-        Ok(freed)
     }
 
     fn load_rootfs(&self, source: &ImageSource, dir: &Path) -> Result<Image, LoadError> {
@@ -124,12 +173,16 @@ impl Store {
         self.remember(Record::rootfs(source.clone()))
     }
 
-    fn load_layers(&self, source: &ImageSource, cancel: &AtomicBool) -> Result<Image, LoadError> {
-        let found = source::find(source)?;
+    fn bring(
+        &self,
+        source: &ImageSource,
+        found: &Found,
+        options: &LoadOptions<'_>,
+    ) -> Result<Image, LoadError> {
         let layers = found.layers.iter().map(|layer| layer.diff_id);
         let documents = found.documents.iter().map(|(digest, _)| *digest);
         let _pins = self.claims.pin(layers.chain(documents).collect());
-        self.bring_layers(&found.layers, cancel)?;
+        self.bring_layers(&found.layers, options)?;
         for (digest, bytes) in &found.documents {
             let path = self.layout.blob(digest);
             if !path.exists() {
@@ -138,18 +191,18 @@ impl Store {
                     .map_err(LoadError::io("write", &path))?;
             }
         }
-        let visible = self.visible(&found)?;
-        self.remember(Record::found(source.clone(), &found, visible))
+        let visible = self.visible(found)?;
+        self.remember(Record::found(source.clone(), found, visible))
     }
 
     /// Makes every layer exist, two at a time; after an error none is begun any more.
-    fn bring_layers(&self, layers: &[LayerBlob], cancel: &AtomicBool) -> Result<(), LoadError> {
+    fn bring_layers(&self, layers: &[LayerBlob], options: &LoadOptions<'_>) -> Result<(), LoadError> {
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         let stop = AtomicBool::new(false);
         let work = || {
             while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.bring_layer(layer, cancel, &stop) {
+                if let Err(e) = self.bring_layer(layer, options, &stop) {
                     let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
                     first.get_or_insert(e);
                     stop.store(true, Ordering::Relaxed);
@@ -169,16 +222,16 @@ impl Store {
     fn bring_layer(
         &self,
         layer: &LayerBlob,
-        cancel: &AtomicBool,
+        options: &LoadOptions<'_>,
         stop: &AtomicBool,
     ) -> Result<(), LoadError> {
-        let over = || cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+        let over = || options.cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
         if over() {
             return Err(LoadError::Cancelled);
         }
         let work = self.claims.work_on(layer.diff_id, over);
         let _work = work.ok_or(LoadError::Cancelled)?;
-        layer::bring(&self.layout, layer, &self.limits, cancel)
+        layer::bring(&self.layout, layer, &self.limits, options)
     }
 
     /// The layers that overlayfs is to be given. Of one that occurs twice only the upper one (the kernel refuses the
@@ -203,7 +256,8 @@ impl Store {
 
     fn remember(&self, record: Record) -> Result<Image, LoadError> {
         let key = record.source.key();
-        if self.records().get(&key).is_some_and(|known| **known == record) {
+        let known = self.records().get(&key).cloned();
+        if known.is_some_and(|known| known.is_like(&record)) {
             return Ok(record.image(&self.layout));
         }
         let path = self.layout.record(&key);
@@ -219,54 +273,7 @@ impl Store {
         Ok(image)
     }
 
-    fn forget(&self, keep: &BTreeSet<String>) -> Result<(), StoreError> {
-        let mut records = self.records();
-        let gone: Vec<String> = records
-            .keys()
-            .filter(|key| !keep.contains(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            let path = self.layout.record(&key);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("remove", &path)(e));
-                }
-                _ => records.remove(&key),
-            };
-        }
-        let images = &self.layout.images;
-        flush_directory(images).map_err(StoreError::io("flush", images))
-    }
-
-    fn referenced(&self) -> BTreeSet<Digest> {
-        let records = self.records();
-        let of = |record: &Arc<Record>| [&record.layers[..], &record.blobs].concat();
-        records.values().flat_map(of).collect()
-    }
-
-    /// Moves what nobody has into `tmp`, where it is as good as gone. Names that are no digests are not ours.
-    fn move_unused(
-        &self,
-        directory: &Path,
-        unused: impl Fn(&Digest) -> bool,
-        doomed: &mut Vec<std::path::PathBuf>,
-    ) -> Result<(), StoreError> {
-        let listing = || StoreError::io("list", directory);
-        for entry in std::fs::read_dir(directory).map_err(listing())? {
-            let entry = entry.map_err(listing())?;
-            let digest = entry.file_name().to_str().map(|hex| format!("sha256:{hex}"));
-            let digest: Option<Digest> = digest.and_then(|text| text.parse().ok());
-            if digest.is_some_and(|digest| unused(&digest)) {
-                let away = tree::fresh(&self.layout.tmp);
-                std::fs::rename(entry.path(), &away).map_err(StoreError::io("remove", &entry.path()))?;
-                doomed.push(away);
-            }
-        }
-        Ok(())
-    }
-
-    fn records(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Record>>> {
+    pub(crate) fn records(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Record>>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,7 @@
 //! Removing directory trees of any depth with a fixed number of descriptors and a fixed stack: a hostile layer can nest
 //! directories deeper (through links) than any recursion would survive.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -61,6 +62,30 @@ fn empty(directory: &Path, tmp: &Path, waiting: &mut Vec<PathBuf>) -> io::Result
         }
     }
     Ok(freed)
+}
+
+/// The bytes that `root` takes on disk, as [`remove`] would count them: a file with several names once. What goes away
+/// meanwhile counts nothing.
+pub fn size_of(root: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let mut seen = BTreeSet::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if meta.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                waiting.push(entry?.path());
+            }
+        }
+        if meta.is_dir() || meta.nlink() == 1 || seen.insert(meta.ino()) {
+            bytes += meta.blocks() * 512;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Removes everything in `tmp` itself: what an interrupted run left.

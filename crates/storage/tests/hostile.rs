@@ -5,7 +5,7 @@ mod common;
 
 use common::tarball::{Spelling, seal};
 use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, snapshot};
-use storage::{Limits, Store};
+use storage::{Limits, LoadOptions, Store};
 
 #[test]
 fn dot_dot_is_refused_by_name_wherever_it_is_spelled() {
@@ -276,7 +276,7 @@ fn directories_nested_through_links_can_be_removed() {
     };
     assert_says(&error, &["\"..\""]);
     fixture.unpack(Tar::of(members)).unwrap();
-    fixture.store.prune(&Default::default()).unwrap();
+    fixture.store.prune(&Default::default(), false).unwrap();
     fixture.assert_empty();
 }
 
@@ -368,7 +368,9 @@ fn limits_hold_for_bombs() {
         for pack in [Pack::Gzip, Pack::Zstd, Pack::Plain] {
             let mut layout = Layout::new(&dir.path().join("layout"));
             layout.image(None, &[(pack, layer.clone())]);
-            let error = store.load(&layout.source(None), &false.into()).unwrap_err();
+            let error = store
+                .load(&layout.source(None), &LoadOptions::new(&false.into()))
+                .unwrap_err();
             assert_says(&error.to_string(), &[why]);
             assert_eq!(entries(&dir.path().join("store/tmp")), Vec::<String>::new());
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Fixture, Layout, Member, Pack, Tar, entries, snapshot};
 use model::image::ImageSource;
-use storage::Store;
+use storage::{LoadOptions, Store};
 
 const STORE: &str = "STORAGE_TEST_STORE";
 const LAYOUT: &str = "STORAGE_TEST_LAYOUT";
@@ -25,7 +25,7 @@ fn child_that_loads() {
         dir: PathBuf::from(layout),
         reference: None,
     };
-    store.load(&source, &false.into()).unwrap();
+    store.load(&source, &LoadOptions::new(&false.into())).unwrap();
 }
 
 fn child(store: &Path, layout: &Path) -> Command {
@@ -95,10 +95,10 @@ fn thirty_kills_at_random_moments() {
         }
         // Every third one goes on from where it was killed, to meet half-full stores too.
         if kill % 3 != 0 {
-            let image = store.load(&source, &false.into()).unwrap();
+            let image = store.load(&source, &LoadOptions::new(&false.into())).unwrap();
             assert_eq!(image.layers.len(), 5);
             assert_eq!(entries(&root.join("tmp")), Vec::<String>::new());
-            store.prune(&Default::default()).unwrap();
+            store.prune(&Default::default(), false).unwrap();
         }
     }
     println!("{interrupted} of 30 kills left something to sweep");

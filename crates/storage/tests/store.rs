@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries};
-use storage::{Store, StoreError};
+use storage::{InUse, LoadOptions, Store, StoreError};
 
 fn layer(text: &str) -> Vec<u8> {
     Tar::of([
@@ -147,14 +146,20 @@ fn pruning_keeps_what_is_asked_for_and_what_it_shares() {
     let a = fixture.load(&layout.source(Some("a"))).unwrap();
     let b = fixture.load(&layout.source(Some("b"))).unwrap();
     std::fs::create_dir(fixture.path("store/layers/not-a-digest")).unwrap();
-    let all: BTreeSet<String> = [a.key.clone(), b.key.clone()].into();
-    assert_eq!(fixture.store.prune(&all).unwrap(), 0);
-    assert!(fixture.store.prune(&[a.key.clone()].into()).unwrap() > 9000);
+    let all: InUse = [&a.key, &b.key].into_iter().collect();
+    assert_eq!(fixture.store.prune(&all, false).unwrap(), Default::default());
+    let keep: InUse = [&a.key].into_iter().collect();
+    let dry = fixture.store.prune(&keep, true).unwrap();
+    assert_eq!(keys(&fixture.store).len(), 2);
+    let pruned = fixture.store.prune(&keep, false).unwrap();
+    assert_eq!(pruned.images, [b.key]);
+    assert!(pruned.bytes > 9000, "{pruned:?}");
+    assert_eq!(dry, pruned);
     assert_eq!(keys(&fixture.store), [a.key]);
     assert!(a.layers.iter().all(|layer| layer.is_dir()));
     assert!(!b.layers[1].exists());
     assert_eq!(entries(&fixture.path("store/blobs/sha256")).len(), 2);
-    fixture.store.prune(&BTreeSet::new()).unwrap();
+    fixture.store.prune(&InUse::default(), false).unwrap();
     assert_eq!(entries(&fixture.path("store/layers")), ["not-a-digest"]);
     for directory in ["blobs/sha256", "images", "tmp"] {
         assert_eq!(
@@ -172,12 +177,12 @@ fn pruning_does_not_take_layers_from_a_load_at_work() {
     let layers: Vec<_> = (0..4).map(|i| (Pack::Gzip, layer(&i.to_string()))).collect();
     layout.image(None, &layers);
     let source = layout.source(None);
-    let keep: BTreeSet<String> = [source.key()].into();
+    let keep: InUse = [source.key()].into_iter().collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                fixture.store.prune(&keep).unwrap();
+                fixture.store.prune(&keep, false).unwrap();
             }
         });
         // A panic in between would leave the other thread at work for ever.
@@ -203,7 +208,11 @@ fn a_cancelled_load_ends_and_leaves_nothing() {
     layout.image(None, &[(Pack::Gzip, many)]);
     let cancel = AtomicBool::new(false);
     let error = std::thread::scope(|scope| {
-        let load = scope.spawn(|| fixture.store.load(&layout.source(None), &cancel));
+        let load = scope.spawn(|| {
+            fixture
+                .store
+                .load(&layout.source(None), &LoadOptions::new(&cancel))
+        });
         while entries(&fixture.path("store/tmp")).is_empty() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -214,7 +223,10 @@ fn a_cancelled_load_ends_and_leaves_nothing() {
     assert_says(&error.to_string(), &["cancelled", &layout.source(None).key()]);
     fixture.assert_empty();
     cancel.store(false, Ordering::Relaxed);
-    fixture.store.load(&layout.source(None), &cancel).unwrap();
+    fixture
+        .store
+        .load(&layout.source(None), &LoadOptions::new(&cancel))
+        .unwrap();
 }
 
 #[test]
@@ -262,7 +274,7 @@ fn a_full_disk_is_said_and_gone_when_there_is_room() {
         let store = Store::open(&small_disk.join("store")).unwrap();
         let reference = if options.contains("size") { "big" } else { "small" };
         let error = store
-            .load(&layout.source(Some(reference)), &false.into())
+            .load(&layout.source(Some(reference)), &LoadOptions::new(&false.into()))
             .unwrap_err()
             .to_string();
         assert_says(
@@ -276,11 +288,13 @@ fn a_full_disk_is_said_and_gone_when_there_is_room() {
         assert_eq!(entries(&small_disk.join("store/tmp")), Vec::<String>::new());
         assert_eq!(keys(&store), Vec::<String>::new());
         if reference == "big" {
-            store.load(&layout.source(Some("small")), &false.into()).unwrap();
+            store
+                .load(&layout.source(Some("small")), &LoadOptions::new(&false.into()))
+                .unwrap();
         }
         mount(nix::mount::MsFlags::MS_REMOUNT, larger);
         store
-            .load(&layout.source(Some(reference)), &false.into())
+            .load(&layout.source(Some(reference)), &LoadOptions::new(&false.into()))
             .unwrap();
         nix::mount::umount(&small_disk).unwrap();
     }

@@ -237,7 +237,9 @@ fn images_of_buildah_and_skopeo_in_every_form() {
     for source in sources {
         // A store each, so that every form is really read.
         let store = storage::Store::open(&fixture.path(&format!("store-of-{}", source.key().len()))).unwrap();
-        let image = store.load(&source, &false.into()).unwrap();
+        let image = store
+            .load(&source, &storage::LoadOptions::new(&false.into()))
+            .unwrap();
         let got = comparable(merged(&image));
         let paths = |picture: &Picture| -> Vec<String> {
             picture
@@ -260,7 +262,7 @@ fn images_of_buildah_and_skopeo_in_every_form() {
             (Some("1:2"), &["80/tcp".to_owned()][..])
         );
         assert!(image.config.env.contains(&"A=b".to_owned()));
-        store.prune(&Default::default()).unwrap();
+        store.prune(&Default::default(), false).unwrap();
         assert_eq!(
             entries(
                 &fixture

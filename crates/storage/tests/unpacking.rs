@@ -98,7 +98,9 @@ fn a_store_below_a_setgid_directory_with_acls_unpacks_the_same() {
             ]),
         )],
     );
-    let image = store.load(&layout.source(None), &false.into()).unwrap();
+    let image = store
+        .load(&layout.source(None), &storage::LoadOptions::new(&false.into()))
+        .unwrap();
     let tree = snapshot(&image.layers[0]);
     assert_eq!(
         (tree[&b"implied"[..]].mode, tree[&b"implied"[..]].owner),

@@ -1,6 +1,7 @@
 //! The command line as a user has it, run on a host.
 
 use std::ffi::OsStr;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use model::status::{ContainerStatus, State, Status};
@@ -15,6 +16,17 @@ pub struct Said {
     pub stderr: String,
 }
 
+impl From<Output> for Said {
+    fn from(out: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: out.status.code().unwrap_or(-1),
+            stdout: text(&out.stdout),
+            stderr: text(&out.stderr),
+        }
+    }
+}
+
 impl Said {
     /// The command succeeded, or a panic with what it said.
     pub fn ok(self) -> Self {
@@ -26,13 +38,7 @@ impl Said {
 impl Host {
     /// Runs `wharf ARGS…`.
     pub fn wharf<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
-        let out = self.wharf_command().args(args).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
-            code: out.status.code().unwrap_or(-1),
-            stdout: text(&out.stdout),
-            stderr: text(&out.stderr),
-        }
+        Said::from(self.wharf_command().args(args).output().unwrap())
     }
 
     /// `wharf status --json`.

@@ -12,13 +12,18 @@ pub mod agent;
 pub mod binary;
 pub mod cgroups;
 pub mod client;
+pub mod docker;
 pub mod host;
 pub mod http;
 pub mod images;
 pub mod leaks;
 pub mod namespace;
 pub mod process;
+pub mod pty;
 pub mod random;
+pub mod registry;
 pub mod survey;
+pub mod systemd_host;
 
 pub use host::{From, Host};
+pub use systemd_host::SystemdHost;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -80,4 +80,34 @@ pub fn alive(pid: u32) -> bool {
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Waits until there is a process with just this command line, wherever on this machine; its pid. For tests, which
+/// choose arguments nobody else has.
+#[track_caller]
+pub fn until_pid_of(command: &[&str]) -> u32 {
+    let wanted: Vec<u8> = command
+        .iter()
+        .flat_map(|arg| [arg.as_bytes(), b"\0"].concat())
+        .collect();
+    let found = || pids().find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c == wanted));
+    until(&format!("{command:?} runs"), found)
+}
+
+/// Waits for the end of a process.
+#[track_caller]
+pub fn until_gone(pid: u32) {
+    until(&format!("{pid} has ended"), || (!alive(pid)).then_some(()));
+}
+
+#[track_caller]
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

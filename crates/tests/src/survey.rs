@@ -35,7 +35,8 @@ pub fn orphans(host: &Host, status: &Status) -> Vec<Thing> {
 
 fn is_orphan(thing: &Thing, status: &Status) -> bool {
     let about_a_container = match thing.kind {
-        Kind::Process => true,
+        // The name server is the host's.
+        Kind::Process => !thing.what.contains("wharf dns"),
         Kind::Namespace => !thing.what.contains("of the agent"),
         Kind::Cgroup => thing
             .what

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::details;
 use super::filters::Filters;
 use super::problem::Problem;
-use super::wharf::{ask, refreshed};
+use super::wharf::{ask, current, refreshed};
 use crate::engine::{Answer, Handle, Refusal, Request, Snapshot};
 use crate::report;
 
@@ -44,7 +45,7 @@ pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) 
         .and_then(|n| usize::try_from(n).ok())
         .filter(|n| *n > 0);
     let all = matches!(query.all.as_str(), "1" | "true" | "True") || limit.is_some() || filters.has("status");
-    let snapshot = handle.snapshot.borrow().clone();
+    let snapshot = current(&handle).await?;
     let shown =
         |c: &&ContainerStatus| all || matches!(c.state, ContainerState::Running | ContainerState::Paused);
     let mut found: Vec<&ContainerStatus> = snapshot.status.containers.iter().filter(shown).collect();
@@ -75,9 +76,7 @@ fn passes(filters: &Filters, snapshot: &Snapshot, c: &ContainerStatus) -> bool {
 
 fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
     let entry = entry(snapshot, &c.name);
-    let command = entry
-        .map(|e| command(snapshot, &e.current).join(" "))
-        .unwrap_or_default();
+    let command = entry.map(|e| command(&e.current).join(" ")).unwrap_or_default();
     json!({
         "Id": c.id,
         "Names": [format!("/{}", c.name)],
@@ -93,13 +92,13 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
         "Status": report::docker_status(c, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": "default" },
         "NetworkSettings": { "Networks": networks(c) },
-        "Mounts": [],
+        "Mounts": details::mounts(snapshot, entry.map(|e| &e.current.spec)),
     })
 }
 
 /// `GET /containers/NAME/json`.
 pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
-    let snapshot = handle.snapshot.borrow().clone();
+    let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
     let entry = entry(&snapshot, &c.name);
     let spec = entry.map(|e| &e.current.spec);
@@ -122,12 +121,13 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "Restarting": c.state == ContainerState::Backoff, "OOMKilled": c.oom_killed, "Dead": false,
             "Pid": c.pid.unwrap_or(0), "ExitCode": c.exit_code.unwrap_or(0), "Error": c.error.clone().unwrap_or_default(),
             "StartedAt": c.started_at, "FinishedAt": c.finished_at,
+            "Health": details::health(&snapshot, c, entry.map(|e| &e.current)),
         },
         "Config": {
             "Hostname": spec.and_then(|s| s.hostname.clone()).unwrap_or_else(|| c.name.clone()),
             "User": spec.and_then(|s| s.user.clone()).unwrap_or_default(),
             "Env": spec.map(|s| s.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()).unwrap_or_default(),
-            "Cmd": entry.map(|e| command(&snapshot, &e.current)).unwrap_or_default(),
+            "Cmd": entry.map(|e| command(&e.current)).unwrap_or_default(),
             "Image": c.image,
             "Labels": spec.map(|s| s.labels.clone()).unwrap_or_default(),
             "Tty": false, "OpenStdin": false,
@@ -142,7 +142,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "LogConfig": { "Type": "json-file", "Config": {} },
         },
         "NetworkSettings": { "Networks": networks(c), "Ports": ports },
-        "Mounts": [],
+        "Mounts": details::mounts(&snapshot, spec),
         "Wharf": c,
     })))
 }
@@ -168,13 +168,8 @@ fn docker_state(state: ContainerState) -> &'static str {
 }
 
 /// What runs: entrypoint and command as the table and the image give them.
-fn command(snapshot: &Snapshot, accepted: &Accepted) -> Vec<String> {
-    let config = snapshot
-        .observed
-        .images
-        .known()
-        .and_then(|i| i.get(&accepted.spec.image.key()))
-        .map(|i| i.config.clone());
+fn command(accepted: &Accepted) -> Vec<String> {
+    let config = accepted.image.as_ref().map(|image| image.config.clone());
     let config = config.unwrap_or_default();
     let spec = &accepted.spec;
     let entrypoint = spec.entrypoint.clone().unwrap_or(config.entrypoint);
@@ -332,6 +327,36 @@ pub async fn kill(
         .map_err(|e| Problem::failed(e.to_string()))?
         .map_err(Problem::failed)?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /containers/NAME/pause`: freezes all its processes.
+pub async fn pause(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Response> {
+    freeze(&handle, &name, ContainerState::Running, ContainerState::Paused).await
+}
+
+/// `POST /containers/NAME/unpause`: lets them go on.
+pub async fn unpause(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Response> {
+    freeze(&handle, &name, ContainerState::Paused, ContainerState::Running).await
+}
+
+async fn freeze(handle: &Handle, name: &str, from: ContainerState, to: ContainerState) -> Result<Response> {
+    let snapshot = refreshed(handle, false).await?;
+    let c = find(&snapshot, name)?;
+    let id = match entry(&snapshot, &c.name) {
+        Some(entry) if c.state == from => entry.current.id.clone(),
+        _ => {
+            let text = format!("container {} is {}", c.name, docker_state(c.state));
+            return Err(Problem::conflict(text));
+        }
+    };
+    let (host, name) = (Arc::clone(&handle.host), c.name.clone());
+    let frozen = tokio::task::spawn_blocking(move || match to {
+        ContainerState::Paused => host.runtime.pause(&id),
+        _ => host.runtime.unpause(&id),
+    });
+    let frozen = frozen.await.map_err(|e| Problem::failed(e.to_string()))?;
+    frozen.map_err(|e| Problem::failed(e.to_string()))?;
+    until(handle, &name, LIMIT, |c| (c.state == to).then_some(Ok(()))).await
 }
 
 /// Has the loop take a decision, which has to be a good one.

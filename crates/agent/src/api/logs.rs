@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::containers::find;
 use super::problem::Problem;
+use super::wharf::current;
 use crate::engine::Handle;
 
 /// Docker's query: flags are `1`, `true` or absent; `tail` is a number or `all`; `since` and `until` are seconds.
@@ -60,7 +61,7 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Problem> {
     let wanted = decide(&query)?;
-    let snapshot = handle.snapshot.borrow().clone();
+    let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
     let Some(entry) = snapshot.ledger.containers.get(c.name.as_str()) else {
         return Err(Problem::conflict(format!(

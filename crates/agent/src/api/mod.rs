@@ -1,13 +1,22 @@
 //! The API socket: Docker's routes for what Docker has words for, `/wharf/v1/` for the rest (INTERFACE §4).
 
 mod containers;
+mod details;
 mod docker;
 mod events;
+mod exec;
+mod exec_table;
+mod fd_stream;
 mod filters;
+mod images;
 mod logs;
+mod networks;
 mod problem;
+mod session;
+mod volumes;
 mod wharf;
 
+pub use exec_table::Execs;
 pub use wharf::WaitAnswer;
 
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +26,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +36,14 @@ use tracing::{debug, warn};
 
 use crate::engine::Handle;
 use problem::Problem;
+
+/// Goes on with the socket that systemd opened.
+pub fn take_over(listener: std::os::unix::net::UnixListener) -> anyhow::Result<UnixListener> {
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .context("cannot take over the API socket from systemd")
+}
 
 /// Binds the socket. The group `wharf` may speak to it, where there is one: it is as good as root.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
@@ -89,6 +106,22 @@ fn router(handle: Handle) -> Router {
         .route("/containers/{name}/stop", post(containers::stop))
         .route("/containers/{name}/restart", post(containers::restart))
         .route("/containers/{name}/kill", post(containers::kill))
+        .route("/containers/{name}/pause", post(containers::pause))
+        .route("/containers/{name}/unpause", post(containers::unpause))
+        .route("/containers/{name}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::pull))
+        .route("/images/prune", post(images::prune))
+        .route("/images/{*name}", delete(images::remove))
+        .route("/networks", get(networks::list))
+        .route("/networks/{name}", get(networks::inspect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .method_not_allowed_fallback(unknown)
         .fallback(unknown);
     let own = Router::new()
         .route("/status", get(wharf::status))
@@ -96,6 +129,7 @@ fn router(handle: Handle) -> Router {
         .route("/reload", post(wharf::reload))
         .route("/wait", get(wharf::wait))
         .route("/events", get(wharf::events))
+        .method_not_allowed_fallback(unknown)
         .fallback(unknown);
     Router::new()
         .nest("/wharf/v1", own)
@@ -115,12 +149,14 @@ fn without_version<B>(mut request: hyper::Request<B>) -> hyper::Request<B> {
     request
 }
 
-/// A route that is not built says so.
+/// A route that is not built says so. For what is only looked at it is as good as not there, and clients look elsewhere;
+/// what is to be done cannot be done: were it a 404, `docker run` would go and pull the image.
 async fn unknown(request: Request) -> Response {
-    Problem::not_found(format!(
-        "{} {} is not supported yet",
-        request.method(),
-        request.uri().path()
-    ))
-    .into_response()
+    let (method, path) = (request.method(), request.uri().path());
+    let text = format!("{method} {path} is not supported yet");
+    let problem = match method.is_safe() {
+        true => Problem::not_found(text),
+        false => Problem::not_built(text),
+    };
+    problem.into_response()
 }

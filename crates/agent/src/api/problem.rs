@@ -47,6 +47,14 @@ impl Problem {
         }
     }
 
+    /// 501.
+    pub fn not_built(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_IMPLEMENTED,
+            message: message.into(),
+        }
+    }
+
     /// The loop did not answer: the agent is on its way out.
     pub fn leaving() -> Self {
         Self {
@@ -60,8 +68,8 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
         match refusal {
-            Refusal::NoSuchContainer(_) => Self::not_found(message),
-            Refusal::Busy(_) => Self::conflict(message),
+            Refusal::NoSuchContainer(_) | Refusal::NotFound(_) => Self::not_found(message),
+            Refusal::Busy(_) | Refusal::InUse(_) => Self::conflict(message),
             Refusal::Failed(_) => Self::failed(message),
         }
     }

@@ -155,6 +155,15 @@ pub async fn refreshed(handle: &Handle, whole: bool) -> Result<Arc<Snapshot>> {
     Ok(Arc::clone(&handle.snapshot.borrow()))
 }
 
+/// The picture as it is; after the first pass, for an agent that was started a moment ago.
+pub async fn current(handle: &Handle) -> Result<Arc<Snapshot>> {
+    let seen = Arc::clone(&handle.snapshot.borrow());
+    if seen.passes > 0 {
+        return Ok(seen);
+    }
+    refreshed(handle, false).await
+}
+
 /// Puts a request to the loop.
 pub fn ask(handle: &Handle, request: Request) -> Result<()> {
     handle

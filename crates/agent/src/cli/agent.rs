@@ -11,26 +11,31 @@ use tracing::info;
 
 use super::{DONE, NOT_CONVERGED};
 use crate::api;
-use crate::engine::{Engine, Handle, Wake};
+use crate::engine::{Engine, Handle, Request, Wake};
 use crate::places::Places;
 use crate::report;
+use crate::systemd::{self, Given, Notifier};
 
 /// Runs until SIGTERM or SIGINT, or with `once` until converged.
 pub fn run(places: Places, once: Option<Duration>) -> anyhow::Result<u8> {
     show_whose(&places)?;
+    // While there is one thread.
+    let given = systemd::receive()?;
     logging();
     if !rustix::process::geteuid().is_root() {
         bail!("the agent needs root: it makes namespaces, mounts and firewall rules");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Sessions and probes wait on threads of their own: the loop has to find one even beside a thousand of them.
+        .max_blocking_threads(4096)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
     let code = runtime.block_on(async {
         match once {
-            Some(limit) => converge(places, limit).await,
-            None => serve(places).await,
+            Some(limit) => converge(places, limit, given).await,
+            None => serve(places, given).await,
         }
     });
     // Whatever is cut off here is taken up again by the next agent.
@@ -62,15 +67,22 @@ fn logging() {
         .init();
 }
 
-async fn serve(places: Places) -> anyhow::Result<u8> {
+async fn serve(places: Places, given: Given) -> anyhow::Result<u8> {
     let socket = places.socket();
-    let (engine, handle) = Engine::open(places)?;
-    let listener = api::bind(&socket)?;
+    let (mut engine, handle) = Engine::open(places)?;
+    engine.tell(given.notifier.clone());
+    let ours = given.api.is_none();
+    let listener = given.api.map_or_else(|| api::bind(&socket), api::take_over)?;
     info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "wharf agent is up");
     tokio::spawn(api::serve(listener, handle.clone()));
-    let stop = on_signals(handle)?;
+    let stop = on_signals(handle, given.notifier)?;
     engine.run(stop).await;
-    match std::fs::remove_file(&socket) {
+    let removed = if ours {
+        std::fs::remove_file(&socket)
+    } else {
+        Ok(())
+    };
+    match removed {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).context("cannot remove the API socket")?
         }
@@ -81,7 +93,7 @@ async fn serve(places: Places) -> anyhow::Result<u8> {
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reads everything anew.
-fn on_signals(handle: Handle) -> anyhow::Result<watch::Receiver<bool>> {
+fn on_signals(handle: Handle, notifier: Notifier) -> anyhow::Result<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     let mut term = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -91,19 +103,31 @@ fn on_signals(handle: Handle) -> anyhow::Result<watch::Receiver<bool>> {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hup.recv() => if handle.wakes.send(Wake::Everything).is_err() { break },
+                _ = hup.recv() => read_anew(&handle, &notifier).await,
             }
         }
+        notifier.stopping();
         stop.send_replace(true);
     });
     Ok(stopped)
 }
 
+/// SIGHUP: as `wharf reload`, and whoever waits for the end of it is told.
+async fn read_anew(handle: &Handle, notifier: &Notifier) {
+    let (answer, done) = tokio::sync::oneshot::channel();
+    notifier.reloading();
+    let request = Request::Refresh { whole: true, answer };
+    // Both fail only when the loop has ended, and this process with it.
+    if handle.wakes.send(Wake::Request(request)).is_ok() && done.await.is_ok() {
+        notifier.ready();
+    }
+}
+
 /// `--once`: what was done goes to stdout, what is missing to stderr.
-async fn converge(places: Places, limit: Duration) -> anyhow::Result<u8> {
+async fn converge(places: Places, limit: Duration, given: Given) -> anyhow::Result<u8> {
     let (engine, handle) = Engine::open(places)?;
     let (_, mut done) = handle.events.follow();
-    let stop = on_signals(handle.clone())?;
+    let stop = on_signals(handle.clone(), given.notifier)?;
     let (end, ended) = watch::channel(false);
     let running = tokio::spawn(engine.run(ended));
     let code = tokio::select! {

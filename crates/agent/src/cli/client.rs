@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 /// A client of one agent. A connection a request: they are local and few.
@@ -44,9 +47,27 @@ impl Client {
     pub async fn stream(
         &self,
         path: &str,
+        each: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.streamed(Method::GET, path, each).await
+    }
+
+    /// The same for a POST.
+    pub async fn stream_post(
+        &self,
+        path: &str,
+        each: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.streamed(Method::POST, path, each).await
+    }
+
+    async fn streamed(
+        &self,
+        method: Method,
+        path: &str,
         mut each: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut response = self.send(Method::GET, path).await?;
+        let mut response = self.send(method, path).await?;
         if !response.status().is_success() {
             return good(response).await.map(drop);
         }
@@ -59,25 +80,83 @@ impl Client {
         Ok(())
     }
 
+    /// The JSON answer of a POST that carries JSON.
+    pub async fn post_json<T: DeserializeOwned>(&self, path: &str, body: &Value) -> anyhow::Result<T> {
+        let request = json(Method::POST, path, body)?;
+        let body = good(self.send_request(request).await?).await?;
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
+    }
+
+    /// A POST that carries JSON and whose answer says nothing but that it was done.
+    pub async fn command_json(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+        let request = json(Method::POST, path, body)?;
+        good(self.send_request(request).await?).await.map(drop)
+    }
+
+    /// The JSON answer of a DELETE.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let body = good(self.send(Method::DELETE, path).await?).await?;
+        // Docker answers some removals with nothing.
+        let body = if body.is_empty() {
+            Bytes::from_static(b"null")
+        } else {
+            body
+        };
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
+    }
+
+    /// A POST after which the connection is a stream of bytes both ways (Docker's hijacking).
+    pub async fn hijack(&self, path: &str, body: &Value) -> anyhow::Result<Upgraded> {
+        let mut request = json(Method::POST, path, body)?;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+        let response = self.send_request(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return match good(response).await {
+                Ok(_) => Err(anyhow!("the agent did not hand out the session's streams")),
+                Err(e) => Err(e),
+            };
+        }
+        hyper::upgrade::on(response)
+            .await
+            .context("the agent broke off the session")
+    }
+
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "wharf")
+            .body(Full::<Bytes>::default())?;
+        self.send_request(request).await
+    }
+
+    async fn send_request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| no_agent(&self.socket, e))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // An error here is also seen by whoever reads the answer.
-            drop(connection.await);
+            drop(connection.with_upgrades().await);
         });
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Host", "wharf")
-            .body(Empty::<Bytes>::new())?;
         sender
             .send_request(request)
             .await
             .context("the agent did not answer")
     }
+}
+
+fn json(method: Method, path: &str, body: &Value) -> anyhow::Result<Request<Full<Bytes>>> {
+    Ok(Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "wharf")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(serde_json::to_vec(body)?))?)
 }
 
 fn no_agent(socket: &Path, error: std::io::Error) -> anyhow::Error {

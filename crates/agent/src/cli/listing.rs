@@ -143,6 +143,22 @@ pub fn networks(status: &Status) -> String {
     )
 }
 
+/// `wharf volume ls`.
+pub fn volumes(status: &Status) -> String {
+    let row = |v: &model::status::VolumeStatus| {
+        let kept = if v.kept { "yes" } else { "no" };
+        vec![
+            v.name.clone(),
+            v.driver.clone(),
+            kept.to_owned(),
+            v.used_by.join(", "),
+            v.path.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = status.volumes.iter().map(row).collect();
+    table(&["NAME", "DRIVER", "KEPT", "USED BY", "PATH"], &rows)
+}
+
 /// `wharf image ls`.
 pub fn images(status: &Status) -> String {
     let row = |i: &model::status::ImageStatus| {
@@ -161,7 +177,7 @@ pub fn images(status: &Status) -> String {
 }
 
 /// Bytes as people read them, in powers of 1024.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -2,10 +2,13 @@
 
 mod agent;
 mod client;
+mod exec;
 mod listing;
 mod offline;
 mod online;
+mod stores;
 mod sys;
+mod terminal;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -133,12 +136,27 @@ enum Command {
         #[arg(short, long, default_value = "SIGKILL")]
         signal: String,
     },
+    /// Freeze all processes of containers
+    Pause {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Let frozen containers go on
+    Unpause {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Run a command inside a container; exits with its code (125: wharf's own failure, 126: not executable, 127: not found)
+    Exec(ExecArgs),
     /// Networks
     #[command(subcommand)]
     Network(NounCommand),
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Print the JSON Schema of the files (only keys that work)
     Schema,
     /// Print a completion script
@@ -174,6 +192,36 @@ struct LogsArgs {
     timestamps: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct ExecArgs {
+    /// Hand on what comes on the standard input; without this the command reads nothing
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal; with -i, every key goes to it, Ctrl-C too
+    #[arg(short, long)]
+    tty: bool,
+    /// Run it in the background, as long as the agent runs; else it ends with this client
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    detach: bool,
+    /// User (and group) by name or number, instead of the container's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// A further environment variable; with no value, the one it has here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Directory it starts in, instead of the container's
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// With all capabilities and no system call filter
+    #[arg(long)]
+    privileged: bool,
+    /// The container
+    name: String,
+    /// The command and its arguments; no shell is run
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum NounCommand {
     /// List them
@@ -189,6 +237,51 @@ enum NounCommand {
 enum ImageCommand {
     /// List the images in the store
     Ls {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch images from their registries
+    Pull {
+        #[arg(required = true, value_name = "REF")]
+        references: Vec<String>,
+    },
+    /// Remove images that no container and no table wants
+    Rm {
+        #[arg(required = true, value_name = "REF|ID")]
+        names: Vec<String>,
+    },
+    /// Remove all images that no container and no table wants
+    Prune {
+        /// Say only what would go
+        #[arg(long)]
+        dry_run: bool,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeCommand {
+    /// List the volumes
+    Ls {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all about volumes, as JSON
+    Inspect {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove volumes that no container uses and no table declares; their data is kept in the trash for a day
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove all volumes that no container uses and no table declares
+    Prune {
+        /// Without asking
+        #[arg(short, long)]
+        force: bool,
         #[arg(long)]
         json: bool,
     },

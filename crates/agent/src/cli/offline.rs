@@ -9,6 +9,7 @@ use model::desired::Desired;
 use model::diagnostic::Diagnostic;
 use model::ledger::Ledger;
 use model::observed::Look;
+use model::spec::Settings;
 use reconciler::plan::Input;
 use serde_json::json;
 
@@ -103,9 +104,9 @@ pub fn print_plan(report: &PlanReport, json: bool) -> anyhow::Result<u8> {
 fn read(dir: &Path, settings: &Path) -> (Contents, Desired) {
     let (settings, settings_errors) = match config_dir::read_settings(settings) {
         Ok(settings) => (settings, Vec::new()),
-        Err(errors) => (Default::default(), errors),
+        Err(errors) => (Settings::default(), errors),
     };
-    let contents = config_dir::read(dir);
+    let contents = config_dir::read(dir, &settings.search);
     let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
     let whole: Vec<Diagnostic> = settings_errors
         .into_iter()

@@ -9,7 +9,7 @@ use model::status::Status;
 use serde_json::Value;
 
 use super::client::{Client, escaped};
-use super::{Command, DONE, ImageCommand, LogsArgs, NOT_CONVERGED, NounCommand, listing, offline};
+use super::{Command, DONE, LogsArgs, NOT_CONVERGED, NounCommand, exec, listing, offline, stores};
 use crate::api::WaitAnswer;
 use crate::places::Places;
 use crate::report::PlanReport;
@@ -46,6 +46,9 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
         Command::Kill { names, signal } => {
             each(client, &names, "kill", &format!("?signal={}", escaped(&signal))).await
         }
+        Command::Pause { names } => each(client, &names, "pause", "").await,
+        Command::Unpause { names } => each(client, &names, "unpause", "").await,
+        Command::Exec(args) => Ok(exec::run(client, &args).await),
         Command::Network(NounCommand::Ls { json }) => {
             list(
                 client,
@@ -56,9 +59,8 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
             .await
         }
         Command::Network(NounCommand::Inspect { name }) => inspect_network(client, &name).await,
-        Command::Image(ImageCommand::Ls { json }) => {
-            list(client, json, |s| serde_json::to_value(s.images), listing::images).await
-        }
+        Command::Image(command) => stores::image(client, command).await,
+        Command::Volume(command) => stores::volume(client, command).await,
         Command::Agent(_)
         | Command::Validate { .. }
         | Command::Schema
@@ -281,7 +283,7 @@ async fn each(client: &Client, names: &[String], what: &str, query: &str) -> any
     Ok(DONE)
 }
 
-async fn list(
+pub(super) async fn list(
     client: &Client,
     json: bool,
     part: impl Fn(Status) -> serde_json::Result<Value>,

@@ -5,7 +5,17 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 /// Has SIGPIPE end this process again, as every tool does whose reader has gone away (`wharf ps | head -1`): Rust's
 /// runtime ignores it. For clients only: a daemon must not end for that.
 pub fn end_with_the_reader() {
-    // SAFETY: the default disposition is no handler: nothing of ours runs in a signal's context.
-    let before = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    before.expect("the default disposition may be set for SIGPIPE");
+    at_sigpipe(SigHandler::SigDfl);
+}
+
+/// Has a write fail instead, for as long as there is something to put back.
+pub fn outlive_the_reader() {
+    at_sigpipe(SigHandler::SigIgn);
+}
+
+fn at_sigpipe(handler: SigHandler) {
+    debug_assert!(matches!(handler, SigHandler::SigDfl | SigHandler::SigIgn));
+    // SAFETY: neither disposition is a handler: nothing of ours runs in a signal's context.
+    let before = unsafe { signal(Signal::SIGPIPE, handler) };
+    before.expect("SIGPIPE may be ignored or not");
 }

@@ -1,11 +1,15 @@
 //! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
 
+mod health;
+mod last_words;
 mod pass;
+mod publish;
 mod repeats;
 mod request;
 mod shims;
 mod sources;
-mod sys;
+mod stores;
+pub mod sys;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,6 +35,7 @@ use crate::events::Events;
 use crate::host::Host;
 use crate::observe::{self, Dirty};
 use crate::places::Places;
+use crate::systemd::{Manager, Notifier};
 use crate::watch::Watch;
 use crate::{instance_lock, ledger_file};
 
@@ -41,6 +46,10 @@ pub enum Wake {
     Files,
     /// A shim reported, or ended.
     Shim,
+    /// The name server ended, or what the host asks for names changed.
+    Names,
+    /// A container's health turned.
+    Health,
     /// The kernel reported a change of devices, addresses or routes.
     Links,
     /// The kernel reported a change of the firewall.
@@ -48,7 +57,7 @@ pub enum Wake {
     /// Messages were lost: look at everything.
     Everything,
     /// An action ended.
-    Done(Done),
+    Done(Box<Done>),
     /// A client asks.
     Request(Request),
 }
@@ -71,7 +80,12 @@ pub struct Snapshot {
     pub busy: BTreeSet<Noun>,
     /// How many passes were made.
     pub passes: u64,
+    /// The settings' `registries.search`.
+    pub search: Vec<String>,
 }
+
+/// Images pulled from registries side by side.
+const PULLS: usize = 16;
 
 /// What the rest of the process holds of the loop.
 #[derive(Clone)]
@@ -81,6 +95,8 @@ pub struct Handle {
     pub events: Arc<Events>,
     pub host: Arc<Host>,
     pub places: Arc<Places>,
+    /// Sessions of `exec`: the API's own, the loop does not see them.
+    pub execs: Arc<crate::api::Execs>,
 }
 
 /// The loop's state.
@@ -103,9 +119,13 @@ pub struct Engine {
     in_flight: BTreeSet<Noun>,
     failures: Failures,
     repeats: repeats::Repeats,
-    /// Starts and image loads under way at a time: more only make each other slow.
+    /// Starts and image loads under way at a time: they cost processor time, and more only make each other slow.
     permits: Arc<Semaphore>,
+    /// Pulls under way at a time.
+    pulls: Arc<Semaphore>,
     shims: shims::ShimWatches,
+    probers: health::Probers,
+    last_words: last_words::LastWords,
     after_pass: Vec<Answer<()>>,
     plan_requests: Vec<Answer<Plan>>,
     files_dirty: bool,
@@ -113,16 +133,18 @@ pub struct Engine {
     wake_at: Option<Instant>,
     full_pass_at: Instant,
     passes: u64,
+    manager: Manager,
     _lock: instance_lock::InstanceLock,
 }
 
 impl Engine {
     /// Takes the locks and opens everything; nothing of the host is changed yet.
-    pub fn open(places: Places) -> anyhow::Result<(Self, Handle)> {
+    pub fn open(mut places: Places) -> anyhow::Result<(Self, Handle)> {
         let roots = places.roots();
         let lock = instance_lock::take(&roots)?;
         instance_lock::settle_boot(&roots)?;
         let ledger = ledger_file::read(&roots.ledger())?;
+        let manager = Manager::settle(&mut places)?;
         let host = Host::open(&places)?;
         host.runtime
             .sweep()
@@ -132,11 +154,12 @@ impl Engine {
         let events = Arc::new(Events::default());
         let places = Arc::new(places);
         let blank = Arc::new(Snapshot {
-            status: pass::empty_status(&places),
+            status: publish::empty_status(&places),
             ledger: Arc::new(ledger.clone()),
             observed: Arc::new(observe::blank()),
             busy: BTreeSet::new(),
             passes: 0,
+            search: Vec::new(),
         });
         let (published, snapshot) = watch::channel(blank);
         sources::start(&places, &wakes)?;
@@ -146,12 +169,15 @@ impl Engine {
             events: Arc::clone(&events),
             host: Arc::clone(&host),
             places: Arc::clone(&places),
+            execs: Arc::default(),
         };
         let engine = Self {
             places,
             host,
             events,
             shims: shims::ShimWatches::new(wakes.clone()),
+            probers: health::Probers::new(wakes.clone()),
+            last_words: last_words::LastWords::default(),
             wakes,
             inbox,
             watch,
@@ -166,6 +192,7 @@ impl Engine {
             failures: Failures::new(),
             repeats: repeats::Repeats::default(),
             permits: Arc::new(Semaphore::new(at_once())),
+            pulls: Arc::new(Semaphore::new(PULLS)),
             after_pass: Vec::new(),
             plan_requests: Vec::new(),
             files_dirty: true,
@@ -173,15 +200,23 @@ impl Engine {
             wake_at: None,
             full_pass_at: Instant::now(),
             passes: 0,
+            manager,
             _lock: lock,
         };
         Ok((engine, handle))
+    }
+
+    /// From now on the service manager hears how it goes.
+    pub fn tell(&mut self, notifier: Notifier) {
+        self.manager.listen(notifier);
     }
 
     /// Runs until `stop` says so. Actions under way then are given a moment to end; each may be cut off at any point.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
             self.pass().await;
+            self.manager
+                .after_pass(&self.published.borrow().status, &self.ledger);
             tokio::select! {
                 () = self.next_wakes() => {}
                 _ = stop.wait_for(|&s| s) => break,
@@ -190,7 +225,7 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !self.in_flight.is_empty() {
             match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
-                Ok(Some(Wake::Done(done))) => self.finish(done),
+                Ok(Some(Wake::Done(done))) => self.finish(*done),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
@@ -202,10 +237,7 @@ impl Engine {
         let due = self
             .wake_at
             .map_or(self.full_pass_at, |at| at.min(self.full_pass_at));
-        let first = tokio::select! {
-            wake = self.inbox.recv() => wake,
-            () = tokio::time::sleep_until(due) => None,
-        };
+        let first = self.sleep(due).await;
         if Instant::now() >= self.full_pass_at {
             self.take(Wake::Everything);
         }
@@ -223,21 +255,38 @@ impl Engine {
         }
     }
 
+    /// Waits for something to happen, or `due`; a watchdog is told meanwhile that the loop turns.
+    async fn sleep(&mut self, due: Instant) -> Option<Wake> {
+        loop {
+            let beat = self.manager.progress().unwrap_or(due);
+            tokio::select! {
+                wake = self.inbox.recv() => return wake,
+                () = tokio::time::sleep_until(due.min(beat)) => {}
+            }
+            if Instant::now() >= due {
+                return None;
+            }
+        }
+    }
+
     fn take(&mut self, wake: Wake) {
         match wake {
             Wake::Files => {
                 self.files_dirty = true;
                 self.dirty.listeners = true;
                 self.dirty.images = true;
+                self.dirty.names = true;
             }
-            Wake::Shim => self.dirty.containers = true,
+            // The verdicts are taken along with every look.
+            Wake::Shim | Wake::Health => self.dirty.containers = true,
+            Wake::Names => self.dirty.names = true,
             Wake::Links => self.dirty.links = true,
             Wake::Firewall => self.dirty.firewall = true,
             Wake::Everything => {
                 self.files_dirty = true;
                 self.dirty = Dirty::ALL;
             }
-            Wake::Done(done) => self.finish(done),
+            Wake::Done(done) => self.finish(*done),
             Wake::Request(request) => self.answer(request),
         }
     }

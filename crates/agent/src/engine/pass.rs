@@ -1,27 +1,32 @@
 //! One pass: read, look, decide, write the ledger, start what can be started, publish.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use model::action::{Action, Failure, Noun};
 use model::diagnostic::{Diagnostic, Location};
 use model::firewall::Protocol;
+use model::image::ImageSource;
 use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::observed::Look;
 use model::plan::{Plan, Planned};
 use model::spec::Settings;
-use model::status::Status;
 use reconciler::plan::Input;
+use storage::RegistryConfig;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Done, Engine, Snapshot, Wake, fresh_id};
+use super::{Done, Engine, Wake, fresh_id};
 use crate::config_dir::Contents;
 use crate::observe::{self, Dirty};
-use crate::places::Places;
 use crate::{config_dir, events, execute, ledger_file};
+
+/// The host's name servers (resolv.conf(5)), which ours asks where no others are set.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// How often the config dir is read in one pass while what has to be watched changes.
 const MAX_READS: usize = 8;
@@ -39,12 +44,17 @@ impl Engine {
             drop(answer.send(plan.clone())); // a client that has gone away needs no answer
         }
         self.schedule(&plan, now);
+        let wanting: BTreeSet<Noun> = plan.actions.iter().map(|p| p.action.noun()).collect();
+        let busy = &self.in_flight;
+        self.repeats
+            .holds_but_for(|noun| wanting.contains(noun) || busy.contains(noun));
         let known = plan.ledger == self.ledger;
         if known && plan.actions.is_empty() {
             // The usual case, and then the plan that was made is the one to be told of.
             self.publish(reconciler::status::status_of(&self.input(now), &plan));
         } else {
             if known || self.write_ledger(plan.ledger.clone()).is_ok() {
+                self.manager.before_actions();
                 plan.actions
                     .into_iter()
                     .for_each(|planned| self.dispatch(planned));
@@ -59,18 +69,26 @@ impl Engine {
     /// Reads until nothing can have happened between a look and the watch on what it found.
     fn read_files(&mut self) {
         for _ in 0..MAX_READS {
-            let settings = config_dir::read_settings(&self.places.settings);
-            let mut contents = config_dir::read(&self.places.config_dir);
+            let (settings, mut contents) = self.read_once();
             contents.watched.path(&self.places.settings);
+            contents.watched.path(Path::new(RESOLV_CONF));
             let news = self.watch.arm(&contents.watched);
             if !news {
                 return self.take_files(settings, contents);
             }
         }
         // Somebody changes it all the time: what is watched by now tells of the next change.
-        let settings = config_dir::read_settings(&self.places.settings);
-        let contents = config_dir::read(&self.places.config_dir);
+        let (settings, contents) = self.read_once();
         self.take_files(settings, contents);
+    }
+
+    fn read_once(&self) -> (Result<Settings, Vec<Diagnostic>>, Contents) {
+        let settings = config_dir::read_settings(&self.places.settings);
+        let search = settings
+            .as_ref()
+            .map_or(&self.desired.settings.search, |settings| &settings.search);
+        let contents = config_dir::read(&self.places.config_dir, search);
+        (settings, contents)
     }
 
     fn take_files(&mut self, settings: Result<Settings, Vec<Diagnostic>>, mut contents: Contents) {
@@ -79,6 +97,10 @@ impl Engine {
             Err(errors) => (self.desired.settings.clone(), errors),
         };
         self.settings_errors = settings_errors;
+        let docker = RegistryConfig::docker_config_path();
+        self.host
+            .store
+            .set_registries(RegistryConfig::new(&settings, docker));
         self.beware_of_another_directory(&mut contents);
         let before: BTreeSet<Diagnostic> = self.desired.errors.iter().cloned().collect();
         let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
@@ -122,6 +144,9 @@ impl Engine {
         if dirty == Dirty::default() {
             return;
         }
+        if dirty == Dirty::ALL {
+            empty_trash(&self.host);
+        }
         let mut observed = std::mem::replace(&mut self.observed, observe::blank());
         let before = observed.containers.clone();
         let ports = self.wanted_ports();
@@ -144,6 +169,10 @@ impl Engine {
             }
         }
         self.shims.follow(&self.host, &self.observed);
+        self.shims.follow_names(&self.host, &self.observed);
+        let before = std::mem::take(&mut self.observed.health);
+        self.observed.health = self.probers.follow(&self.host, &self.ledger, &self.observed);
+        self.tell_of_health(&before);
     }
 
     /// Host ports somebody asks for by number.
@@ -214,18 +243,14 @@ impl Engine {
         }
         info!("{}", reconciler::plan::describe(&planned));
         self.in_flight.insert(noun.clone());
-        let (host, wakes, permits) = (
-            Arc::clone(&self.host),
-            self.wakes.clone(),
-            Arc::clone(&self.permits),
-        );
+        let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
         let action = planned.action;
+        let permits = self.permits_for(&action);
         tokio::spawn(async move {
-            // The semaphore is never closed, so there is a permit for every heavy action in the end.
-            let permit = if is_heavy(&action) {
-                permits.acquire_owned().await.ok()
-            } else {
-                None
+            // The semaphores are never closed, so there is a permit for every action in the end.
+            let permit = match permits {
+                Some(permits) => permits.acquire_owned().await.ok(),
+                None => None,
             };
             let done = tokio::task::spawn_blocking(move || {
                 let result = execute::run(&host, &action);
@@ -245,8 +270,22 @@ impl Engine {
                     result: Err(format!("broke off inside wharf: {e}")),
                 },
             };
-            drop(wakes.send(Wake::Done(done))); // the loop outlives its actions but at its own end
+            drop(wakes.send(Wake::Done(Box::new(done)))); // the loop outlives its actions but at its own end
         });
+    }
+
+    /// What an action has to have a share of. A pull mostly waits for somebody else: it holds up no start.
+    fn permits_for(&self, action: &Action) -> Option<Arc<Semaphore>> {
+        match action {
+            Action::LoadImage {
+                source: ImageSource::Registry { .. },
+                ..
+            } => Some(Arc::clone(&self.pulls)),
+            Action::LoadImage { .. } | Action::PrepareContainer { .. } | Action::StartContainer { .. } => {
+                Some(Arc::clone(&self.permits))
+            }
+            _ => None,
+        }
     }
 
     /// Books the end of an action.
@@ -264,6 +303,18 @@ impl Engine {
         let Some(action) = action else { return };
         self.events
             .emit(noun.kind(), noun.name(), verb(action), "as planned");
+        if let Action::LoadImage {
+            refresh: true,
+            source,
+        } = action
+        {
+            let mut ledger = self.ledger.clone();
+            ledger.note_pulled(&source.key());
+            if ledger != self.ledger {
+                // Not written, it is asked for once more: no harm.
+                self.write_ledger(ledger).ok();
+            }
+        }
         if let Some((count, message)) = self.repeats.done(action, Timestamp::now()) {
             self.book_failure(noun.clone(), Some(action), message);
             if let Some(failure) = self.failures.get_mut(noun) {
@@ -295,59 +346,16 @@ impl Engine {
             },
         );
     }
+}
 
-    fn publish(&mut self, mut status: Status) {
-        self.passes += 1;
-        fill_in(&mut status, &self.places);
-        status.errors.extend(self.settings_errors.iter().cloned());
-        if let Some(error) = &self.ledger_error {
-            status
-                .errors
-                .push(Diagnostic::new(Location::file("."), error.clone()));
+/// What was put away a day ago goes for good. Nobody waits for that.
+fn empty_trash(host: &Arc<crate::host::Host>) {
+    let host = Arc::clone(host);
+    tokio::task::spawn_blocking(move || {
+        if let Err(e) = host.volumes.empty_trash(Timestamp::now()) {
+            warn!("the trash of volumes cannot be emptied: {e}");
         }
-        status.converged &= status.errors.is_empty();
-        let snapshot = Snapshot {
-            status,
-            ledger: Arc::new(self.ledger.clone()),
-            observed: Arc::new(self.observed.clone()),
-            busy: self.in_flight.clone(),
-            passes: self.passes,
-        };
-        self.published.send_replace(Arc::new(snapshot));
-    }
-}
-
-/// What the pure part cannot know.
-fn fill_in(status: &mut Status, places: &Places) {
-    status.config_dir = places.config_dir.display().to_string();
-    status.version = env!("CARGO_PKG_VERSION").to_owned();
-    status.firewall = "nftables".to_owned();
-}
-
-/// Before the first pass.
-pub(super) fn empty_status(places: &Places) -> Status {
-    let mut status = Status {
-        generation: 0,
-        converged: false,
-        config_dir: String::new(),
-        firewall: String::new(),
-        version: String::new(),
-        errors: Vec::new(),
-        containers: Vec::new(),
-        networks: Vec::new(),
-        volumes: Vec::new(),
-        images: Vec::new(),
-    };
-    fill_in(&mut status, places);
-    status
-}
-
-/// Starts and unpacking cost processor time; stops mostly wait.
-fn is_heavy(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::LoadImage { .. } | Action::PrepareContainer { .. } | Action::StartContainer { .. }
-    )
+    });
 }
 
 /// What an action on a noun can have changed.
@@ -367,8 +375,14 @@ fn touched(noun: &Noun) -> Dirty {
             links: true,
             ..Dirty::default()
         },
-        // Nothing is looked at for them yet.
-        Noun::Dns | Noun::Volume(_) => Dirty::default(),
+        Noun::Dns => Dirty {
+            names: true,
+            ..Dirty::default()
+        },
+        Noun::Volume(_) => Dirty {
+            volumes: true,
+            ..Dirty::default()
+        },
         Noun::Container(_) => Dirty {
             containers: true,
             links: true,

@@ -8,9 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Noun};
 use model::plan::fingerprint;
 
-/// How often an action may succeed within [`WINDOW`] before it counts as undone.
+/// How often an action may succeed within [`WINDOW`], and never be seen to hold, before it counts as undone.
 const OFTEN: usize = 5;
 const WINDOW: SignedDuration = SignedDuration::from_secs(2);
+/// The same where each was seen to hold for a moment: whoever changes it back is only not as quick.
+const OFTEN_HELD: usize = 60;
+const WINDOW_HELD: SignedDuration = SignedDuration::from_secs(30);
 /// After so long without a repetition, it is over.
 const OVER: SignedDuration = SignedDuration::from_secs(120);
 
@@ -24,6 +27,8 @@ pub struct Repeats {
 struct Recent {
     action: String,
     at: Vec<Timestamp>,
+    /// Of those, how many came since it was last seen to hold.
+    in_vain: usize,
     /// How often it was said already.
     told: u32,
 }
@@ -38,21 +43,25 @@ impl Repeats {
         let recent = self.recent.entry(noun.clone()).or_insert_with(|| Recent {
             action: of.clone(),
             at: vec![],
+            in_vain: 0,
             told: 0,
         });
         if recent.action != of {
             *recent = Recent {
                 action: of,
                 at: vec![],
+                in_vain: 0,
                 told: 0,
             };
         }
-        let often = if recent.told == 0 { OFTEN } else { 1 };
         recent
             .at
-            .retain(|&t| recent.told > 0 || now.duration_since(t) < WINDOW);
+            .retain(|&t| recent.told > 0 || now.duration_since(t) < WINDOW_HELD);
         recent.at.push(now);
-        if recent.at.len() < often {
+        recent.in_vain += 1;
+        let soon = recent.at.iter().rev().take(recent.in_vain);
+        recent.in_vain = soon.take_while(|&&t| now.duration_since(t) < WINDOW).count();
+        if recent.told == 0 && recent.in_vain < OFTEN && recent.at.len() < OFTEN_HELD {
             return None;
         }
         recent.told += 1;
@@ -61,6 +70,13 @@ impl Repeats {
             recent.at.len()
         );
         Some((recent.told, text))
+    }
+
+    /// A look showed that there is nothing to be done but on these: what was done to others holds.
+    pub fn holds_but_for(&mut self, wanting: impl Fn(&Noun) -> bool) {
+        for (_, recent) in self.recent.iter_mut().filter(|(noun, _)| !wanting(noun)) {
+            recent.in_vain = 0;
+        }
     }
 }
 
@@ -92,6 +108,26 @@ mod tests {
         assert_eq!(repeats.done(&load("a"), at(5)).unwrap().0, 1);
         assert_eq!(repeats.done(&load("a"), at(1_000)).unwrap().0, 2);
         assert_eq!(repeats.done(&load("a"), at(500_000)), None, "long over");
+    }
+
+    #[test]
+    fn one_that_held_in_between_counts_only_where_there_is_no_end_to_it() {
+        let mut repeats = Repeats::default();
+        for n in 0..59 {
+            assert_eq!(repeats.done(&load("a"), at(n * 100)), None, "{n}");
+            repeats.holds_but_for(|_| false);
+        }
+        assert_eq!(repeats.done(&load("a"), at(6_000)).unwrap().0, 1);
+    }
+
+    #[test]
+    fn what_is_still_to_be_done_did_not_hold() {
+        let mut repeats = Repeats::default();
+        for n in 0..4 {
+            assert_eq!(repeats.done(&load("a"), at(n)), None);
+            repeats.holds_but_for(|noun| *noun == load("a").noun());
+        }
+        assert_eq!(repeats.done(&load("a"), at(5)).unwrap().0, 1);
     }
 
     #[test]

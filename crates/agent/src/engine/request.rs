@@ -17,6 +17,10 @@ use super::{Done, Engine, Wake};
 pub enum Refusal {
     #[error("no container {0:?}; `wharf ps` lists them")]
     NoSuchContainer(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    InUse(String),
     #[error("{0} is busy; try again in a moment")]
     Busy(String),
     #[error("{0}")]
@@ -41,6 +45,22 @@ pub enum Request {
     },
     /// Lift the hold; run a finished job once more.
     Start {
+        name: String,
+        answer: Answer<Result<(), Refusal>>,
+    },
+    /// Remove an image nothing wants; answered with its full name.
+    RemoveImage {
+        name: String,
+        answer: Answer<Result<String, Refusal>>,
+    },
+    /// Remove all images nothing wants, or say which; only what is left of moved tags, where it is to be `dangling`.
+    PruneImages {
+        dry_run: bool,
+        dangling: bool,
+        answer: Answer<Result<storage::Pruned, Refusal>>,
+    },
+    /// Put away a volume nothing wants.
+    RemoveVolume {
         name: String,
         answer: Answer<Result<(), Refusal>>,
     },
@@ -70,6 +90,13 @@ impl Engine {
             Request::Stop { name, reason, answer } => reply(answer, self.hold(&name, reason)),
             Request::Start { name, answer } => reply(answer, self.release(&name)),
             Request::Restart { name, grace, answer } => self.restart(&name, grace, answer),
+            Request::RemoveImage { name, answer } => self.remove_image(&name, answer),
+            Request::PruneImages {
+                dry_run,
+                dangling,
+                answer,
+            } => self.prune_images(dry_run, dangling, answer),
+            Request::RemoveVolume { name, answer } => self.remove_volume(&name, answer),
         }
     }
 
@@ -141,16 +168,16 @@ impl Engine {
                 .map_err(|e| e.to_string());
             reply(answer, result.clone().map_err(Refusal::Failed));
             // The loop outlives every action but at its own end.
-            drop(wakes.send(Wake::Done(Done {
+            drop(wakes.send(Wake::Done(Box::new(Done {
                 action: None,
                 noun,
                 result: Ok(()),
-            })));
+            }))));
         });
     }
 }
 
 /// A client that has gone away needs no answer.
-fn reply<T>(answer: Answer<T>, value: T) {
+pub(super) fn reply<T>(answer: Answer<T>, value: T) {
     drop(answer.send(value));
 }

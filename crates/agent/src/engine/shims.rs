@@ -1,6 +1,7 @@
 //! Noticing at once that a shim is gone: a wait on its pidfd each.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use model::name::ContainerId;
 use model::observed::{Observed, Phase};
@@ -11,10 +12,11 @@ use tracing::warn;
 use super::{Wake, sys};
 use crate::host::Host;
 
-/// One wait for each live shim.
+/// One wait for each live shim, and one for the name server.
 pub struct ShimWatches {
     wakes: UnboundedSender<Wake>,
     tasks: BTreeMap<ContainerId, JoinHandle<()>>,
+    names: Option<JoinHandle<()>>,
 }
 
 impl ShimWatches {
@@ -23,6 +25,21 @@ impl ShimWatches {
         Self {
             wakes,
             tasks: BTreeMap::new(),
+            names: None,
+        }
+    }
+
+    /// Waits for the name server's end, where it runs by the latest look.
+    pub fn follow_names(&mut self, host: &Host, observed: &Observed) {
+        let runs = matches!(observed.dns.known(), Some(Some(_)));
+        let waits = self.names.as_ref().is_some_and(|task| !task.is_finished());
+        if waits || !runs {
+            return;
+        }
+        match host.names.pidfd() {
+            Ok(Some(pidfd)) => self.names = Some(self.wait(pidfd, "the name server", || Wake::Names)),
+            Ok(None) => {}
+            Err(e) => warn!("the name server cannot be watched, the full pass has to find its end: {e}"),
         }
     }
 
@@ -59,24 +76,28 @@ impl ShimWatches {
             Ok(None) => return,
             Err(e) => return warn!(%id, "its shim cannot be watched, the full pass has to find its end: {e}"),
         };
+        let task = self.wait(pidfd, "a shim", || Wake::Shim);
+        self.tasks.insert(id.clone(), task);
+    }
+
+    fn wait(&self, pidfd: OwnedFd, what: &'static str, wake: fn() -> Wake) -> JoinHandle<()> {
         let wakes = self.wakes.clone();
-        let ended = async move {
+        tokio::spawn(async move {
             match sys::readable(pidfd) {
                 Ok(fd) => match fd.readable().await {
                     // The receiver only goes away with the process.
-                    Ok(_) => drop(wakes.send(Wake::Shim)),
-                    Err(e) => warn!("a shim cannot be waited for: {e}"),
+                    Ok(_) => drop(wakes.send(wake())),
+                    Err(e) => warn!("{what} cannot be waited for: {e}"),
                 },
-                Err(e) => warn!("a shim cannot be waited for: {e}"),
+                Err(e) => warn!("{what} cannot be waited for: {e}"),
             }
-        };
-        self.tasks.insert(id.clone(), tokio::spawn(ended));
+        })
     }
 }
 
 impl Drop for ShimWatches {
     fn drop(&mut self) {
-        for task in self.tasks.values() {
+        for task in self.tasks.values().chain(&self.names) {
             task.abort();
         }
     }

@@ -84,7 +84,7 @@ pub(super) fn image(item: &Item<'_>) -> Option<ImageSource> {
 
 /// An image that is no table's name.
 pub(super) fn image_reference(item: &Item<'_>) -> Option<ImageSource> {
-    match image_ref::parse(item.text()?) {
+    match image_ref::parse(item.text()?, &item.report.search) {
         Ok(source) => {
             if matches!(source, ImageSource::Registry { .. }) {
                 item.form("registry");

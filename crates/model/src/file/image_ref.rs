@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use crate::image::ImageSource;
 
 /// Why a text names no image, and what to do.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ImageError {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}: {hint}")]
+pub struct ImageError {
     pub problem: String,
     pub hint: &'static str,
 }
@@ -19,7 +20,10 @@ fn bad(problem: impl Into<String>, hint: &'static str) -> ImageError {
 }
 
 /// Reads an image reference: a local layout or archive, else a registry's by docker.io's rules.
-pub(super) fn parse(text: &str) -> Result<ImageSource, ImageError> {
+///
+/// One that names no registry is looked for in those of `search`: the only one is filled in; several are left to whoever
+/// asks them.
+pub(super) fn parse(text: &str, search: &[String]) -> Result<ImageSource, ImageError> {
     if let Some(rest) = text.strip_prefix("oci:") {
         let (dir, reference) = local(text, rest)?;
         Ok(ImageSource::Oci { dir, reference })
@@ -30,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<ImageSource, ImageError> {
         let (file, reference) = local(text, rest)?;
         Ok(ImageSource::DockerArchive { file, reference })
     } else {
-        let reference = registry(text)?;
+        let reference = registry(text, search)?;
         Ok(ImageSource::Registry { reference })
     }
 }
@@ -57,7 +61,7 @@ fn local(whole: &str, rest: &str) -> Result<(PathBuf, Option<String>), ImageErro
 }
 
 /// `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, with docker.io, library/ and :latest filled in.
-fn registry(text: &str) -> Result<String, ImageError> {
+fn registry(text: &str, search: &[String]) -> Result<String, ImageError> {
     if let Some((scheme, _)) = text.split_once("://") {
         let problem = format!("has {scheme}:// in front");
         return Err(bad(
@@ -76,6 +80,11 @@ fn registry(text: &str) -> Result<String, ImageError> {
         None => (text, None),
     };
     let (domain, path) = split_domain(rest)?;
+    let domain = match (domain, search) {
+        (Some(domain), _) => Some(domain),
+        (None, [only]) => Some(only.as_str()),
+        (None, _) => None,
+    };
     let (path, tag) = match path.split_once(':') {
         Some((path, tag)) => (path, Some(check_tag(tag)?)),
         None => (path, None),
@@ -83,7 +92,7 @@ fn registry(text: &str) -> Result<String, ImageError> {
     for part in path.split('/') {
         check_part(part, text)?;
     }
-    let library = if domain == "docker.io" && !path.contains('/') {
+    let library = if domain == Some("docker.io") && !path.contains('/') {
         "library/"
     } else {
         ""
@@ -94,16 +103,17 @@ fn registry(text: &str) -> Result<String, ImageError> {
         (None, Some(_)) => String::new(),
     };
     let digest = digest.map(|d| format!("@{d}")).unwrap_or_default();
-    Ok(format!("{domain}/{library}{path}{tag}{digest}"))
+    let domain = domain.map(|d| format!("{d}/")).unwrap_or_default();
+    Ok(format!("{domain}{library}{path}{tag}{digest}"))
 }
 
 /// The first part is a registry's name when it looks like a host: with a dot, a colon, or `localhost`.
-fn split_domain(text: &str) -> Result<(&str, &str), ImageError> {
+fn split_domain(text: &str) -> Result<(Option<&str>, &str), ImageError> {
     let Some((first, rest)) = text.split_once('/') else {
-        return Ok(("docker.io", text));
+        return Ok((None, text));
     };
     if !first.contains(['.', ':']) && first != "localhost" {
-        return Ok(("docker.io", text));
+        return Ok((None, text));
     }
     let (host, port) = match first.rsplit_once(':') {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, Some(port)),
@@ -123,7 +133,7 @@ fn split_domain(text: &str) -> Result<(&str, &str), ImageError> {
     } else {
         first
     };
-    Ok((domain, rest))
+    Ok((Some(domain), rest))
 }
 
 fn check_part(part: &str, whole: &str) -> Result<(), ImageError> {
@@ -205,7 +215,26 @@ mod tests {
                 "docker-archive:/srv/w.tar:nginx:1.27",
             ),
         ] {
-            assert_eq!(parse(text).unwrap().key(), key, "{text}");
+            assert_eq!(parse(text, &docker()).unwrap().key(), key, "{text}");
+        }
+    }
+
+    fn docker() -> Vec<String> {
+        vec!["docker.io".to_owned()]
+    }
+
+    #[test]
+    fn what_names_no_registry_is_looked_for() {
+        let one = ["registry.example".to_owned()];
+        let two = ["registry.example".to_owned(), "docker.io".to_owned()];
+        for (text, search, key) in [
+            ("nginx", &one[..], "registry.example/nginx:latest"),
+            ("team/app:1", &one, "registry.example/team/app:1"),
+            ("docker.io/nginx", &one, "docker.io/library/nginx:latest"),
+            ("nginx:1", &two, "nginx:1"),
+            ("localhost:5000/x", &two, "localhost:5000/x:latest"),
+        ] {
+            assert_eq!(parse(text, search).unwrap().key(), key, "{text}");
         }
     }
 
@@ -227,7 +256,7 @@ mod tests {
             "x.y:99999/a",
             "-a",
         ] {
-            assert!(parse(text).is_err(), "{text:?}");
+            assert!(parse(text, &docker()).is_err(), "{text:?}");
         }
     }
 }

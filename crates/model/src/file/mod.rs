@@ -21,6 +21,7 @@ mod values;
 
 use std::collections::BTreeMap;
 
+pub use image_ref::ImageError;
 pub use known::{signal_name, signal_number};
 pub use render::render;
 pub use schema::{schema, settings_schema};
@@ -62,24 +63,35 @@ struct Document {
 /// `image = "NAME"` finds `[image.NAME]` of the same file only; see [`parse_all`].
 pub fn parse(main: &Source, drop_ins: &[Source]) -> Outcome {
     let document = Document::read(main, drop_ins);
-    let images = document.images();
-    document.outcome(images)
+    let search = Settings::default().search;
+    let images = document.images(&search);
+    document.outcome(images, &search)
 }
 
-/// Reads all files of a config dir: as [`parse`], but `image = "NAME"` finds `[image.NAME]` in every file.
-pub fn parse_all(files: &[(Source, Vec<Source>)]) -> Vec<Outcome> {
+/// Reads all files of a config dir: as [`parse`], but `image = "NAME"` finds `[image.NAME]` in every file, and images that
+/// name no registry are those of the settings' `registries.search`.
+pub fn parse_all(files: &[(Source, Vec<Source>)], search: &[String]) -> Vec<Outcome> {
     let documents: Vec<Document> = files
         .iter()
         .map(|(main, drop_ins)| Document::read(main, drop_ins))
         .collect();
     let mut images = BTreeMap::new();
     for document in &documents {
-        images.extend(document.images());
+        images.extend(document.images(search));
     }
     documents
         .into_iter()
-        .map(|document| document.outcome(images.clone()))
+        .map(|document| document.outcome(images.clone(), search))
         .collect()
+}
+
+/// Reads what `image = "…"` may say, as a command line has it: a local layout or archive, else a registry's reference by
+/// docker.io's rules, and `search` as [`parse_all`] has it.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn image(text: &str, search: &[String]) -> Result<ImageSource, ImageError> {
+    image_ref::parse(text, search)
 }
 
 /// Reads the agent's settings.
@@ -135,12 +147,12 @@ impl Document {
     }
 
     /// What the `[image.NAME]` tables pull, as far as they can be read.
-    fn images(&self) -> BTreeMap<Name, ImageSource> {
+    fn images(&self, search: &[String]) -> BTreeMap<Name, ImageSource> {
         let read = |(name, entry): (&String, &Entry)| {
             let Value::String(text) = &table_of(&entry.node)?.get("pull")?.node.value else {
                 return None;
             };
-            Some((name.parse().ok()?, image_ref::parse(text).ok()?))
+            Some((name.parse().ok()?, image_ref::parse(text, search).ok()?))
         };
         self.tables("image").filter_map(read).collect()
     }
@@ -153,13 +165,14 @@ impl Document {
         KINDS.into_iter().flat_map(named).collect()
     }
 
-    fn outcome(mut self, images: BTreeMap<Name, ImageSource>) -> Outcome {
+    fn outcome(mut self, images: BTreeMap<Name, ImageSource>, search: &[String]) -> Outcome {
         let mut diagnostics = std::mem::take(&mut self.syntax);
         let mut parsed = None;
         // Behind a syntax error everything else would be guesswork.
         if diagnostics.is_empty() {
             let mut report = Report::new(&self.sources, keys::DESIRED);
             report.images = images;
+            report.search = search.to_vec();
             parsed = root_table(&report, &self.root).map(|root| self.file(&report, &root));
             diagnostics = report.into_diagnostics();
         }

@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 use crate::diagnostic::{Diagnostic, Location};
 use crate::image::ImageSource;
 use crate::name::Name;
+use crate::spec::Settings;
 
 use super::keys::{self, Key, Type};
 use super::source::Source;
 use super::suggest;
 use super::tree::{Entry, Map, Node, Span, Value};
-
-/// The way around registries until they work.
-const FETCH_FIRST: &str =
-    "for now copy it with `skopeo copy docker://IMAGE oci:/DIR:TAG` and write \"oci:/DIR:TAG\"";
 
 /// What is being read, and the errors so far.
 pub(super) struct Report<'a> {
@@ -24,6 +21,8 @@ pub(super) struct Report<'a> {
     pub keys: &'static [Key],
     /// Images that `[image.NAME]` tables name.
     pub images: BTreeMap<Name, ImageSource>,
+    /// Where images that name no registry are looked for.
+    pub search: Vec<String>,
     /// Where the lines of each source begin.
     lines: Vec<Vec<usize>>,
     found: RefCell<Vec<Diagnostic>>,
@@ -37,6 +36,7 @@ impl<'a> Report<'a> {
             sources,
             keys,
             images: BTreeMap::new(),
+            search: Settings::default().search,
             lines: sources.iter().map(Source::line_starts).collect(),
             found: RefCell::default(),
             inside: RefCell::default(),
@@ -257,9 +257,8 @@ impl<'a> Item<'a> {
             return;
         };
         if let Some(refusal) = form.status.refusal() {
-            let hint = (name == "registry").then(|| FETCH_FIRST.to_owned());
             let message = format!("{} {refusal}", form.what);
-            self.report.push(&self.node.span, message, hint);
+            self.report.push(&self.node.span, message, None);
         }
     }
 

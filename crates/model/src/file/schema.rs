@@ -88,7 +88,10 @@ fn of(keys: &'static [Key], path: &str, ty: &'static Type) -> Map<String, Value>
         Type::Table => return table(keys, path),
         Type::Named => {
             let inner = table(keys, &format!("{path}.*"));
-            let names = json!({ "pattern": "^[a-z0-9][a-z0-9_.-]{0,62}$" });
+            let names = match path {
+                "registry" => json!({ "pattern": r"^[A-Za-z0-9.\[\]:-]+$" }),
+                _ => json!({ "pattern": "^[a-z0-9][a-z0-9_.-]{0,62}$" }),
+            };
             json!({ "type": "object", "propertyNames": names, "additionalProperties": inner })
         }
         Type::Boolean => json!({ "type": "boolean" }),

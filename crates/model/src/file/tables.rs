@@ -56,17 +56,19 @@ pub(super) fn image(table: &Table<'_>) -> ImageSpec {
     table.fill("pull", &mut spec.pull, container::image_reference);
     spec.build = table.table("build").and_then(|table| build(&table));
     table.set("push", &mut spec.push, |item| {
-        item.each(|entry| match super::image_ref::parse(entry.text()?) {
-            Ok(ImageSource::Registry { reference }) => Some(reference),
-            Ok(_) => {
-                entry.fault("must be a registry reference", "");
-                None
-            }
-            Err(error) => {
-                entry.fault(error.problem, error.hint);
-                None
-            }
-        })
+        item.each(
+            |entry| match super::image_ref::parse(entry.text()?, &entry.report.search) {
+                Ok(ImageSource::Registry { reference }) => Some(reference),
+                Ok(_) => {
+                    entry.fault("must be a registry reference", "");
+                    None
+                }
+                Err(error) => {
+                    entry.fault(error.problem, error.hint);
+                    None
+                }
+            },
+        )
     });
     match (table.has("pull"), table.has("build")) {
         (false, false) => table.missing("pull", "write pull = \"oci:/path/to/layout\""),

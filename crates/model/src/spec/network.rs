@@ -124,6 +124,19 @@ pub struct VolumeSpec {
     pub exclusive: bool,
 }
 
+impl Default for VolumeSpec {
+    fn default() -> Self {
+        Self {
+            driver: VolumeDriver::Local,
+            device: None,
+            options: Vec::new(),
+            labels: BTreeMap::new(),
+            keep: true,
+            exclusive: false,
+        }
+    }
+}
+
 /// `driver` of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,71 +1,160 @@
 //! Looking at the table, changing it in one transaction, removing it.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
 use model::firewall::FirewallState;
 
 use super::change::{self, Step};
 use super::elements::{self, Elements, STALE_LEN};
+use super::foreign::ForeignChain;
 use super::read::{Found, FoundTable, read};
 use super::render::{render, set};
 use super::table::{Element, Set, Table};
-use super::{conntrack, nl};
+use super::{allow, conntrack, nl, sidedoor};
 use crate::error::{Doing, NetError};
 use crate::netlink::{BatchError, Message, Netlink};
 
 /// How often a transaction is computed anew because somebody else's came first.
 const TRIES: u32 = 32;
+/// How often, and how long each time, an agent that is just ending is waited for.
+const WAITS: u32 = 100;
+const WAIT: Duration = Duration::from_millis(20);
+
+/// Whose the table is, and how it is kept.
+pub(crate) struct Keeper {
+    owner: String,
+    /// Nobody but our socket may change it: its own netlink port, where the kernel can do that.
+    socket: Option<u32>,
+}
+
+impl Keeper {
+    /// Asks the kernel for its protection of the table and takes over one that was left so.
+    ///
+    /// `filter`: the socket that every change is sent by from then on.
+    pub fn new(filter: &mut Netlink, owner: &str, shared: bool) -> Result<Self, NetError> {
+        let kept = !shared && is_protection_known(filter);
+        let keeper = Self {
+            owner: owner.to_owned(),
+            socket: kept.then_some(filter.port),
+        };
+        if kept {
+            let found = read(filter)?;
+            let orphan = found.table.as_ref().is_some_and(FoundTable::is_orphan);
+            if orphan && keeper.check(&found).is_ok() {
+                // Where something came in between, the first change does it.
+                commit(filter, found.generation, vec![change::adopt()])?;
+            }
+        }
+        Ok(keeper)
+    }
+
+    /// Our table's mark, in its user data.
+    fn mark(&self) -> String {
+        format!("wharf:{}", self.owner)
+    }
+
+    fn check(&self, found: &Found) -> Result<(), NetError> {
+        match &found.table {
+            Some(table) if table.owner.as_deref() != Some(&*self.mark()) => Err(NetError::ForeignTable {
+                table: nl::TABLE,
+                owner: match table
+                    .owner
+                    .as_deref()
+                    .map(|text| (text, text.strip_prefix("wharf:")))
+                {
+                    Some((_, Some(other))) => format!("another wharf agent ({other})"),
+                    Some((comment, None)) => format!("somebody else (comment {comment:?})"),
+                    None => "somebody else".to_owned(),
+                },
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what is there until it is ours to change.
+    fn seize(&self, filter: &mut Netlink) -> Result<Found, NetError> {
+        let (mut tries, mut waits) = (0, 0);
+        loop {
+            let found = read(filter)?;
+            self.check(&found)?;
+            let Some(table) = &found.table else {
+                return Ok(found);
+            };
+            if let Some(holder) = table.held_by_another(filter.port) {
+                // One that is just ending has let go of its locks already, but not yet of its sockets.
+                if waits == WAITS {
+                    return Err(NetError::HeldTable {
+                        table: nl::TABLE,
+                        holder,
+                    });
+                }
+                waits += 1;
+                thread::sleep(WAIT);
+            } else if table.is_orphan() && self.socket.is_some() {
+                if tries == TRIES {
+                    return Err(NetError::Busy { tries });
+                }
+                tries += 1;
+                commit(filter, found.generation, vec![change::adopt()])?;
+            } else {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn is_protection_known(filter: &mut Netlink) -> bool {
+    // Never is such a batch taken. The first message is refused by a kernel that does not know the flags.
+    let refused = filter.batch(nl::SUBSYSTEM, 0, &change::probe());
+    matches!(refused, Err(BatchError { at: Some(1), .. }))
+}
 
 /// The table's content.
 pub(crate) struct Current {
-    /// None where it is absent or not as it must be.
+    /// None where it, or what belongs to it, is absent or not as it must be.
     pub state: Option<FirewallState>,
+    /// Something of ours is there, whatever its state.
+    pub there: bool,
     /// What can be made out in any case.
     pub salvaged: FirewallState,
     /// The table says that forwarding is for our bridges alone.
     pub guarded: bool,
-}
-
-/// Our table's mark, in its user data.
-fn mark(owner: &str) -> String {
-    format!("wharf:{owner}")
-}
-
-fn ours(found: &Found, owner: &str) -> Result<(), NetError> {
-    match &found.table {
-        Some(table) if table.owner.as_deref() != Some(&*mark(owner)) => Err(NetError::ForeignTable {
-            table: nl::TABLE,
-            owner: match table
-                .owner
-                .as_deref()
-                .map(|text| (text, text.strip_prefix("wharf:")))
-            {
-                Some((_, Some(other))) => format!("another wharf agent ({other})"),
-                Some((comment, None)) => format!("somebody else (comment {comment:?})"),
-                None => "somebody else".to_owned(),
-            },
-        }),
-        _ => Ok(()),
-    }
+    /// Chains of other tables that may drop what is ours.
+    pub foreign: Vec<ForeignChain>,
 }
 
 /// Reads the table back from the kernel.
-pub(crate) fn current(filter: &mut Netlink, owner: &str) -> Result<Current, NetError> {
+pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, NetError> {
     let found = read(filter)?;
-    ours(&found, owner)?;
-    let Some(table) = found.table else {
+    keeper.check(&found)?;
+    let Some(table) = &found.table else {
+        let nothing = FirewallState::default();
+        let left = sidedoor::steps(&found.sidedoors, &nothing, &keeper.mark());
         return Ok(Current {
             state: None,
+            // What is another agent's is not left by us.
+            there: left.is_ok_and(|steps| !steps.is_empty()),
             salvaged: FirewallState::default(),
             guarded: false,
+            foreign: found.foreign,
         });
     };
     let guarded = table.is_guarded();
-    let salvaged = elements::salvage(&table.elements);
+    let state = match whole(table, guarded) {
+        Some(state) if table.is_kept(keeper.socket) => {
+            let through = sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty();
+            through.then_some(state)
+        }
+        _ => None,
+    };
     Ok(Current {
-        state: whole(&table, guarded),
-        salvaged,
+        state,
+        there: true,
+        salvaged: elements::salvage(&table.elements),
         guarded,
+        foreign: found.foreign,
     })
 }
 
@@ -90,7 +179,7 @@ fn whole(table: &FoundTable, guarded: bool) -> Option<FirewallState> {
 pub(crate) fn apply(
     filter: &mut Netlink,
     route: &mut Netlink,
-    owner: &str,
+    keeper: &Keeper,
     state: &FirewallState,
     guarded: bool,
 ) -> Result<(), NetError> {
@@ -98,8 +187,7 @@ pub(crate) fn apply(
     let mut earlier = Elements::new();
     let mut forgotten = BTreeSet::new();
     for _ in 0..TRIES {
-        let found = read(filter)?;
-        ours(&found, owner)?;
+        let found = keeper.seize(filter)?;
         let kept = found.table.as_ref().is_some_and(FoundTable::is_guarded);
         let mut wanted = render(state, guarded || kept);
         if let Some(table) = &found.table {
@@ -107,7 +195,9 @@ pub(crate) fn apply(
         }
         let stale = stale_udp(&earlier, &wanted, &forgotten);
         note(&mut wanted, &stale);
-        if !commit(filter, found.generation, steps(&found, &wanted, owner))? {
+        let mut steps = steps(&found, &wanted, keeper);
+        steps.extend(sidedoor::steps(&found.sidedoors, state, &keeper.mark())?);
+        if !commit(filter, found.generation, steps)? {
             continue;
         }
         if stale.is_empty() {
@@ -136,11 +226,14 @@ fn note(table: &mut Table, stale: &BTreeSet<Element>) {
     }
 }
 
-fn steps(found: &Found, wanted: &Table, owner: &str) -> Vec<Step> {
+fn steps(found: &Found, wanted: &Table, keeper: &Keeper) -> Vec<Step> {
+    let create = || change::create(wanted, &keeper.mark(), keeper.socket.is_some());
     match &found.table {
-        Some(table) if table.has_static_part_of(wanted) => change::difference(wanted, &table.elements),
-        Some(_) => [vec![change::delete()], change::create(wanted, &mark(owner))].concat(),
-        None => change::create(wanted, &mark(owner)),
+        Some(table) if table.has_static_part_of(wanted) && table.is_kept(keeper.socket) => {
+            change::difference(wanted, &table.elements)
+        }
+        Some(_) => [vec![change::delete()], create()].concat(),
+        None => create(),
     }
 }
 
@@ -163,20 +256,26 @@ fn commit(filter: &mut Netlink, generation: u32, steps: Vec<Step>) -> Result<boo
     }
 }
 
-/// UDP ports that are new, gone, or lead elsewhere: where they led and where they lead.
+/// UDP ports that are new, gone, lead elsewhere or are for others: where they led and where they lead.
 fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
+    let later: Elements = wanted
+        .sets
+        .iter()
+        .map(|set| (set.name.to_owned(), set.elements.clone()))
+        .collect();
+    let lists = allow::changed(earlier, &later);
     let none = BTreeSet::new();
     let mut out = BTreeSet::new();
-    for name in [set::BOUND, set::ANY] {
-        let before = earlier.get(name).unwrap_or(&none);
-        let after = wanted
-            .sets
-            .iter()
-            .find(|s| s.name == name)
-            .map_or(&none, |s| &s.elements);
-        let [was, is] =
-            [before, after].map(|set| set.iter().filter_map(elements::stale).collect::<BTreeSet<_>>());
+    for name in [set::BOUND, set::ANY, set::NAMES] {
+        let stale = |e: &Element| match name {
+            set::NAMES => elements::stale_names(e),
+            _ => elements::stale(e),
+        };
+        let [before, after] = [earlier, &later].map(|all| all.get(name).unwrap_or(&none));
+        let [was, is] = [before, after].map(|set| set.iter().filter_map(stale).collect::<BTreeSet<_>>());
         out.extend(was.symmetric_difference(&is).cloned());
+        let other_list = before.union(after).filter(|e| lists.contains(&e.key));
+        out.extend(other_list.filter_map(stale));
     }
     out
 }
@@ -184,16 +283,16 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
 /// Removes the table where it is ours; absent is fine.
 ///
 /// It is emptied first, as [`apply`] does it: a table that is gone says of no flow that it is to be forgotten.
-pub(crate) fn remove(filter: &mut Netlink, route: &mut Netlink, owner: &str) -> Result<(), NetError> {
-    let found = read(filter)?;
-    ours(&found, owner)?;
-    if found.table.is_some() {
-        apply(filter, route, owner, &FirewallState::default(), false)?;
+pub(crate) fn remove(filter: &mut Netlink, route: &mut Netlink, keeper: &Keeper) -> Result<(), NetError> {
+    let nothing = FirewallState::default();
+    if keeper.seize(filter)?.table.is_some() {
+        apply(filter, route, keeper, &nothing, false)?;
     }
     for _ in 0..TRIES {
-        let found = read(filter)?;
-        ours(&found, owner)?;
-        if found.table.is_none() || commit(filter, found.generation, vec![change::delete()])? {
+        let found = keeper.seize(filter)?;
+        let mut steps = sidedoor::steps(&found.sidedoors, &nothing, &keeper.mark())?;
+        steps.extend(found.table.is_some().then(change::delete));
+        if commit(filter, found.generation, steps)? {
             return Ok(());
         }
     }

@@ -19,12 +19,47 @@ pub struct Step {
 }
 
 fn step(operation: u16, flags: u16, attrs: &[Attr], doing: String) -> Step {
+    step_in(nl::INET, operation, flags, attrs, doing)
+}
+
+/// One message about something in a table of this family.
+pub fn step_in(family: u8, operation: u16, flags: u16, attrs: &[Attr], doing: String) -> Step {
     let message = Message {
         kind: nl::kind(operation),
         flags,
-        payload: nl::payload(nl::INET, attrs),
+        payload: nl::payload(family, attrs),
     };
     Step { message, doing }
+}
+
+/// Flags of a table that only its owner's socket changes, and that outlives it.
+pub const KEPT: u32 = nl::TABLE_OWNED | nl::TABLE_PERSISTS;
+
+/// Makes this socket the owner of a table whose owner's socket was closed.
+pub fn adopt() -> Step {
+    let attrs = [
+        Attr::text(nl::TABLE_NAME, nl::TABLE),
+        Attr::be32(nl::TABLE_FLAGS, KEPT),
+    ];
+    let doing = format!("take over the nftables table inet {}", nl::TABLE);
+    step(nl::NEWTABLE, 0, &attrs, doing)
+}
+
+/// Two messages of which the second is refused, and with it the first: unless that one is refused already, the kernel
+/// knows tables that have an owner and outlive it.
+pub fn probe() -> [Message; 2] {
+    let named = |name: &str, attrs: &[Attr]| [&[Attr::text(nl::TABLE_NAME, name)], attrs].concat();
+    let doing = || "ask the kernel for tables that have an owner".to_owned();
+    [
+        step(
+            nl::NEWTABLE,
+            flag::CREATE,
+            &named("wharf-probe", &[Attr::be32(nl::TABLE_FLAGS, KEPT)]),
+            doing(),
+        )
+        .message,
+        step(nl::DELTABLE, 0, &named("wharf-no-such-table", &[]), doing()).message,
+    ]
 }
 
 /// Takes the table away with all that is in it.
@@ -38,12 +73,13 @@ pub fn delete() -> Step {
     )
 }
 
-/// Makes the table whole.
-pub fn create(table: &Table, owner: &str) -> Vec<Step> {
-    let attrs = [
+/// Makes the table whole. `kept`: only its owner's socket changes it.
+pub fn create(table: &Table, owner: &str, kept: bool) -> Vec<Step> {
+    let mut attrs = vec![
         Attr::text(nl::TABLE_NAME, nl::TABLE),
         Attr::bytes(nl::TABLE_USERDATA, nl::comment(owner)),
     ];
+    attrs.extend(kept.then(|| Attr::be32(nl::TABLE_FLAGS, KEPT)));
     let mut steps = vec![step(
         nl::NEWTABLE,
         flag::CREATE | flag::EXCL,
@@ -96,7 +132,7 @@ fn new_set(set: &Set, id: u32) -> Step {
     }
     if set.interval {
         let field =
-            |f: &super::table::Field| Attr::nest(nl::LIST_ELEM, [Attr::be32(nl::SET_FIELD_LEN, f.len())]);
+            |f: &super::table::Field| Attr::nest(nl::LIST_ELEM, [Attr::be32(nl::SET_FIELD_LEN, f.bytes())]);
         let fields: Vec<Attr> = set.key.iter().map(field).collect();
         attrs.push(Attr::nest(
             nl::SET_DESC,

@@ -31,8 +31,8 @@ const PROTO_DST_PORT: u16 = 3;
 struct Port {
     ip: Option<Ipv4Addr>,
     port: u16,
-    /// Where it led or leads.
-    target: (Ipv4Addr, u16),
+    /// Where it led or leads; no address: to the host itself.
+    target: (Option<Ipv4Addr>, u16),
 }
 
 /// Deletes the flows to these ports: those translated to their containers, and those that reached the host itself.
@@ -65,11 +65,12 @@ fn port(element: &Element) -> Option<Port> {
         let ip = Ipv4Addr::from_bits(be32_at(&element.key, at)?);
         Some((ip, be16_at(&element.key, at + 4)?))
     };
-    let (ip, port) = end(0)?;
+    let given = |ip: Ipv4Addr| Some(ip).filter(|ip| !ip.is_unspecified());
+    let ((ip, port), (to, at)) = (end(0)?, end(8)?);
     Some(Port {
-        ip: Some(ip).filter(|ip| !ip.is_unspecified()),
+        ip: given(ip),
         port,
-        target: end(8)?,
+        target: (given(to), at),
     })
 }
 
@@ -82,8 +83,12 @@ fn is_affected(flow: &[u8], ports: &[Port], local: &BTreeSet<Ipv4Addr>) -> Optio
     let to = end(original, IP_DST, PROTO_DST_PORT)?;
     let answered_by = end(find(flow, TUPLE_REPLY)?, IP_SRC, PROTO_SRC_PORT)?;
     let to_host = answered_by == to && (to.0.is_loopback() || local.contains(&to.0));
+    let is_target = |port: &Port| {
+        let (ip, number) = port.target;
+        number == answered_by.1 && ip.map_or(local.contains(&answered_by.0), |ip| ip == answered_by.0)
+    };
     let affects = |port: &Port| {
-        port.port == to.1 && port.ip.is_none_or(|ip| ip == to.0) && (to_host || answered_by == port.target)
+        port.port == to.1 && port.ip.is_none_or(|ip| ip == to.0) && (to_host || is_target(port))
     };
     Some(ports.iter().any(affects))
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 
+use super::allow::{self, Lists, network};
 use super::render::set;
 use super::table::{Element, Field, Set};
 use crate::error::NetError;
@@ -13,6 +14,8 @@ use crate::names::check_device;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Where names are asked (RFC 1035).
+const DOMAIN: u16 = 53;
 /// Bytes of a key of [`set::STALE_UDP`].
 pub const STALE_LEN: usize = 16;
 
@@ -30,6 +33,10 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
                 bridge.subnet,
                 bridge.subnet.trunc()
             );
+            return Err(NetError::invalid(format!("bridge {}", bridge.bridge), why));
+        }
+        if bridge.dns_port == Some(0) {
+            let why = "its name server has no port: there is no port 0";
             return Err(NetError::invalid(format!("bridge {}", bridge.bridge), why));
         }
         if !bridges.insert(bridge.bridge.as_str()) {
@@ -63,7 +70,6 @@ fn of(port: &PortRule) -> String {
 
 fn check_port(port: &PortRule, bridges: &BTreeSet<&str>) -> Result<(), NetError> {
     let why = match port {
-        p if !p.allow.is_empty() => "`allow` is not supported yet".to_owned(),
         p if p.host_port == 0 || p.target_port == 0 => "there is no port 0".to_owned(),
         p if p.host_ip.is_some_and(|ip| ip.is_unspecified()) => {
             "0.0.0.0 means no address: leave it out".to_owned()
@@ -76,6 +82,15 @@ fn check_port(port: &PortRule, bridges: &BTreeSet<&str>) -> Result<(), NetError>
         }
         p if p.target_ip.is_unspecified() || p.target_ip.is_loopback() || p.target_ip.is_multicast() => {
             format!("{} is no container's address", p.target_ip)
+        }
+        p if !p.allow.is_sorted_by(|a, b| a < b) => {
+            "`allow` is not sorted, or says something twice".to_owned()
+        }
+        p if let Some(net) = p.allow.iter().find(|net| **net != net.trunc()) => {
+            format!(
+                "`allow` has {net}, an address in a network: the network is {}",
+                net.trunc()
+            )
         }
         _ => return Ok(()),
     };
@@ -103,7 +118,7 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
         elements,
     };
     let (bound, any) = state.ports.iter().partition::<Vec<_>, _>(|p| p.host_ip.is_some());
-    vec![
+    let mut sets = vec![
         set(
             set::BRIDGES,
             &[Device],
@@ -124,14 +139,37 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
             true,
             bridges(|b| b.masquerade, subnet),
         ),
+        Set {
+            value: &[Port],
+            ..set(
+                set::NAMES,
+                &[Device, Port],
+                false,
+                state.bridges.iter().flat_map(names).collect(),
+            )
+        },
         map(
             set::BOUND,
             &[Protocol, Ipv4, Port],
             bound.into_iter().map(port).collect(),
         ),
         map(set::ANY, &[Protocol, Port], any.into_iter().map(port).collect()),
-        set(set::STALE_UDP, &[Ipv4, Port, Ipv4, Port], false, BTreeSet::new()),
-    ]
+    ];
+    sets.extend(allow::sets(&state.ports));
+    sets.push(set(
+        set::STALE_UDP,
+        &[Ipv4, Port, Ipv4, Port],
+        false,
+        BTreeSet::new(),
+    ));
+    sets
+}
+
+/// The UDP port that names are asked at instead of another one as an element of [`set::STALE_UDP`].
+pub fn stale_names(redirect: &Element) -> Option<Element> {
+    let (_, port) = redirect.key.split_at_checked(Field::Device.len() as usize)?;
+    let key = [&[0; 4], port, &[0; 4], &redirect.value, &[0; 2]].concat();
+    (key.len() == STALE_LEN).then(|| plain(key))
 }
 
 /// The UDP port of one of the maps as an element of [`set::STALE_UDP`]; none where it is something else.
@@ -142,7 +180,7 @@ pub fn stale(port: &Element) -> Option<Element> {
     (protocol[0] == UDP && key.len() == STALE_LEN).then(|| plain(key))
 }
 
-fn plain(key: Vec<u8>) -> Element {
+pub fn plain(key: Vec<u8>) -> Element {
     Element {
         key,
         end: None,
@@ -169,114 +207,122 @@ fn subnet(bridge: &FirewallBridge) -> Element {
     }
 }
 
-fn port(rule: &PortRule) -> Element {
+fn names(bridge: &FirewallBridge) -> Option<Element> {
+    Some(Element {
+        value: bridge.dns_port?.to_be_bytes().to_vec(),
+        ..plain(names_key(&bridge.bridge))
+    })
+}
+
+fn names_key(bridge: &str) -> Vec<u8> {
+    [device(bridge), port_number(DOMAIN)].concat()
+}
+
+/// In a concatenation.
+pub fn port_number(port: u16) -> Vec<u8> {
+    [port.to_be_bytes(), [0, 0]].concat()
+}
+
+/// Its key in [`set::BOUND`] or [`set::ANY`].
+pub fn port_key(rule: &PortRule) -> Vec<u8> {
     let protocol = match rule.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     };
-    let number = |port: u16| [port.to_be_bytes(), [0, 0]].concat();
-    let mut key = vec![protocol, 0, 0, 0];
-    key.extend(
-        rule.host_ip
-            .map(|ip| ip.octets())
-            .unwrap_or_default()
-            .iter()
-            .filter(|_| rule.host_ip.is_some()),
-    );
-    key.extend(number(rule.host_port));
-    let value = [rule.target_ip.octets().to_vec(), number(rule.target_port)].concat();
-    let comment = Some(format!("{}@{}", rule.container, rule.bridge));
+    let address = rule.host_ip.map(|ip| ip.octets().to_vec()).unwrap_or_default();
+    [vec![protocol, 0, 0, 0], address, port_number(rule.host_port)].concat()
+}
+
+fn port(rule: &PortRule) -> Element {
     Element {
-        key,
-        end: None,
-        value,
-        comment,
+        value: [rule.target_ip.octets().to_vec(), port_number(rule.target_port)].concat(),
+        comment: Some(format!("{}@{}", rule.container, rule.bridge)),
+        ..plain(port_key(rule))
     }
 }
 
 /// The state these elements say, as far as they say something; none where one of them is not ours.
 pub fn read(elements: &Elements) -> Option<FirewallState> {
-    let none = BTreeSet::new();
-    let of = |name: &str| elements.get(name).unwrap_or(&none);
-    let bridges = of(set::SUBNETS).iter().map(|element| {
-        let (bridge, subnet) = read_subnet(element)?;
-        Some(FirewallBridge {
-            masquerade: of(set::MASQUERADED).contains(element),
-            internal: of(set::INTERNAL).contains(&plain(device(&bridge))),
-            bridge,
-            subnet,
-            dns_port: None,
-        })
-    });
-    let ports = of(set::BOUND).iter().chain(of(set::ANY)).map(read_port);
     let state = FirewallState {
-        bridges: bridges.collect::<Option<_>>()?,
-        ports: ports.collect::<Option<_>>()?,
+        bridges: bridges(elements).collect::<Option<_>>()?,
+        ports: ports(elements).collect::<Option<_>>()?,
     };
     Some(state.sorted())
 }
 
 /// What can be made out where something is not ours: better than nothing for a repair.
 pub fn salvage(elements: &Elements) -> FirewallState {
-    let single = |name: &str, element: &Element| {
-        let one = Elements::from([(name.to_owned(), BTreeSet::from([element.clone()]))]);
-        read(&one).filter(check_alone)
-    };
-    let mut state = FirewallState::default();
-    let marks = |name: &str| elements.get(name).cloned().unwrap_or_default();
-    let (internal, masqueraded) = (marks(set::INTERNAL), marks(set::MASQUERADED));
-    for (name, list) in elements {
-        for found in list.iter().filter_map(|element| single(name, element)) {
-            state.ports.extend(found.ports);
-            state
-                .bridges
-                .extend(found.bridges.into_iter().map(|b| FirewallBridge {
-                    internal: internal.contains(&plain(device(&b.bridge))),
-                    masquerade: masqueraded.contains(&subnet(&b)),
-                    ..b
-                }));
-        }
-    }
     let mut seen = BTreeSet::new();
-    state.bridges.retain(|b| seen.insert(b.bridge.clone()));
-    state.ports.retain(|p| seen.contains(&p.bridge));
-    state.sorted()
+    let is_right = |b: &FirewallBridge| {
+        let alone = FirewallState {
+            bridges: vec![b.clone()],
+            ports: Vec::new(),
+        };
+        check(&alone).is_ok()
+    };
+    let bridges: Vec<FirewallBridge> = bridges(elements)
+        .flatten()
+        .filter(|b| is_right(b) && seen.insert(b.bridge.clone()))
+        .collect();
+    let known = bridges.iter().map(|b| b.bridge.as_str()).collect();
+    let ports = ports(elements)
+        .flatten()
+        .filter(|p| check_port(p, &known).is_ok());
+    FirewallState {
+        ports: ports.collect(),
+        bridges,
+    }
+    .sorted()
 }
 
-fn check_alone(state: &FirewallState) -> bool {
-    let bridges = state.ports.iter().map(|p| p.bridge.as_str()).collect();
-    check(&FirewallState {
-        ports: Vec::new(),
-        ..state.clone()
+fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> {
+    let has = |name: &str, element: &Element| elements.get(name).is_some_and(|set| set.contains(element));
+    let redirects = elements.get(set::NAMES).into_iter().flatten();
+    let redirects: BTreeMap<&[u8], &Element> = redirects.map(|e| (e.key.as_slice(), e)).collect();
+    let subnets = elements.get(set::SUBNETS).into_iter().flatten();
+    subnets.map(move |element| {
+        let (bridge, subnet) = read_subnet(element)?;
+        let redirect = redirects.get(names_key(&bridge).as_slice());
+        Some(FirewallBridge {
+            masquerade: has(set::MASQUERADED, element),
+            internal: has(set::INTERNAL, &plain(device(&bridge))),
+            dns_port: redirect.and_then(|e| number_at(&e.value, 0)),
+            bridge,
+            subnet,
+        })
     })
-    .is_ok()
-        && state.ports.iter().all(|port| check_port(port, &bridges).is_ok())
+}
+
+fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
+    let lists = Lists::read(elements);
+    let of = |name: &str| elements.get(name).into_iter().flatten();
+    of(set::BOUND)
+        .chain(of(set::ANY))
+        .map(move |element| read_port(element, &lists))
 }
 
 fn read_subnet(element: &Element) -> Option<(String, Ipv4Net)> {
     let (name, from) = element.key.split_at_checked(Field::Device.len() as usize)?;
-    let to = element.end.as_ref()?.strip_prefix(name)?;
-    let [from, to] = [from, to].map(|bytes| <[u8; 4]>::try_from(bytes).ok().map(u32::from_be_bytes));
-    let host_bits = from? ^ to?;
-    let subnet = Ipv4Net::new(Ipv4Addr::from_bits(from?), host_bits.leading_zeros() as u8).ok()?;
-    let name = String::from_utf8(name.to_vec())
-        .ok()?
-        .trim_end_matches('\0')
-        .to_owned();
-    (subnet.broadcast().to_bits() == to?).then_some((name, subnet))
+    let subnet = network(from, element.end.as_ref()?.strip_prefix(name)?)?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    Some((name.trim_end_matches('\0').to_owned(), subnet))
 }
 
-fn read_port(element: &Element) -> Option<PortRule> {
+fn number_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn ip_at(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?))
+}
+
+fn read_port(element: &Element, lists: &Lists) -> Option<PortRule> {
     let (container, bridge) = element.comment.as_ref()?.split_once('@')?;
     let protocol = match *element.key.first()? {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return None,
     };
-    let ip_at =
-        |bytes: &[u8], at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
-    let number_at =
-        |bytes: &[u8], at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
     let bound = element.key.len() == 12;
     Some(PortRule {
         protocol,
@@ -289,7 +335,7 @@ fn read_port(element: &Element) -> Option<PortRule> {
         target_ip: ip_at(&element.value, 0)?,
         target_port: number_at(&element.value, 4)?,
         bridge: bridge.to_owned(),
-        allow: Vec::new(),
+        allow: lists.of(&element.key)?,
         container: container.parse().ok()?,
     })
 }

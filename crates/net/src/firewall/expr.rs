@@ -22,8 +22,9 @@ pub enum Expr {
         len: u32,
         to: u8,
     },
-    /// `fib daddr type`.
+    /// `fib daddr type`; `here`: as an address of the device the packet came by.
     AddressType {
+        here: bool,
         to: u8,
     },
     Ct {
@@ -56,7 +57,18 @@ pub enum Expr {
         address: u8,
         port: u8,
     },
+    /// To the host itself, at the port in this register.
+    Redirect {
+        port: u8,
+    },
     Masquerade,
+    /// A match of iptables: its name, revision, and options as the kernel's structure.
+    Compat {
+        name: &'static str,
+        revision: u32,
+        info: Vec<u8>,
+    },
+    Jump(&'static str),
     Verdict(Verdict),
 }
 
@@ -127,15 +139,17 @@ impl Expr {
                     Attr::be32(4, *len),
                 ],
             ),
-            Self::AddressType { to } => {
+            Self::AddressType { here, to } => {
                 const ADDRESS_TYPE: u32 = 3;
-                const DADDR: u32 = 2;
+                const DADDR: u32 = 1 << 1;
+                const IIF: u32 = 1 << 3;
+                let flags = if *here { DADDR | IIF } else { DADDR };
                 (
                     "fib",
                     vec![
                         register(1, *to),
                         Attr::be32(2, ADDRESS_TYPE),
-                        Attr::be32(3, DADDR),
+                        Attr::be32(3, flags),
                     ],
                 )
             }
@@ -164,14 +178,34 @@ impl Expr {
                 vec![Attr::text(1, set), register(2, *key), Attr::be32(5, 1)],
             ),
             Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
+            Self::Redirect { port } => ("redir", redirect(*port)),
             Self::Masquerade => ("masq", Vec::new()),
-            Self::Verdict(verdict) => {
-                let code = Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32);
-                let data = Attr::nest(2, [Attr::nest(nl::DATA_VERDICT, [code])]);
-                ("immediate", vec![Attr::be32(1, 0), data])
-            }
+            Self::Compat { name, revision, info } => (
+                "match",
+                vec![
+                    Attr::text(1, name),
+                    Attr::be32(2, *revision),
+                    Attr::bytes(3, info.clone()),
+                ],
+            ),
+            Self::Jump(chain) => immediate(vec![
+                Attr::be32(nl::VERDICT_CODE, nl::JUMP as u32),
+                Attr::text(nl::VERDICT_CHAIN, chain),
+            ]),
+            Self::Verdict(verdict) => immediate(vec![Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32)]),
         }
     }
+}
+
+fn immediate(verdict: Vec<Attr>) -> (&'static str, Vec<Attr>) {
+    let data = Attr::nest(2, [Attr::nest(nl::DATA_VERDICT, verdict)]);
+    ("immediate", vec![Attr::be32(1, 0), data])
+}
+
+/// As in [`dnat`], everything is said.
+fn redirect(port: u8) -> Vec<Attr> {
+    const MAP_PORTS: u32 = 2;
+    vec![register(1, port), register(2, port), Attr::be32(3, MAP_PORTS)]
 }
 
 /// Everything the kernel would add by itself is said, so that what it shows compares equal.
@@ -207,7 +241,8 @@ impl fmt::Display for Expr {
                     offset + len
                 )
             }
-            Self::AddressType { to } => write!(f, "r{to} = fib daddr type"),
+            Self::AddressType { here: false, to } => write!(f, "r{to} = fib daddr type"),
+            Self::AddressType { here: true, to } => write!(f, "r{to} = fib daddr . iif type"),
             Self::Ct { key, to } => write!(f, "r{to} = ct {}", format!("{key:?}").to_lowercase()),
             Self::Mask { reg, mask } => write!(f, "r{reg} &= {mask:#x}"),
             Self::Equal { reg, value } => write!(f, "r{reg} == {value:?}"),
@@ -220,7 +255,10 @@ impl fmt::Display for Expr {
             } => write!(f, "r{to} = @{set}[r{key}]"),
             Self::NotIn { set, key } => write!(f, "r{key} not in @{set}"),
             Self::Dnat { address, port } => write!(f, "dnat ip to r{address} : r{port}"),
+            Self::Redirect { port } => write!(f, "redirect to : r{port}"),
             Self::Masquerade => f.write_str("masquerade"),
+            Self::Compat { name, .. } => write!(f, "match {name}"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Verdict(verdict) => f.write_str(&format!("{verdict:?}").to_lowercase()),
         }
     }

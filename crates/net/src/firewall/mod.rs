@@ -3,18 +3,30 @@
 //! `render` is pure: a [`model::firewall::FirewallState`] becomes a typed description of the table. Its chains and
 //! rules never change; bridges and ports are elements of its sets and maps. `read` looks at what the kernel has;
 //! `change` makes one transaction of the difference.
+//!
+//! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
+//! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside.
 
+mod allow;
 mod apply;
 mod change;
 mod conntrack;
 mod elements;
 mod expr;
+mod foreign;
+mod judge;
+mod legacy;
 mod nl;
+mod passage;
+mod phrase;
 mod read;
 mod render;
+mod sidedoor;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::{apply, current, remove};
-pub(crate) use nl::TABLE;
+pub(crate) use apply::{Current, Keeper, apply, current, remove};
+pub(crate) use judge::drops;
+pub(crate) use legacy::drops as legacy_drops;
+pub(crate) use nl::is_about_us;

@@ -1,20 +1,23 @@
 //! Numbers of nfnetlink and nftables (linux/netfilter/nfnetlink.h, nf_tables.h).
 
-use crate::netlink::Attr;
+use crate::netlink::{Attr, find, read_be32, read_text};
 
 /// The table's name.
 pub(crate) const TABLE: &str = "wharf";
 
 pub const SUBSYSTEM: u16 = 10;
 pub const INET: u8 = 1;
+pub const IPV4: u8 = 2;
 
 pub const NEWTABLE: u16 = 0;
 pub const GETTABLE: u16 = 1;
 pub const DELTABLE: u16 = 2;
 pub const NEWCHAIN: u16 = 3;
 pub const GETCHAIN: u16 = 4;
+pub const DELCHAIN: u16 = 5;
 pub const NEWRULE: u16 = 6;
 pub const GETRULE: u16 = 7;
+pub const DELRULE: u16 = 8;
 pub const NEWSET: u16 = 9;
 pub const GETSET: u16 = 10;
 pub const NEWSETELEM: u16 = 12;
@@ -27,22 +30,35 @@ pub const GEN_ID: u16 = 1;
 pub const TABLE_NAME: u16 = 1;
 pub const TABLE_FLAGS: u16 = 2;
 pub const TABLE_USERDATA: u16 = 6;
+/// Netlink port of the socket that owns it.
+pub const TABLE_OWNER: u16 = 7;
 /// Its chains are not called.
 pub const TABLE_DORMANT: u32 = 0x1;
+/// Only the socket that made or adopted it may change it (from Linux 5.12 on).
+pub const TABLE_OWNED: u32 = 0x2;
+/// It stays when that socket is closed, without an owner until another one adopts it (from Linux 6.9 on).
+pub const TABLE_PERSISTS: u32 = 0x4;
 
 pub const CHAIN_TABLE: u16 = 1;
 pub const CHAIN_NAME: u16 = 3;
 pub const CHAIN_HOOK: u16 = 4;
 pub const CHAIN_POLICY: u16 = 5;
 pub const CHAIN_TYPE: u16 = 7;
+pub const CHAIN_USES: u16 = 6;
+pub const CHAIN_USERDATA: u16 = 12;
 pub const HOOK_NUM: u16 = 1;
 pub const HOOK_PRIORITY: u16 = 2;
+pub const POLICY_DROP: u32 = 0;
 pub const POLICY_ACCEPT: u32 = 1;
 
 pub const RULE_TABLE: u16 = 1;
 pub const RULE_CHAIN: u16 = 2;
+pub const RULE_HANDLE: u16 = 3;
 pub const RULE_EXPRESSIONS: u16 = 4;
+pub const RULE_COMPAT: u16 = 5;
 pub const RULE_USERDATA: u16 = 7;
+pub const COMPAT_PROTOCOL: u16 = 1;
+pub const COMPAT_FLAGS: u16 = 2;
 
 pub const SET_TABLE: u16 = 1;
 pub const SET_NAME: u16 = 2;
@@ -70,6 +86,12 @@ pub const ELEM_KEY_END: u16 = 10;
 pub const DATA_VALUE: u16 = 1;
 pub const DATA_VERDICT: u16 = 2;
 pub const VERDICT_CODE: u16 = 1;
+pub const VERDICT_CHAIN: u16 = 2;
+pub const DROP: i32 = 0;
+pub const ACCEPT: i32 = 1;
+pub const JUMP: i32 = -3;
+pub const GOTO: i32 = -4;
+pub const RETURN: i32 = -5;
 
 pub const LIST_ELEM: u16 = 1;
 pub const EXPR_NAME: u16 = 1;
@@ -109,4 +131,16 @@ pub fn read_comment(data: &[u8]) -> Option<String> {
     let length = usize::from(*data.get(1)?);
     let text = data.get(2..2 + length).filter(|_| data[0] == 0)?;
     String::from_utf8(text.strip_suffix(&[0]).unwrap_or(text).to_vec()).ok()
+}
+
+/// The change that a notification tells concerns our table, or what others do to packets forwarded or for the host.
+pub fn is_about_us(kind: u16, payload: &[u8]) -> bool {
+    let (family, attrs) = (payload.first().copied().unwrap_or(0), attrs(payload));
+    // Tables, chains, rules, sets and elements all have their table's name as first attribute.
+    let ours = read_text(attrs, TABLE_NAME).as_deref() == Some(TABLE);
+    let judged = [NEWCHAIN, DELCHAIN].map(self::kind).contains(&kind)
+        && find(attrs, CHAIN_HOOK)
+            .and_then(|hook| read_be32(hook, HOOK_NUM))
+            .is_some_and(|number| super::foreign::Hook::of(number).is_some());
+    kind >> 8 == SUBSYSTEM && (ours || judged || super::sidedoor::concerns(family, attrs))
 }

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::change::KEPT;
 use super::elements::Elements;
+use super::expr::Expr;
+use super::foreign::{self, ForeignChain};
 use super::nl;
 use super::render::{FORWARD, guard};
+use super::sidedoor::{self, Sidedoor};
 use super::table::{Chain, Element, Rule, Set, Table, concatenation};
 use crate::error::{Doing, NetError};
 use crate::netlink::{Attr, Attrs, KernelError, Netlink, find, read_be32, read_text};
@@ -16,6 +20,9 @@ const TRIES: u32 = 16;
 pub struct Found {
     pub generation: u32,
     pub table: Option<FoundTable>,
+    /// Chains of other tables that may drop what is ours.
+    pub foreign: Vec<ForeignChain>,
+    pub sidedoors: Vec<Sidedoor>,
 }
 
 /// A table `inet wharf`, whoever made it.
@@ -24,6 +31,8 @@ pub struct FoundTable {
     /// The comment in its user data: whose it is.
     pub owner: Option<String>,
     flags: u32,
+    /// Netlink port of the socket that alone may change it, where there is one.
+    holder: u32,
     chains: Vec<FoundChain>,
     sets: Vec<FoundSet>,
     pub elements: Elements,
@@ -38,9 +47,12 @@ struct FoundChain {
     rules: Vec<FoundRule>,
 }
 
-struct FoundRule {
-    exprs: Vec<u8>,
-    userdata: Vec<u8>,
+/// A rule as the kernel shows it.
+#[derive(Clone, Debug)]
+pub struct FoundRule {
+    pub handle: u64,
+    pub exprs: Vec<u8>,
+    pub userdata: Vec<u8>,
 }
 
 struct FoundSet {
@@ -67,7 +79,15 @@ pub fn read(filter: &mut Netlink) -> Result<Found, NetError> {
 fn once(filter: &mut Netlink) -> Result<Option<Found>, KernelError> {
     let generation = generation(filter)?;
     let table = table(filter)?;
-    Ok((self::generation(filter)? == generation).then_some(Found { generation, table }))
+    let foreign = foreign::chains(filter)?;
+    let sidedoors = sidedoor::read(filter, &foreign)?;
+    let found = Found {
+        generation,
+        table,
+        foreign,
+        sidedoors,
+    };
+    Ok((self::generation(filter)? == generation).then_some(found))
 }
 
 fn generation(filter: &mut Netlink) -> Result<u32, KernelError> {
@@ -88,6 +108,7 @@ fn table(filter: &mut Netlink) -> Result<Option<FoundTable>, KernelError> {
     let mut table = FoundTable {
         owner: find(attrs, nl::TABLE_USERDATA).and_then(nl::read_comment),
         flags: read_be32(attrs, nl::TABLE_FLAGS).unwrap_or(0),
+        holder: read_be32(attrs, nl::TABLE_OWNER).unwrap_or(0),
         chains: chains(filter)?,
         sets: sets(filter)?,
         ..FoundTable::default()
@@ -137,11 +158,7 @@ fn rules(filter: &mut Netlink, table: &mut FoundTable) -> Result<(), KernelError
         let Some(name) = read_text(&attrs, nl::RULE_CHAIN) else {
             continue;
         };
-        let bytes = |kind| find(&attrs, kind).unwrap_or(&[]).to_vec();
-        let rule = FoundRule {
-            exprs: bytes(nl::RULE_EXPRESSIONS),
-            userdata: bytes(nl::RULE_USERDATA),
-        };
+        let rule = FoundRule::new(&attrs);
         if let Some(chain) = table.chains.iter_mut().find(|chain| chain.name == name) {
             chain.rules.push(rule);
         }
@@ -210,6 +227,29 @@ impl FoundTable {
                 .all(|set| sets.get(set.name).is_some_and(|found| found.is(set)))
     }
 
+    /// Only its owner may change it.
+    fn is_owned(&self) -> bool {
+        self.flags & nl::TABLE_OWNED != 0
+    }
+
+    /// Its owner's socket was closed: anybody may change it, until one adopts it.
+    pub fn is_orphan(&self) -> bool {
+        self.flags & KEPT == nl::TABLE_PERSISTS
+    }
+
+    /// The netlink port of another socket that owns it.
+    pub fn held_by_another(&self, port: u32) -> Option<u32> {
+        Some(self.holder).filter(|holder| self.is_owned() && *holder != port)
+    }
+
+    /// It is as protected as it is to be: owned by the socket with this netlink port, or by none.
+    pub fn is_kept(&self, port: Option<u32>) -> bool {
+        match port {
+            Some(port) => self.flags & KEPT == KEPT && self.holder == port,
+            None => self.flags & KEPT == 0,
+        }
+    }
+
     /// The guard is the last rule of the forward chain.
     pub fn is_guarded(&self) -> bool {
         let forward = self.chains.iter().find(|chain| chain.name == FORWARD);
@@ -235,10 +275,25 @@ impl FoundChain {
 }
 
 impl FoundRule {
+    /// From a rule's attributes.
+    pub fn new(attrs: &[u8]) -> Self {
+        let bytes = |kind| find(attrs, kind).unwrap_or(&[]).to_vec();
+        let handle = <[u8; 8]>::try_from(bytes(nl::RULE_HANDLE)).unwrap_or_default();
+        Self {
+            handle: u64::from_be_bytes(handle),
+            exprs: bytes(nl::RULE_EXPRESSIONS),
+            userdata: bytes(nl::RULE_USERDATA),
+        }
+    }
+
     fn is(&self, wanted: &Rule) -> bool {
-        let exprs: Vec<Attr> = wanted.exprs.iter().map(|expr| expr.attr()).collect();
-        self.userdata == nl::comment(wanted.comment)
-            && Attr::nest(nl::RULE_EXPRESSIONS, exprs).says(&self.exprs)
+        self.userdata == nl::comment(wanted.comment) && self.has(&wanted.exprs)
+    }
+
+    /// It consists of exactly these.
+    pub fn has(&self, exprs: &[Expr]) -> bool {
+        let exprs: Vec<Attr> = exprs.iter().map(Expr::attr).collect();
+        Attr::nest(nl::RULE_EXPRESSIONS, exprs).says(&self.exprs)
     }
 }
 

@@ -3,7 +3,8 @@
 //! | chain | says |
 //! | --- | --- |
 //! | `loopback` | containers reach neither the host's 127.0.0.0/8 nor send from it, before any translation |
-//! | `prerouting`, `output` | a published port leads to its container: bound address first, then any address |
+//! | `prerouting` | a published port leads to its container: bound address first, then any address; whoever is not on the port's list is turned away; names are asked where the name server listens |
+//! | `output` | the same for the host's own processes, which are on every list |
 //! | `postrouting` | who gets the host's address on the way out |
 //! | `forward` | who may reach whom |
 //!
@@ -12,7 +13,11 @@
 use model::firewall::FirewallState;
 
 use super::elements;
-use super::expr::{Base, Ct, Expr, Meta, Verdict};
+use super::expr::{Expr, Meta, Verdict};
+use super::phrase::{
+    accept, daddr_127, destination, destination_port, dnatted, drop, flowing, from, ipv4, is_in, is_not_in,
+    load, local_daddr, masquerade, protocol, saddr_127, source, to, verdict,
+};
 use super::table::{Chain, Hook, Rule, Table};
 
 /// Names of the sets.
@@ -27,31 +32,41 @@ pub mod set {
     pub const SUBNETS: &str = "subnets";
     /// Of those, the ones that get the host's address on the way out.
     pub const MASQUERADED: &str = "masqueraded";
+    /// device . port 53 : port of the name server
+    pub const NAMES: &str = "names";
     /// protocol . host address . host port : address . port
     pub const BOUND: &str = "ports_bound";
     /// protocol . host port : address . port
     pub const ANY: &str = "ports_any";
+    /// Of [`BOUND`], the ports that are not for everybody.
+    pub const CLOSED_BOUND: &str = "closed_bound";
+    /// Of [`ANY`], the ports that are not for everybody.
+    pub const CLOSED_ANY: &str = "closed_any";
+    /// Whom those are for: protocol . host address . host port . sources
+    pub const ALLOWED_BOUND: &str = "allowed_bound";
+    /// Whom those are for: protocol . host port . sources
+    pub const ALLOWED_ANY: &str = "allowed_any";
+    /// Sources that were listed although another one of the same port contains them, which an interval set does not
+    /// take; no rule looks at it.
+    ///
+    /// protocol . host address (0.0.0.0 for all) . host port . address . prefix length
+    pub const ALLOWED_TWICE: &str = "allowed_twice";
     /// UDP ports whose flows are to be forgotten yet; no rule looks at it.
     ///
-    /// host address (0.0.0.0 for all) . host port . address . port
+    /// host address (0.0.0.0 for all) . host port . address (0.0.0.0: of the host) . port
     pub const STALE_UDP: &str = "stale_udp";
 }
 
 /// Chain that [`guard`] is the last rule of.
 pub const FORWARD: &str = "forward";
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
-
-const IPV4: u8 = 2;
-/// `IPS_DST_NAT`.
-const STATUS_DNAT: u32 = 1 << 5;
-/// Bits of `ct state`.
-const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
-/// `RTN_LOCAL`.
-const LOCAL: u32 = 2;
 
 /// The whole table. `guard`: what concerns no bridge of ours is not forwarded.
 pub fn render(state: &FirewallState, guarded: bool) -> Table {
@@ -59,9 +74,6 @@ pub fn render(state: &FirewallState, guarded: bool) -> Table {
     if guarded {
         forward.push(guard());
     }
-    let ports = vec![bound_port(), any_port()];
-    let mut prerouting = vec![no_loopback_from_outside()];
-    prerouting.extend(ports.iter().cloned());
     let chain = |name, kind, hook, priority, rules| Chain {
         name,
         kind,
@@ -73,8 +85,14 @@ pub fn render(state: &FirewallState, guarded: bool) -> Table {
         sets: elements::sets(state),
         chains: vec![
             chain("loopback", "filter", Hook::Prerouting, RAW, loopback()),
-            chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting),
-            chain("output", "nat", Hook::Output, DSTNAT, ports),
+            chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting()),
+            chain(
+                "output",
+                "nat",
+                Hook::Output,
+                DSTNAT,
+                vec![bound_port(), any_port()],
+            ),
             chain("postrouting", "nat", Hook::Postrouting, SRCNAT, postrouting()),
             chain(FORWARD, "filter", Hook::Forward, FILTER, forward),
         ],
@@ -102,54 +120,79 @@ fn loopback() -> Vec<Rule> {
     ]
 }
 
-fn no_loopback_from_outside() -> Rule {
-    rule(
-        "127.0.0.1 is for the host alone",
-        [ipv4(), daddr_127(), verdict(Verdict::Return)],
-    )
+/// A published port's own rule ends the chain, so that the lists of ports on any address are not asked about a port
+/// that is published on that very address.
+fn prerouting() -> Vec<Rule> {
+    vec![
+        rule(
+            "127.0.0.1 is for the host alone",
+            [ipv4(), daddr_127(), verdict(Verdict::Return)],
+        ),
+        names("names", UDP),
+        names("names over TCP", TCP),
+        rule(
+            "published on one address: whoever is not on its list",
+            [
+                ipv4(),
+                local_daddr(false),
+                bound_key(),
+                vec![is_in(set::CLOSED_BOUND)],
+                bound_key(),
+                vec![source(3), is_not_in(set::ALLOWED_BOUND)],
+                drop(),
+            ],
+        ),
+        bound_port(),
+        rule(
+            "published on every address: whoever is not on its list",
+            [
+                ipv4(),
+                local_daddr(false),
+                any_key(),
+                vec![is_in(set::CLOSED_ANY)],
+                any_key(),
+                vec![source(2), is_not_in(set::ALLOWED_ANY)],
+                drop(),
+            ],
+        ),
+        any_port(),
+    ]
+}
+
+/// Of a container asking its gateway, where something else than the name server has port 53.
+fn names(comment: &'static str, transport: u8) -> Rule {
+    let key = vec![
+        load(Meta::Iifname, 0),
+        destination_port(4),
+        Expr::Lookup {
+            set: set::NAMES,
+            key: 0,
+            to: Some(0),
+        },
+        Expr::Redirect { port: 0 },
+    ];
+    rule(comment, [ipv4(), protocol(transport), local_daddr(true), key])
+}
+
+fn bound_key() -> Vec<Expr> {
+    vec![load(Meta::L4proto, 0), destination(1), destination_port(2)]
+}
+
+fn any_key() -> Vec<Expr> {
+    vec![load(Meta::L4proto, 0), destination_port(1)]
 }
 
 fn bound_port() -> Rule {
-    let keys = vec![
-        Expr::Meta {
-            key: Meta::L4proto,
-            to: 0,
-        },
-        Expr::Payload {
-            base: Base::Network,
-            offset: 16,
-            len: 4,
-            to: 1,
-        },
-        Expr::Payload {
-            base: Base::Transport,
-            offset: 2,
-            len: 2,
-            to: 2,
-        },
-    ];
     rule(
         "published on one address",
-        [ipv4(), local_daddr(), keys, to_container(set::BOUND)],
+        [ipv4(), local_daddr(false), bound_key(), to_container(set::BOUND)],
     )
 }
 
 fn any_port() -> Rule {
-    let keys = vec![
-        Expr::Meta {
-            key: Meta::L4proto,
-            to: 0,
-        },
-        Expr::Payload {
-            base: Base::Transport,
-            offset: 2,
-            len: 2,
-            to: 1,
-        },
-    ];
     rule(
         "published on every address",
-        [ipv4(), local_daddr(), keys, to_container(set::ANY)],
+        [ipv4(), local_daddr(false), any_key(), to_container(set::ANY)],
     )
 }
 
@@ -165,34 +208,8 @@ fn to_container(map: &'static str) -> Vec<Expr> {
 }
 
 fn postrouting() -> Vec<Rule> {
-    let pair = |key| {
-        vec![
-            Expr::Meta { key, to: 0 },
-            Expr::Payload {
-                base: Base::Network,
-                offset: 12,
-                len: 4,
-                to: 4,
-            },
-        ]
-    };
-    let subnet = |set| {
-        vec![Expr::Lookup {
-            set,
-            key: 0,
-            to: None,
-        }]
-    };
-    let elsewhere = vec![
-        Expr::Meta {
-            key: Meta::Oifname,
-            to: 0,
-        },
-        Expr::NotIn {
-            set: set::BRIDGES,
-            key: 0,
-        },
-    ];
+    let of_subnet = |key, set| vec![load(key, 0), source(4), is_in(set)];
+    let elsewhere = vec![load(Meta::Oifname, 0), is_not_in(set::BRIDGES)];
     vec![
         rule(
             "from the host's 127.0.0.1 to a container",
@@ -203,8 +220,7 @@ fn postrouting() -> Vec<Rule> {
             [
                 dnatted(),
                 ipv4(),
-                pair(Meta::Oifname),
-                subnet(set::SUBNETS),
+                of_subnet(Meta::Oifname, set::SUBNETS),
                 masquerade(),
             ],
         ),
@@ -212,8 +228,7 @@ fn postrouting() -> Vec<Rule> {
             "from a container to the world",
             [
                 ipv4(),
-                pair(Meta::Iifname),
-                subnet(set::MASQUERADED),
+                of_subnet(Meta::Iifname, set::MASQUERADED),
                 elsewhere,
                 masquerade(),
             ],
@@ -222,35 +237,7 @@ fn postrouting() -> Vec<Rule> {
 }
 
 fn forward() -> Vec<Rule> {
-    let same = vec![
-        Expr::Meta {
-            key: Meta::Iifname,
-            to: 0,
-        },
-        Expr::Meta {
-            key: Meta::Oifname,
-            to: 4,
-        },
-        Expr::Lookup {
-            set: set::SAME,
-            key: 0,
-            to: None,
-        },
-    ];
-    let flowing = vec![
-        Expr::Ct {
-            key: Ct::State,
-            to: 0,
-        },
-        Expr::Mask {
-            reg: 0,
-            mask: ESTABLISHED_OR_RELATED,
-        },
-        Expr::NotEqual {
-            reg: 0,
-            value: vec![0; 4],
-        },
-    ];
+    let same = vec![load(Meta::Iifname, 0), load(Meta::Oifname, 4), is_in(set::SAME)];
     vec![
         rule("within one network", [same, accept()]),
         rule(
@@ -258,7 +245,7 @@ fn forward() -> Vec<Rule> {
             [from(set::INTERNAL), drop()],
         ),
         rule("nor in", [to(set::INTERNAL), drop()]),
-        rule("what was let through before", [flowing, accept()]),
+        rule("what was let through before", [flowing(), accept()]),
         rule("published ports", [to(set::BRIDGES), dnatted(), accept()]),
         rule(
             "nobody else reaches a container: outside, other networks",
@@ -273,111 +260,4 @@ fn rule<const N: usize>(comment: &'static str, parts: [Vec<Expr>; N]) -> Rule {
         comment,
         exprs: parts.concat(),
     }
-}
-
-fn ipv4() -> Vec<Expr> {
-    vec![
-        Expr::Meta {
-            key: Meta::Nfproto,
-            to: 0,
-        },
-        Expr::Equal {
-            reg: 0,
-            value: vec![IPV4],
-        },
-    ]
-}
-
-fn from(set: &'static str) -> Vec<Expr> {
-    vec![
-        Expr::Meta {
-            key: Meta::Iifname,
-            to: 0,
-        },
-        Expr::Lookup {
-            set,
-            key: 0,
-            to: None,
-        },
-    ]
-}
-
-fn to(set: &'static str) -> Vec<Expr> {
-    vec![
-        Expr::Meta {
-            key: Meta::Oifname,
-            to: 0,
-        },
-        Expr::Lookup {
-            set,
-            key: 0,
-            to: None,
-        },
-    ]
-}
-
-fn saddr_127() -> Vec<Expr> {
-    first_byte_127(12)
-}
-
-fn daddr_127() -> Vec<Expr> {
-    first_byte_127(16)
-}
-
-fn first_byte_127(offset: u32) -> Vec<Expr> {
-    vec![
-        Expr::Payload {
-            base: Base::Network,
-            offset,
-            len: 1,
-            to: 0,
-        },
-        Expr::Equal {
-            reg: 0,
-            value: vec![127],
-        },
-    ]
-}
-
-fn local_daddr() -> Vec<Expr> {
-    vec![
-        Expr::AddressType { to: 0 },
-        Expr::Equal {
-            reg: 0,
-            value: LOCAL.to_ne_bytes().to_vec(),
-        },
-    ]
-}
-
-fn dnatted() -> Vec<Expr> {
-    vec![
-        Expr::Ct {
-            key: Ct::Status,
-            to: 0,
-        },
-        Expr::Mask {
-            reg: 0,
-            mask: STATUS_DNAT,
-        },
-        Expr::NotEqual {
-            reg: 0,
-            value: vec![0; 4],
-        },
-    ]
-}
-
-fn masquerade() -> Vec<Expr> {
-    vec![Expr::Masquerade]
-}
-
-fn accept() -> Vec<Expr> {
-    verdict(Verdict::Accept)
-}
-
-fn drop() -> Vec<Expr> {
-    verdict(Verdict::Drop)
-}
-
-fn verdict(verdict: Verdict) -> Vec<Expr> {
-    vec![Expr::Verdict(verdict)]
 }

@@ -90,6 +90,15 @@ impl Field {
         }
     }
 
+    /// Of those, the ones that are not padding.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Device | Self::Ipv4 => self.len(),
+            Self::Protocol => 1,
+            Self::Port => 2,
+        }
+    }
+
     fn show(self, bytes: &[u8]) -> String {
         match self {
             Self::Device => format!("{:?}", String::from_utf8_lossy(bytes).trim_end_matches('\0')),
@@ -100,8 +109,11 @@ impl Field {
     }
 }
 
-/// Type and length of a concatenation.
+/// Type and length of a concatenation. A field that stands alone is not padded.
 pub fn concatenation(fields: &[Field]) -> (u32, u32) {
+    if let [field] = fields {
+        return (field.kind(), field.bytes());
+    }
     fields.iter().fold((0, 0), |(kind, len), field| {
         (kind << 6 | field.kind(), len + field.len())
     })
@@ -110,7 +122,7 @@ pub fn concatenation(fields: &[Field]) -> (u32, u32) {
 fn show(fields: &[Field], mut bytes: &[u8]) -> String {
     let mut parts = Vec::new();
     for field in fields {
-        let (head, tail) = bytes.split_at(field.len() as usize);
+        let (head, tail) = bytes.split_at(bytes.len().min(field.len() as usize));
         parts.push(field.show(head));
         bytes = tail;
     }

@@ -5,7 +5,7 @@ use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, unshare};
 
-use super::apply::{apply, current, remove};
+use super::apply::{Keeper, apply, current, remove};
 use super::elements::{self, Elements};
 use super::read::read;
 use super::render::{render, set};
@@ -29,7 +29,7 @@ fn state() -> FirewallState {
         allow: Vec::new(),
         container: "web".parse().unwrap(),
     };
-    FirewallState {
+    let mut state = FirewallState {
         bridges: vec![
             bridge("wh-front", "10.88.1.0/24", true, false),
             bridge("wh-back", "10.88.2.0/24", false, true),
@@ -37,9 +37,15 @@ fn state() -> FirewallState {
         ports: vec![
             port(Protocol::Tcp, None, 8080, "10.88.1.5"),
             port(Protocol::Udp, Some("127.0.0.1"), 53, "10.88.1.6"),
+            port(Protocol::Tcp, None, 8081, "10.88.1.5"),
+            port(Protocol::Udp, Some("192.0.2.1"), 99, "10.88.1.5"),
         ],
-    }
-    .sorted()
+    };
+    state.bridges[0].dns_port = Some(5300);
+    let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+    state.ports[2].allow = nets(&["192.0.2.0/24", "198.51.100.7/32"]);
+    state.ports[3].allow = nets(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24"]);
+    state.sorted()
 }
 
 #[test]
@@ -109,35 +115,37 @@ fn stale(filter: &mut Netlink) -> usize {
 #[test]
 fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
     let [mut filter, mut route, mut broken] = sockets();
-    let seen = |filter: &mut Netlink| current(filter, "test").unwrap().state;
-    apply(&mut filter, &mut route, "test", &state(), false).unwrap();
+    let keeper = Keeper::new(&mut filter, "test", false).unwrap();
+    let seen = |filter: &mut Netlink| current(filter, &keeper).unwrap().state;
+    apply(&mut filter, &mut route, &keeper, &state(), false).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(state()), 0));
     let mut moved = state();
     for port in &mut moved.ports {
         port.target_port += 1;
     }
-    // The UDP port's old target and its new one; again and again, as long as it fails.
+    // The UDP ports' old targets and their new ones; again and again, as long as it fails.
     for _ in 0..2 {
-        apply(&mut filter, &mut broken, "test", &moved, false).unwrap_err();
-        assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 2));
+        apply(&mut filter, &mut broken, &keeper, &moved, false).unwrap_err();
+        assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 4));
     }
     // Back to what was there: the flows of between are still to be forgotten.
-    apply(&mut filter, &mut broken, "test", &state(), false).unwrap_err();
-    assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 2));
-    apply(&mut filter, &mut route, "test", &moved, false).unwrap();
+    apply(&mut filter, &mut broken, &keeper, &state(), false).unwrap_err();
+    assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 4));
+    apply(&mut filter, &mut route, &keeper, &moved, false).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(moved), 0));
 }
 
 #[test]
 fn a_removal_that_ended_early_leaves_a_table_to_be_removed() {
     let [mut filter, mut route, mut broken] = sockets();
-    apply(&mut filter, &mut route, "test", &state(), false).unwrap();
+    let keeper = Keeper::new(&mut filter, "test", false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &state(), false).unwrap();
     for _ in 0..2 {
-        remove(&mut filter, &mut broken, "test").unwrap_err();
+        remove(&mut filter, &mut broken, &keeper).unwrap_err();
         // Not none, which says that there is nothing to remove.
-        let left = current(&mut filter, "test").unwrap().state;
-        assert_eq!((left, stale(&mut filter)), (Some(FirewallState::default()), 1));
+        let left = current(&mut filter, &keeper).unwrap().state;
+        assert_eq!((left, stale(&mut filter)), (Some(FirewallState::default()), 3));
     }
-    remove(&mut filter, &mut route, "test").unwrap();
+    remove(&mut filter, &mut route, &keeper).unwrap();
     assert!(read(&mut filter).unwrap().table.is_none());
 }

@@ -2,7 +2,7 @@
 
 use model::network::{BridgeNetwork, MacAddr};
 
-use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, nl, owner_of};
+use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink};
@@ -133,13 +133,15 @@ fn repair(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork, link: &Link) -> R
     Ok(())
 }
 
-/// No IPv6, as the network did not ask for it; 127.0.0.1 of the host may be translated to a container.
+/// No IPv6, as the network did not ask for it; 127.0.0.1 of the host may be translated to a container; what containers
+/// send is forwarded.
 fn settings(bridge: &str) -> Result<(), NetError> {
     let ipv6 = sysctl::disable_ipv6(bridge);
     if sysctl::exists(&ipv6) {
         sysctl::ensure(&ipv6, 1)?;
     }
     sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
+    sysctl::ensure(&sysctl::forwarding(bridge), 1)?;
     Ok(())
 }
 
@@ -160,6 +162,8 @@ fn address(route: &mut Netlink, n: &BridgeNetwork, link: &Link) -> Result<(), Ne
         change::add_address(route, link.index, right.ip, right.prefix)
             .doing(|| format!("give {}/{} to the bridge {}", right.ip, right.prefix, n.bridge))?;
     }
+    let doing = || format!("set the routes of the bridge {}", n.bridge);
+    routes::ensure(route, &right).doing(doing)?;
     for wrong in found.iter().filter(|a| **a != right) {
         change::remove_address(route, wrong.index, wrong.ip, wrong.prefix)
             .doing(|| format!("take {}/{} from the bridge {}", wrong.ip, wrong.prefix, n.bridge))?;

@@ -2,7 +2,9 @@
 
 mod bridge;
 mod change;
+mod check;
 mod dump;
+mod route;
 mod veth;
 
 use std::net::Ipv4Addr;
@@ -10,7 +12,9 @@ use std::net::Ipv4Addr;
 use crate::names::fnv1a;
 
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
+pub(crate) use check::check_attachment;
 pub(crate) use dump::{addresses, links};
+pub(crate) use route::are_there as routes_are_there;
 pub(crate) use veth::{attach, detach};
 
 /// What everything is 1500 bytes long on where nobody says otherwise.
@@ -58,6 +62,7 @@ mod nl {
     pub const RTA_GATEWAY: u16 = 5;
     pub const RTA_TABLE: u16 = 15;
     pub const RT_TABLE_MAIN: u32 = 254;
+    pub const RT_TABLE_LOCAL: u32 = 255;
     pub const NETNSA_NSID: u16 = 1;
     pub const NETNSA_FD: u16 = 3;
 

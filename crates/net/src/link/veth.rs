@@ -8,7 +8,7 @@ use model::network::Attachment;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
-use super::{DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of};
+use super::{Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink};
@@ -87,7 +87,7 @@ fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetE
 }
 
 /// A netlink socket belongs to the namespace it was made in: one is made by a thread that goes there.
-fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> {
+pub(super) fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> {
     let opened = std::thread::scope(|scope| {
         let visit = scope.spawn(|| {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
@@ -103,7 +103,7 @@ fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> 
     })
 }
 
-fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
+pub(super) fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
     let found = dump::link(route, device).doing(|| format!("look at the device {device}"))?;
     match found {
         Some(link) if !mark.is_on(&link) => Err(NetError::ForeignDevice {
@@ -116,7 +116,7 @@ fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Lin
 }
 
 /// The other end, if it is in that namespace under the right name: both ends name each other.
-fn matching_peer(
+pub(super) fn matching_peer(
     route: &mut Netlink,
     inside: &mut Netlink,
     netns: BorrowedFd<'_>,
@@ -193,14 +193,17 @@ fn configure_inside(inside: &mut Netlink, peer: &Link, a: &Attachment, whose: &s
     if !peer.up {
         change::up(inside, peer.index).doing(doing)?;
     }
-    let addresses = dump::addresses(inside).doing(doing)?;
-    if !addresses
-        .iter()
-        .any(|x| (x.index, x.ip, x.prefix) == (peer.index, a.ip, a.prefix))
-    {
+    let address = Address {
+        index: peer.index,
+        ip: a.ip,
+        prefix: a.prefix,
+    };
+    if !dump::addresses(inside).doing(doing)?.contains(&address) {
         change::add_address(inside, peer.index, a.ip, a.prefix)
             .doing(|| format!("give {}/{} to {} of container {whose}", a.ip, a.prefix, a.device))?;
     }
+    routes::ensure(inside, &address)
+        .doing(|| format!("set the routes by {} of container {whose}", a.device))?;
     match a.gateway {
         Some(gateway) => default_route(inside, peer.index, gateway)
             .doing(|| format!("set the default route of container {whose} to {gateway}")),

@@ -79,6 +79,8 @@ pub(crate) struct BatchError {
 /// A socket of one protocol, in the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
     socket: Socket,
+    /// The number the kernel knows the socket by.
+    pub port: u32,
     sequence: u32,
 }
 
@@ -86,12 +88,16 @@ impl Netlink {
     /// `protocol`: NETLINK_ROUTE and its like (netlink(7)).
     pub fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         // Texts in refusals, and dumps that heed their filters: both are there on every kernel from 4.20 on.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_netlink_get_strict_chk(true);
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            port,
+            sequence: 0,
+        })
     }
 
     /// Sends one request and waits for its acknowledgement.

@@ -82,6 +82,13 @@ impl Host {
         Self::with_bridge_nf(None)
     }
 
+    /// One whose table others can change, as on kernels that cannot keep them from it.
+    pub fn shared() -> Self {
+        let host = Self::new();
+        let net = host.space.run(|| Net::sharing_its_table("test").unwrap());
+        Self { net, ..host }
+    }
+
     /// `bridge_nf`: whether bridged packets pass the IP hooks; the machine's default where none.
     pub fn with_bridge_nf(bridge_nf: Option<bool>) -> Self {
         let (space, neighbour) = (Space::new(), Space::new());
@@ -237,13 +244,28 @@ pub fn ask(space: &Space, protocol: Protocol, to: Ipv4Addr, port: u16) -> String
     space.run(|| try_ask(protocol, to, port, LONG).unwrap_or_else(|e| panic!("{protocol} {to}:{port}: {e}")))
 }
 
+/// That nothing answers any of them: TCP and UDP from there to that address and port. All at once, as each takes its
+/// time.
+pub fn refuse_all(what: &str, knocks: &[(&Space, Ipv4Addr, u16)]) {
+    std::thread::scope(|scope| {
+        for &(space, to, port) in knocks {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                scope.spawn(move || {
+                    let got = space.run(|| try_ask(protocol, to, port, PATIENCE));
+                    assert!(got.is_err(), "{what}: {protocol} {to}:{port} answered {got:?}");
+                });
+            }
+        }
+    });
+}
+
 /// That nothing answers.
 pub fn refuse(space: &Space, protocol: Protocol, to: Ipv4Addr, port: u16) {
     let got = space.run(|| try_ask(protocol, to, port, PATIENCE));
     assert!(got.is_err(), "{protocol} {to}:{port} answered {got:?}");
 }
 
-fn try_ask(protocol: Protocol, to: Ipv4Addr, port: u16, patience: Duration) -> std::io::Result<String> {
+pub fn try_ask(protocol: Protocol, to: Ipv4Addr, port: u16, patience: Duration) -> std::io::Result<String> {
     let to = SocketAddr::from((to, port));
     match protocol {
         Protocol::Tcp => {

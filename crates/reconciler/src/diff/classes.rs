@@ -63,9 +63,8 @@ pub const CONTAINER: &[(&str, Class)] = &[
     ("requires_mounts", Class::Record),
     ("after_network_online", Class::Record),
     ("restart", Class::Shim),
-    ("healthcheck", Class::Record),
-    // In place once the shim can be told of limits.
-    ("limits", Class::Replace),
+    ("healthcheck", Class::Shim),
+    ("limits", Class::Shim),
     ("update", Class::Record),
     // Sizes alone are for the shim: see `diff::container`.
     ("logging", Class::Replace),

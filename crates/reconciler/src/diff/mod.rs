@@ -44,9 +44,12 @@ pub fn strongest(changes: &[Change]) -> Option<Class> {
     changes.iter().map(|c| c.class).max()
 }
 
+/// What of a network's use makes a container another one.
 fn without_names(usage: &model::spec::NetworkUse) -> model::spec::NetworkUse {
     model::spec::NetworkUse {
         aliases: Vec::new(),
+        // It has done its work in the order of the list.
+        priority: 0,
         ..usage.clone()
     }
 }
@@ -121,7 +124,7 @@ mod text {
             Value::String(text) => text.clone(),
             Value::Array(list) if list.is_empty() => "none".to_owned(),
             Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(", "),
-            Value::Object(map) if map.is_empty() => "none".to_owned(),
+            Value::Object(map) if map.values().all(Value::is_null) => "none".to_owned(),
             Value::Object(map) => match (map.get("secs"), map.get("nanos")) {
                 (Some(secs), Some(nanos)) => duration(secs, nanos),
                 _ => {

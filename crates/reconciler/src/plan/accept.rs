@@ -4,7 +4,7 @@ use model::action::{Joins, Noun};
 use model::desired::Declared;
 use model::digest::Digest;
 use model::image::Image;
-use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement};
+use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement, asks_registry};
 use model::name::Name;
 use model::observed::Phase;
 use model::spec::ContainerSpec;
@@ -36,10 +36,7 @@ impl<'a> Pass<'a, '_> {
             }
             let mover = match self.wish(&name) {
                 Wish::Declared(declared) => self.wanted(&name, declared),
-                Wish::Kept => {
-                    self.note_image(&name);
-                    Ok(self.switch_when_prepared(&name))
-                }
+                Wish::Kept => self.note_image(&name).map(|()| self.switch_when_prepared(&name)),
                 Wish::Gone => Ok(None),
             };
             match mover {
@@ -76,7 +73,9 @@ impl<'a> Pass<'a, '_> {
             match next.phase {
                 ReplacePhase::Preparing if wanted => {
                     next.accepted.origin.clone_from(&declared.origin);
+                    let came = self.take_image(name, &mut next.accepted, image);
                     self.ledger.containers.insert(name.clone(), entry);
+                    came?;
                     return self.switch_to_wanted(name, declared, image);
                 }
                 ReplacePhase::Preparing => {}
@@ -161,9 +160,12 @@ impl<'a> Pass<'a, '_> {
             // Whether its end was the job's is for the new policy to say.
             accepted.finished = false;
             accepted.finished_run = None;
+            accepted.finished_code = None;
             self.settle(&mut accepted);
         }
-        if accepted.image.is_none() {
+        // One that has its image was made before anybody said "always".
+        accepted.pulled |= accepted.image.is_some() && accepted.asks_registry();
+        if accepted.image.is_none() && !accepted.asks_registry() {
             set_image(&mut accepted, image);
         }
         for (attachment, usage) in accepted.attachments.iter_mut().zip(&declared.spec.networks) {
@@ -176,6 +178,21 @@ impl<'a> Pass<'a, '_> {
         let of = accepted.image.clone();
         accepted.ports = self.ports(name, &accepted.spec, of.as_ref(), &accepted.attachments, fresh)?;
         Ok((accepted != before).then(|| Mover::new(name, accepted, Kind::InPlace)))
+    }
+
+    /// Gives one that waited for its image that image, once it is there and the registry was asked where it is to be.
+    fn take_image(
+        &mut self,
+        name: &Name,
+        accepted: &mut Accepted,
+        image: Option<&Image>,
+    ) -> Result<(), Blocked> {
+        if accepted.image.is_some() || image.is_none() || accepted.asks_registry() {
+            return Ok(());
+        }
+        accepted.ports = self.ports(name, &accepted.spec, image, &accepted.attachments, true)?;
+        set_image(accepted, image);
+        Ok(())
     }
 
     fn replacement(
@@ -222,6 +239,10 @@ impl<'a> Pass<'a, '_> {
         kind: Kind,
     ) -> Result<Mover, Blocked> {
         let id = (self.ids)();
+        // One that is made because the store has other content is made from what was asked for just now.
+        let before = self.ledger.containers.get(name).map(|e| &e.current);
+        let pulled = before.is_some_and(|b| other_image(b, image));
+        let image = image.filter(|_| pulled || !asks_registry(&declared.spec));
         let attachments = self.attachments(name, &id, &declared.spec)?;
         let ports = self.ports(name, &declared.spec, image, &attachments, true)?;
         let mut accepted = Accepted {
@@ -236,9 +257,11 @@ impl<'a> Pass<'a, '_> {
             ports,
             finished: false,
             finished_run: None,
+            finished_code: None,
             stale: false,
             joins: Joins::default(),
-            pulled: false,
+            joined_run: None,
+            pulled,
         };
         set_image(&mut accepted, image);
         Ok(Mover::new(name, accepted, kind))
@@ -261,19 +284,17 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// What is kept as last accepted may still have waited for its image.
-    fn note_image(&mut self, name: &Name) {
-        let Some(entry) = self
-            .ledger
-            .containers
-            .get(name)
-            .filter(|e| e.current.image.is_none())
-        else {
-            return;
+    fn note_image(&mut self, name: &Name) -> Result<(), Blocked> {
+        let Some(mut entry) = self.ledger.containers.get(name).cloned() else {
+            return Ok(());
         };
-        let image = self.image(&entry.current.spec.image.key());
-        if let Some(entry) = self.ledger.containers.get_mut(name) {
-            set_image(&mut entry.current, image);
+        let next = entry.next.as_mut().map(|n| &mut n.accepted);
+        for accepted in std::iter::once(&mut entry.current).chain(next) {
+            let image = self.image(&accepted.spec.image.key());
+            self.take_image(name, accepted, image)?;
         }
+        self.ledger.containers.insert(name.clone(), entry);
+        Ok(())
     }
 
     /// Containers that are to be started while somebody else listens on a port of theirs.

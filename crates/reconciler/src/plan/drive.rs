@@ -1,14 +1,10 @@
 //! Containers: prepared, started, told, repaired and stopped, one step of each a pass.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-use model::action::{Action, Instance, Noun, ShimPolicy};
+use model::action::{Action, Instance, Joins, Noun, ShimPolicy};
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
 use model::name::Name;
 use model::observed::{ObservedContainer, Phase};
 use model::plan::{Op, Reason};
-use model::spec::{Condition, ContainerSpec, NamespaceMode, NetworkMode};
 
 use super::accept::{id_text, is_prepared};
 use super::gates::LOOK_AGAIN;
@@ -31,8 +27,7 @@ struct Step<'e> {
 impl<'a> Pass<'a, '_> {
     /// One step nearer for every container that is wanted.
     pub(super) fn act_on_containers(&mut self) {
-        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
-        for name in names {
+        for name in self.order.clone() {
             let noun = Noun::Container(name.clone());
             if self.busy(&noun) {
                 self.wait(noun, "is being changed", None);
@@ -64,6 +59,10 @@ impl<'a> Pass<'a, '_> {
                 self.drive_current(name, &entry.current, after);
             }
             ReplacePhase::Preparing if is_prepared(self.look_at(&next.accepted)) => {
+                // Its predecessor may have to wait for long.
+                if let Sight::Seen(seen) = self.look_at(&entry.current) {
+                    self.mend(name, &entry.current, seen, after);
+                }
                 let why = "is prepared, and waits for what it needs";
                 self.wait(Noun::Container(name.clone()), why, None);
             }
@@ -79,6 +78,9 @@ impl<'a> Pass<'a, '_> {
     fn prepare(&mut self, name: &Name, next: &Accepted, after: Vec<usize>, reasons: Vec<Reason>) {
         if let Sight::Unknown(why) = self.look_at(next) {
             return self.unseen(name, why);
+        }
+        if let Err(blocked) = self.volumes_for(&next.spec) {
+            return self.hold_up(Noun::Container(name.clone()), blocked);
         }
         if let Some(instance) = self.instance(name, next) {
             self.act(Op::Replace, Action::PrepareContainer { instance }, after, reasons);
@@ -133,12 +135,13 @@ impl<'a> Pass<'a, '_> {
         match self.look_at(accepted) {
             Sight::Unknown(why) => self.unseen(name, why),
             Sight::Seen(c) if is_live(c) && held => {
-                let reason = Reason::because("is stopped by hand");
+                let why = self.ledger.holds.get(name).map_or("", |h| h.reason.as_str());
+                let reason = Reason::because(format!("is to stay stopped: {why}"));
                 self.stop(name, accepted, Op::Update, vec![reason], after);
             }
             Sight::Seen(c) if is_live(c) && accepted.stale => {
-                let reason = Reason::because("its network changed: it is started again with new addresses");
-                self.stop(name, accepted, Op::Replace, vec![reason], after);
+                let reasons = vec![self.why_stale(accepted)];
+                self.stop(name, accepted, Op::Replace, reasons, after);
             }
             sight if sight.is_up() => self.keep(name, accepted, sight, after),
             _ if held || accepted.finished => {}
@@ -154,6 +157,16 @@ impl<'a> Pass<'a, '_> {
                 });
             }
         }
+    }
+
+    fn why_stale(&self, accepted: &Accepted) -> Reason {
+        Reason::because(match self.lost_owner(accepted) {
+            Some(why) => format!("{why}: it is started again there"),
+            None if accepted.joins == Joins::default() => {
+                "its network changed: it is started again with new addresses".to_owned()
+            }
+            None => "what it was joined to changed: it is started again".to_owned(),
+        })
     }
 
     fn unseen(&mut self, name: &Name, why: &str) {
@@ -172,8 +185,9 @@ impl<'a> Pass<'a, '_> {
             return self.repair(name, accepted, broken, after);
         }
         if seen.rev != accepted.rev {
-            self.tell(name, accepted, seen, after);
+            return self.tell(name, accepted, seen, after);
         }
+        self.mend(name, accepted, seen, after);
     }
 
     fn tell(&mut self, name: &Name, accepted: &Accepted, seen: &ObservedContainer, after: Vec<usize>) {
@@ -250,10 +264,15 @@ impl<'a> Pass<'a, '_> {
 
     /// Starts it, once everything it needs is there or in this plan.
     fn start(&mut self, step: Step<'_>) {
-        match self.needs(&step) {
+        let ready = self.needs(&step).and_then(|needs| {
+            self.volumes_for(&step.accepted.spec)?;
+            Ok((needs, self.joined(&step.accepted.spec)?))
+        });
+        match ready {
             Err(blocked) => self.hold_up(Noun::Container(step.name.clone()), blocked),
-            Ok(needs) => {
-                let Some(instance) = self.instance(step.name, step.accepted) else {
+            Ok((needs, joined)) => {
+                let accepted = self.join(step.name, step.accepted, joined);
+                let Some(instance) = self.instance(step.name, &accepted) else {
                     return;
                 };
                 let mut after = step.after;
@@ -303,6 +322,11 @@ impl<'a> Pass<'a, '_> {
                 Ready::After(index) => after.push(index),
                 Ready::Waits(why) => return Err(Blocked::wait(why)),
             }
+            match self.dns_for(name, accepted) {
+                Ready::Now => {}
+                Ready::After(index) => after.push(index),
+                Ready::Waits(why) => return Err(Blocked::wait(why)),
+            }
         }
         Ok(after)
     }
@@ -320,10 +344,15 @@ impl<'a> Pass<'a, '_> {
             return Err(blocked);
         }
         self.networks_for(new)?;
-        match self.firewall_for(new) {
-            Ready::Waits(why) if !new.attachments.is_empty() => Err(Blocked::wait(why)),
-            Ready::Waits(_) | Ready::Now | Ready::After(_) => Ok(()),
+        self.volumes_for(&new.spec)?;
+        self.joined(&new.spec)?;
+        for ready in [self.firewall_for(new), self.dns_for(name, new)] {
+            match ready {
+                Ready::Waits(why) if !new.attachments.is_empty() => return Err(Blocked::wait(why)),
+                Ready::Waits(_) | Ready::Now | Ready::After(_) => {}
+            }
         }
+        Ok(())
     }
 
     fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {
@@ -339,59 +368,23 @@ impl<'a> Pass<'a, '_> {
         Ok(after)
     }
 
-    /// `depends_on`, and the owners of namespaces it shares.
-    fn dependencies(&self, name: &Name, spec: &ContainerSpec) -> Result<(), Blocked> {
-        let taken_back = self
-            .ledger
-            .containers
-            .get(name)
-            .is_some_and(|e| e.rejected.is_some());
-        let (there, wanted) = (&self.ledger.containers, &self.input.desired.containers);
-        // One that was taken back may name what its table no longer does, and what is gone for good by now.
-        let gone = |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
-        let depends_on = spec.depends_on.iter().filter(|(n, _)| !gone(n));
-        let mut all: Vec<(&Name, Condition)> = depends_on.map(|(n, d)| (n, d.condition)).collect();
-        if let NetworkMode::Container(name) = &spec.network_mode {
-            all.push((name, Condition::Started));
-        }
-        for mode in [&spec.pid, &spec.ipc] {
-            if let NamespaceMode::Container(name) = mode {
-                all.push((name, Condition::Started));
-            }
-        }
-        for (name, condition) in all {
-            let word = match condition {
-                Condition::Started => "have started",
-                Condition::Healthy => "be healthy",
-                Condition::Completed => "have completed",
-            };
-            if !self.is_met(name, condition) {
-                return Err(Blocked::wait(format!("waits for container {name} to {word}")));
-            }
-        }
-        Ok(())
-    }
-
-    fn is_met(&self, name: &Name, condition: Condition) -> bool {
-        let Some(entry) = self.ledger.containers.get(name) else {
-            return false;
-        };
-        let sight = self.look_at(super::firewall::effective(entry));
-        let Sight::Seen(c) = sight else { return false };
-        match condition {
-            // Health is not watched yet: a check that cannot be asked does not hold anybody up.
-            Condition::Started | Condition::Healthy => {
-                entry.current.finished || matches!(c.phase, Phase::Running { .. } | Phase::Paused { .. })
-            }
-            Condition::Completed => {
-                entry.current.finished && c.last_exit.as_ref().is_some_and(|exit| exit.code == 0)
-            }
-        }
-    }
-
     /// Everything decided about one container, for `runtime`; none while its image is not there.
     fn instance(&mut self, name: &Name, accepted: &Accepted) -> Option<Box<Instance>> {
-        let instance = instance(name, accepted).map(Box::new);
+        let instance = accepted.image.clone().map(|image| {
+            Box::new(Instance {
+                id: accepted.id.clone(),
+                name: name.clone(),
+                service: name.clone(),
+                number: 1,
+                rev: accepted.rev,
+                spec: accepted.spec.clone(),
+                image,
+                attachments: accepted.attachments.clone(),
+                dns: self.name_servers(accepted),
+                volumes: self.known_paths(&accepted.spec),
+                joins: accepted.joins.clone(),
+            })
+        });
         if instance.is_none() {
             let blocked = self.waits_for_image(&accepted.spec.image.key());
             self.hold_up(Noun::Container(name.clone()), blocked);
@@ -405,20 +398,23 @@ impl<'a> Pass<'a, '_> {
         accepted: &Accepted,
         op: Op,
         reasons: Vec<Reason>,
-        after: Vec<usize>,
+        mut after: Vec<usize>,
     ) -> Option<usize> {
         let noun = Noun::Container(name.clone());
         if let Some(failure) = self.resting_stop(&noun, accepted) {
             self.hold_up(noun, failure);
             return None;
         }
+        after.extend(self.stops_before(name));
         let action = Action::StopContainer {
             id: accepted.id.clone(),
             name: name.clone(),
             signal: accepted.stop_signal(),
             grace: accepted.spec.stop_grace_period,
         };
-        Some(self.act(op, action, after, reasons))
+        let index = self.act(op, action, after, reasons);
+        self.stopping.insert(name.clone(), index);
+        Some(index)
     }
 
     /// A stop or removal that failed rests as well.
@@ -426,24 +422,6 @@ impl<'a> Pass<'a, '_> {
         // They are booked without a fingerprint: a failed start does not hold up a stop.
         self.resting(noun, Some(&accepted.id), &accepted.id, &accepted.spec.restart)
     }
-}
-
-/// What `runtime` makes of an accepted container; none while its image is not there.
-pub(super) fn instance(name: &Name, accepted: &Accepted) -> Option<Instance> {
-    let dns: Vec<IpAddr> = accepted.spec.dns.clone();
-    Some(Instance {
-        id: accepted.id.clone(),
-        name: name.clone(),
-        service: name.clone(),
-        number: 1,
-        rev: accepted.rev,
-        spec: accepted.spec.clone(),
-        image: accepted.image.clone()?,
-        attachments: accepted.attachments.clone(),
-        dns,
-        volumes: BTreeMap::new(),
-        joins: accepted.joins.clone(),
-    })
 }
 
 fn policy(accepted: &Accepted) -> ShimPolicy {

@@ -3,7 +3,7 @@
 use model::digest::Digest;
 use model::ledger::Ledger;
 use model::plan::{Plan, fingerprint};
-use model::spec::{ContainerSpec, NetworkSpec};
+use model::spec::{ContainerSpec, NetworkSpec, VolumeSpec};
 
 use super::Pass;
 
@@ -35,9 +35,15 @@ impl Pass<'_, '_> {
 /// What of a ledger is the desired state as accepted.
 #[allow(
     clippy::type_complexity,
-    reason = "two lists side by side, compared and thrown away"
+    reason = "three lists side by side, compared and thrown away"
 )]
-fn wishes(ledger: &Ledger) -> (Vec<(&str, &ContainerSpec)>, Vec<(&str, &NetworkSpec)>) {
+fn wishes(
+    ledger: &Ledger,
+) -> (
+    Vec<(&str, &ContainerSpec)>,
+    Vec<(&str, &NetworkSpec)>,
+    Vec<(&str, &VolumeSpec)>,
+) {
     let containers = ledger.containers.iter().map(|(name, e)| {
         (
             name.as_str(),
@@ -45,5 +51,6 @@ fn wishes(ledger: &Ledger) -> (Vec<(&str, &ContainerSpec)>, Vec<(&str, &NetworkS
         )
     });
     let networks = ledger.networks.iter().map(|(name, n)| (name.as_str(), &n.spec));
-    (containers.collect(), networks.collect())
+    let volumes = ledger.volumes.iter().map(|(name, v)| (name.as_str(), &v.spec));
+    (containers.collect(), networks.collect(), volumes.collect())
 }

@@ -1,5 +1,7 @@
 //! The firewall's whole content, derived from what is accepted; applied when the host shows another.
 
+use std::collections::BTreeMap;
+
 use model::action::{Action, Noun};
 use model::firewall::{FirewallBridge, FirewallState, PortRule};
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
@@ -18,13 +20,17 @@ pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
 }
 
 /// What the table should hold; ports of containers that `blocked` names are left out.
-pub(super) fn wanted(ledger: &Ledger, blocked: impl Fn(&Name) -> bool) -> FirewallState {
+pub(super) fn wanted(
+    ledger: &Ledger,
+    dns_ports: &BTreeMap<Name, u16>,
+    blocked: impl Fn(&Name) -> bool,
+) -> FirewallState {
     let bridges = ledger.networks.values().map(|n| FirewallBridge {
         bridge: n.network.bridge.clone(),
         subnet: n.network.subnet,
         masquerade: n.network.masquerade,
         internal: n.network.internal,
-        dns_port: None,
+        dns_port: dns_ports.get(&n.network.name).copied().filter(|_| n.spec.dns),
     });
     let open = ledger.containers.iter().filter(|(name, _)| !blocked(name));
     let ports = open.flat_map(|(_, entry)| effective(entry).ports.iter().cloned());
@@ -37,7 +43,9 @@ pub(super) fn wanted(ledger: &Ledger, blocked: impl Fn(&Name) -> bool) -> Firewa
 
 impl Pass<'_, '_> {
     pub(super) fn act_on_firewall(&mut self) {
-        let wanted = wanted(&self.ledger, |name| self.blocked.contains_key(name));
+        let wanted = wanted(&self.ledger, &self.input.observed.dns_ports, |name| {
+            self.blocked.contains_key(name)
+        });
         let seen = match &self.input.observed.firewall {
             Look::Known(seen) => seen,
             Look::Unknown(why) => {
@@ -48,6 +56,9 @@ impl Pass<'_, '_> {
             }
         };
         let mut reasons = differences(seen.as_ref(), &wanted, &self.ledger);
+        if seen.is_none() && self.input.observed.firewall_there && wanted == FirewallState::default() {
+            reasons.push(Reason::because("it is damaged, and nothing needs it any more"));
+        }
         if self.input.observed.forwarding == Look::Known(false) && !wanted.bridges.is_empty() {
             reasons.push(Reason::because("net.ipv4.ip_forward is off"));
         }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::action::{Action, Noun};
 use model::image::{Image, ImageSource};
+use model::ledger::asks_registry;
 use model::name::Name;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 use model::spec::PullPolicy;
 
+use super::presence::Wish;
 use super::{Blocked, Pass};
 
 /// Who needs an image.
@@ -19,6 +21,8 @@ struct Need<'a> {
     reason: Option<Reason>,
     /// Somebody lets it be pulled.
     pull: bool,
+    /// Somebody wants the registry asked.
+    refresh: bool,
 }
 
 impl<'a> Pass<'a, '_> {
@@ -59,6 +63,7 @@ impl<'a> Pass<'a, '_> {
             need.by.insert(name);
             let registry = matches!(container.spec.image, ImageSource::Registry { .. });
             need.pull |= !registry || container.spec.pull != PullPolicy::Never;
+            need.refresh |= asks_registry(&container.spec);
             let at = container.origin.key("image");
             need.reason.get_or_insert_with(|| Reason {
                 field: format!("container {name} uses it"),
@@ -96,11 +101,55 @@ impl<'a> Pass<'a, '_> {
                 Op::Create,
                 Action::LoadImage {
                     source,
-                    refresh: false,
+                    refresh: need.refresh,
                 },
                 Vec::new(),
                 need.reason.into_iter().collect(),
             );
+        }
+    }
+
+    /// Asks registries once more for containers that are to be made and say `pull = "always"`.
+    pub(super) fn refresh_images(&mut self) {
+        let mut asking: BTreeMap<String, (ImageSource, Reason)> = BTreeMap::new();
+        for (name, accepted) in self.ledger.accepted() {
+            let wanted = !matches!(self.wish(name), Wish::Gone) && !self.ledger.holds.contains_key(name);
+            if wanted && accepted.image.is_none() && accepted.asks_registry() {
+                let source = &accepted.spec.image;
+                asking.entry(source.key()).or_insert_with(|| {
+                    let at = accepted.origin.key("pull");
+                    let reason = Reason {
+                        file: Some(at.file).filter(|f| !f.is_empty()),
+                        line: at.line,
+                        ..Reason::because(format!("container {name} is made from what its registry has"))
+                    };
+                    (source.clone(), reason)
+                });
+            }
+        }
+        for (key, (source, reason)) in asking {
+            self.refresh_image(key, source, reason);
+        }
+    }
+
+    fn refresh_image(&mut self, key: String, source: ImageSource, reason: Reason) {
+        let noun = Noun::Image(key);
+        if self.said.contains(&noun) || self.input.observed.images.known().is_none() {
+            return;
+        }
+        let loading = self.actions.iter_mut().find(|p| p.action.noun() == noun);
+        if let Some(Action::LoadImage { refresh, .. }) = loading.map(|p| &mut p.action) {
+            *refresh = true;
+        } else if self.busy(&noun) {
+            self.wait(noun, "is being loaded", None);
+        } else if let Some(blocked) = self.resting(&noun, None, &source, &Default::default()) {
+            self.hold_up(noun, blocked);
+        } else {
+            let action = Action::LoadImage {
+                source,
+                refresh: true,
+            };
+            self.act(Op::Update, action, Vec::new(), vec![reason]);
         }
     }
 

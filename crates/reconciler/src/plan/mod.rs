@@ -6,23 +6,29 @@
 mod accept;
 mod claims;
 mod describe;
+mod dns;
 mod drive;
 mod finish;
 mod firewall;
 mod gates;
+mod health;
 mod images;
 mod networks;
+mod order;
 mod presence;
 mod progress;
 mod remove;
 mod resources;
+mod sharing;
 mod sight;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Failures, Noun};
 use model::desired::Desired;
+use model::dns::DnsState;
 use model::ledger::{Accepted, Ledger};
 use model::name::{ContainerId, Name};
 use model::observed::Observed;
@@ -30,7 +36,9 @@ use model::plan::{Op, Plan, Planned, Reason, Wait};
 
 pub use describe::{describe, describe_wait};
 pub use finish::definition;
+pub(crate) use health::health_of;
 pub(crate) use sight::Sight;
+pub(crate) use volumes::{driver, mounted};
 
 /// Everything a pass decides by.
 #[derive(Clone, Copy)]
@@ -62,6 +70,18 @@ pub enum Mutation {
     PortsAreNotKept,
     /// A changed firewall is not put right.
     FirewallDrifts,
+    /// What a container depends on is not waited for.
+    DependentsStartEarly,
+    /// What a container relies on is removed without a look at whether it is still there.
+    StopsInAnyOrder,
+    /// Verdicts are not remembered.
+    HealthIsForgotten,
+    /// A volume goes with its table, whatever that says.
+    VolumesAreLost,
+    /// Who shares namespaces stays in them when their owner has left.
+    OwnersAreIgnored,
+    /// A container is started before its names are answered.
+    NamesComeLate,
 }
 
 /// Decides what to do now. `ids` hands out ids for new containers; those not used are forgotten.
@@ -76,16 +96,25 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.mark_presence();
     pass.forget_containers();
     pass.accept_networks();
+    pass.accept_volumes();
     pass.note_replaced();
     pass.progress_replacements();
+    pass.note_owners();
+    pass.hold_unhealthy();
     pass.refresh_attachments();
     pass.load_images();
     pass.accept_containers();
+    pass.refresh_images();
+    pass.put_in_order();
     pass.act_on_networks();
+    pass.act_on_volumes();
     pass.act_on_firewall();
+    pass.act_on_dns();
     pass.act_on_containers();
     pass.remove_containers();
     pass.remove_networks();
+    pass.remove_volumes();
+    pass.note_health();
     pass.finish()
 }
 
@@ -109,6 +138,15 @@ struct Pass<'a, 'i> {
     waits: Vec<Wait>,
     networks: BTreeMap<Name, Ready>,
     firewall: Ready,
+    dns: Ready,
+    /// What the name server should know.
+    names: DnsState,
+    /// The order containers are gone through: those that rely on others before them.
+    order: Vec<Name>,
+    /// Who relies on a name, of those that stand before it.
+    relies: BTreeMap<Name, Vec<Name>>,
+    /// The latest action that ends a container, by name.
+    stopping: BTreeMap<Name, usize>,
     /// Containers that cannot be started for a foreign process on one of their host ports, and why.
     blocked: BTreeMap<Name, String>,
     /// Who lives on, or is to live on, an address.
@@ -132,6 +170,11 @@ impl<'a, 'i> Pass<'a, 'i> {
             waits: Vec::new(),
             networks: BTreeMap::new(),
             firewall: Ready::Now,
+            dns: Ready::Now,
+            names: DnsState::default(),
+            order: Vec::new(),
+            relies: BTreeMap::new(),
+            stopping: BTreeMap::new(),
             blocked: BTreeMap::new(),
             given: given(input.ledger),
             reserved: reserved(input.desired),

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use model::action::{Action, Noun};
 use model::desired::Declared;
 use model::ledger::NetworkEntry;
-use model::name::Name;
+use model::name::{ContainerId, Name};
 use model::network::BridgeNetwork;
 use model::observed::{Look, ObservedLink};
 use model::plan::{Op, Reason};
@@ -91,6 +91,9 @@ impl<'a> Pass<'a, '_> {
             let anew = device(&b.network) != device(&network);
             b.replacing.clone().or_else(|| anew.then(|| b.network.clone()))
         });
+        if before.as_ref().is_some_and(|b| b.spec.dns != spec.dns) {
+            self.renew_name_servers(name);
+        }
         let origin = declared.origin.clone();
         let entry = NetworkEntry {
             network,
@@ -101,6 +104,23 @@ impl<'a> Pass<'a, '_> {
         };
         self.ledger.networks.insert(name.clone(), entry);
         Ok(())
+    }
+
+    /// Those on a network that has, or has no more, the name server are started again to ask elsewhere.
+    fn renew_name_servers(&mut self, network: &Name) {
+        let on_it: BTreeSet<ContainerId> = self
+            .ledger
+            .accepted()
+            .filter(|(_, a)| a.attachments.iter().any(|at| at.network == *network))
+            .filter(|(_, a)| a.spec.dns.is_empty() && self.look_at(a).may_be_live())
+            .map(|(_, a)| a.id.clone())
+            .collect();
+        for entry in self.ledger.containers.values_mut() {
+            let next = entry.next.as_mut().map(|n| &mut n.accepted);
+            for accepted in std::iter::once(&mut entry.current).chain(next) {
+                accepted.stale |= on_it.contains(&accepted.id);
+            }
+        }
     }
 
     /// A picked subnet that the host has taken meanwhile is given up, as long as nobody lives in it.

@@ -90,6 +90,7 @@ impl Pass<'_, '_> {
                     {
                         accepted.finished = true;
                         accepted.finished_run = Some(exit.run_no);
+                        accepted.finished_code = Some(exit.code);
                     }
                     _ => {}
                 }
@@ -119,7 +120,9 @@ impl Pass<'_, '_> {
 
     fn refresh(&mut self, name: &Name, accepted: &mut Accepted) -> bool {
         let sight = self.look_at(accepted);
-        if matches!(sight, Sight::Unknown(_)) || !accepted.attachments.iter().any(|a| self.outdated(a)) {
+        if matches!(sight, Sight::Unknown(_))
+            || !(self.lacks_its_way_out(accepted) || accepted.attachments.iter().any(|a| self.outdated(a)))
+        {
             return false;
         }
         let fresh = self
@@ -142,6 +145,14 @@ impl Pass<'_, '_> {
                 false
             }
         }
+    }
+
+    /// A network of it has a way out now, and none of its interfaces, or a later one, has the default route.
+    fn lacks_its_way_out(&self, accepted: &Accepted) -> bool {
+        let way_out = self.way_out(&accepted.attachments);
+        way_out
+            .and_then(|index| accepted.attachments.get(index))
+            .is_some_and(|a| a.gateway.is_none())
     }
 
     fn outdated(&self, a: &model::network::Attachment) -> bool {

@@ -19,8 +19,7 @@ const STRAY_GRACE: Duration = Duration::from_secs(10);
 impl Pass<'_, '_> {
     /// Removes containers whose table is gone, and those nobody knows.
     pub(super) fn remove_containers(&mut self) {
-        let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
-        for name in names {
+        for name in self.order.clone() {
             let entry = self.ledger.containers.get(&name).cloned();
             if let Some(entry) =
                 entry.filter(|_| matches!(self.wish(&name), Wish::Gone) && !self.container_busy(&name))
@@ -62,7 +61,12 @@ impl Pass<'_, '_> {
             .map(|n| &n.accepted)
             .chain(std::iter::once(&entry.current))
             .collect();
+        if let Some(by) = self.removed_before(name) {
+            let why = format!("is removed once container {by}, which relies on it, is");
+            return self.wait(noun, why, None);
+        }
         let mut last = self.remove_strays(name, entry);
+        last.extend(self.stops_before(name));
         for accepted in both {
             match self.removable(accepted) {
                 Removable::Unseen(why) => return self.wait(noun, why, None),
@@ -221,7 +225,9 @@ impl Pass<'_, '_> {
             grace: accepted.spec.stop_grace_period,
             host_devices,
         };
-        Some(self.act(Op::Remove, action, after, reasons))
+        let index = self.act(Op::Remove, action, after, reasons);
+        self.stopping.insert(name.clone(), index);
+        Some(index)
     }
 
     /// Removes what carries the name and is not, or no longer, the one accepted under it.

@@ -18,6 +18,9 @@ use crate::resolve::default_network;
 /// One interface more than device names can be told apart by.
 const MOST_INTERFACES: usize = 36;
 
+/// Ports that `publish_all` publishes at most: an image that exposes more means "whatever comes".
+const MOST_EXPOSED: usize = 256;
+
 /// The networks a table joins, in order of eth0, eth1, ….
 pub(super) fn uses(spec: &ContainerSpec) -> Vec<NetworkUse> {
     match spec.network_mode {
@@ -51,7 +54,7 @@ impl Pass<'_, '_> {
             self.given.insert((network.name.clone(), ip), name.clone());
             list.push(attachment(name, id, index, &network, usage, ip));
         }
-        self.set_way_out(&uses, &mut list);
+        self.set_way_out(&mut list);
         Ok(list)
     }
 
@@ -137,28 +140,23 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// The default route goes over the network of the highest priority that has a way out, the first among equals.
-    fn set_way_out(&self, uses: &[NetworkUse], list: &mut [Attachment]) {
-        let outward = |a: &Attachment| {
-            self.ledger
-                .networks
-                .get(&a.network)
-                .is_some_and(|n| !n.network.internal)
-        };
-        let best = uses
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| list.get(*i).is_some_and(outward))
-            .max_by_key(|(i, usage)| (usage.priority, std::cmp::Reverse(*i)));
-        if let Some((index, _)) = best
-            && let Some(attachment) = list.get_mut(index)
-        {
+    /// The default route goes over the first network that has a way out.
+    fn set_way_out(&self, list: &mut [Attachment]) {
+        let way_out = self.way_out(list);
+        if let Some(attachment) = way_out.and_then(|index| list.get_mut(index)) {
             attachment.gateway = self
                 .ledger
                 .networks
                 .get(&attachment.network)
                 .map(|n| n.network.gateway);
         }
+    }
+
+    /// Which of these interfaces the default route goes over.
+    pub(super) fn way_out(&self, list: &[Attachment]) -> Option<usize> {
+        let networks = &self.ledger.networks;
+        list.iter()
+            .position(|a| networks.get(&a.network).is_some_and(|n| !n.network.internal))
     }
 
     /// The container's published ports, those left open picked.
@@ -179,10 +177,11 @@ impl Pass<'_, '_> {
         };
         let mut rules = Vec::new();
         let mut picked = BTreeSet::new();
-        let exposed = image
-            .filter(|_| spec.publish_all)
-            .map(|i| exposed(&i.config.exposed_ports));
-        for entry in spec.ports.iter().chain(exposed.iter().flatten()) {
+        let exposed = match image.filter(|_| spec.publish_all) {
+            Some(image) => left_to_publish(&image.config.exposed_ports, &spec.ports)?,
+            None => Vec::new(),
+        };
+        for entry in spec.ports.iter().chain(&exposed) {
             for (host, inside) in crate::resolve::each_port(entry) {
                 let mut rule = self.rule(name, entry, inside, target);
                 rule.host_port = match host {
@@ -216,6 +215,7 @@ impl Pass<'_, '_> {
             })
             .collect();
         allow.sort();
+        allow.dedup();
         PortRule {
             protocol: entry.protocol,
             host_ip: Some(ip).filter(|ip| !ip.is_unspecified()),
@@ -334,18 +334,47 @@ fn attachment(
     }
 }
 
+/// What an image exposes and the table does not publish itself.
+fn left_to_publish(exposes: &[String], published: &[PortSpec]) -> Result<Vec<PortSpec>, Blocked> {
+    let exposed = exposed(exposes);
+    let count: usize = exposed
+        .iter()
+        .map(|p| usize::from(p.container.1 - p.container.0) + 1)
+        .sum();
+    if count > MOST_EXPOSED {
+        return Err(Blocked::error(format!(
+            "publish_all: its image exposes {count} ports, more than {MOST_EXPOSED}; list those that are wanted in `ports`"
+        )));
+    }
+    let has = |port: u16, protocol: Protocol| {
+        published
+            .iter()
+            .any(|p| p.protocol == protocol && (p.container.0..=p.container.1).contains(&port))
+    };
+    let single = |entry: PortSpec| {
+        let (first, last) = entry.container;
+        (first..=last).map(move |port| PortSpec {
+            container: (port, port),
+            ..entry.clone()
+        })
+    };
+    let all = exposed.into_iter().flat_map(single);
+    Ok(all.filter(|p| !has(p.container.0, p.protocol)).collect())
+}
+
 /// `80/tcp`, `53/udp`, `80`, `7000-7010/tcp` of an image's EXPOSE; what is none of these is left out.
 fn exposed(list: &[String]) -> Vec<PortSpec> {
     let one = |text: &String| {
-        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let text = text.trim().to_ascii_lowercase();
+        let (ports, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
         let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
+            "tcp" | "" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             _ => return None,
         };
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-        let container = (first.parse().ok()?, last.parse().ok()?);
-        Some(PortSpec {
+        let container: (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        (container.0 > 0 && container.0 <= container.1).then_some(PortSpec {
             ip: None,
             host: None,
             container,

@@ -52,7 +52,7 @@ pub(crate) fn is_live(c: &ObservedContainer) -> bool {
 }
 
 impl<'a> Pass<'a, '_> {
-    fn sight(&self, id: &ContainerId) -> Sight<'a> {
+    pub(super) fn sight(&self, id: &ContainerId) -> Sight<'a> {
         match Sight::of(self.input.observed, id) {
             Sight::Unknown(_) if self.broken(Mutation::UnknownIsAbsent) => Sight::Absent,
             sight => sight,

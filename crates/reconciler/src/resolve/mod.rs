@@ -109,8 +109,26 @@ impl<'a> Tables<'a> {
         self.containers.get(name).and_then(|list| list.first().copied())
     }
 
+    /// What the table `[image.NAME]` says, where `image = "NAME"` means one. By then that is written out by docker.io's
+    /// rules, so every spelling of the same reference means the table.
+    fn image_table(&self, image: &ImageSource) -> Option<&'a ImageSource> {
+        let ImageSource::Registry { reference } = image else {
+            return None;
+        };
+        let name = reference
+            .strip_prefix("docker.io/library/")?
+            .strip_suffix(":latest")?;
+        let tables = self.images.get(name)?;
+        tables.first().map(|(source, _)| *source)
+    }
+
     fn into_desired(self, found: Findings, settings: &Settings) -> Desired {
-        let containers = declared(&self.containers);
+        let mut containers = declared(&self.containers);
+        for container in containers.values_mut() {
+            if let Some(source) = self.image_table(&container.spec.image) {
+                container.spec.image = source.clone();
+            }
+        }
         let images = self
             .images
             .values()

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::diagnostic::Diagnostic;
 use model::name::Name;
 use model::spec::{
-    Condition, ContainerSpec, NamespaceMode, NetworkMode, Parsed, RestartPolicy, VolumeSource,
+    Condition, ContainerSpec, HealthcheckChoice, NamespaceMode, NetworkMode, Parsed, RestartPolicy,
+    VolumeSource,
 };
 
 use super::{Findings, Party, Tables};
@@ -27,7 +28,9 @@ pub(super) fn check(tables: &Tables<'_>, found: &mut Findings) {
             }
         }
         sharing(container, tables, found);
+        chained(container, tables, found);
         completed(container, tables, found);
+        healthy(container, tables, found);
         exclusive(container, tables, found);
     }
     cycles(tables, found);
@@ -146,6 +149,80 @@ fn sharing(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut F
             container.name, owner.spec.replicas
         );
         found.contradiction(message, "give the shared container one replica", &parties);
+    }
+}
+
+/// Who shares a namespace names the container it belongs to.
+fn chained(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
+    for (target, key) in targets(&container.spec) {
+        let Some(owner) = tables.container(&target) else {
+            continue;
+        };
+        let shares = match (key.as_str(), &owner.spec) {
+            ("network_mode", spec) => match &spec.network_mode {
+                NetworkMode::Container(of) => of,
+                NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => continue,
+            },
+            ("pid", ContainerSpec { pid: mode, .. }) | ("ipc", ContainerSpec { ipc: mode, .. }) => match mode
+            {
+                NamespaceMode::Container(of) => of,
+                NamespaceMode::Private | NamespaceMode::Host => continue,
+            },
+            _ => continue,
+        };
+        let parties = [
+            Party {
+                kind: "container",
+                name: &container.name,
+                at: container.origin.key(&key),
+            },
+            Party {
+                kind: "container",
+                name: &owner.name,
+                at: owner.origin.key(&key),
+            },
+        ];
+        let message = format!(
+            "{key} = \"container:{target}\" of container {} names one that itself shares that of {shares}",
+            container.name
+        );
+        found.contradiction(message, &format!("say \"container:{shares}\""), &parties);
+    }
+}
+
+/// A container whose health nobody asks for never becomes healthy. What an image says is known only once it is there.
+fn healthy(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
+    let waits = container
+        .spec
+        .depends_on
+        .iter()
+        .filter(|(_, d)| d.condition == Condition::Healthy);
+    for (target, _) in waits {
+        let off = tables
+            .container(target)
+            .filter(|t| t.spec.healthcheck == HealthcheckChoice::Off);
+        let Some(unasked) = off else { continue };
+        let parties = [
+            Party {
+                kind: "container",
+                name: &container.name,
+                at: container.origin.key("depends_on"),
+            },
+            Party {
+                kind: "container",
+                name: &unasked.name,
+                at: unasked.origin.key("healthcheck"),
+            },
+        ];
+        let message = format!(
+            "container {} waits for {target} to be healthy, whose health check is off",
+            container.name
+        );
+        found.contradiction(
+            message,
+            &format!("give it a [container.{target}.healthcheck], or depend on it with \"started\""),
+            &parties,
+        );
     }
 }
 

@@ -55,6 +55,7 @@ fn id_of(action: &Action) -> Option<&ContainerId> {
         | Action::StartContainer { instance }
         | Action::RepairAttachments { instance } => Some(&instance.id),
         Action::UpdateContainer { id, .. }
+        | Action::RestartUnhealthy { id, .. }
         | Action::StopContainer { id, .. }
         | Action::RemoveContainer { id, .. } => Some(id),
         _ => None,
@@ -69,6 +70,8 @@ fn nothing_on_unknown(input: &Input<'_>, action: &Action) -> Result<(), String> 
         Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } => seen.links.known().is_none(),
         Action::RepairAttachments { .. } => seen.links.known().is_none(),
         Action::ApplyFirewall { .. } => seen.firewall.known().is_none(),
+        Action::ApplyDns { .. } => seen.dns.known().is_none(),
+        Action::ApplyVolume { .. } | Action::RemoveVolume { .. } => seen.volumes.known().is_none(),
         _ => false,
     };
     let unseen = id_of(action).is_some_and(|id| match &seen.containers {
@@ -179,6 +182,10 @@ fn unchanged(real: &Real, spec: &ContainerSpec, input: &Input<'_>) -> bool {
         s.labels.clear();
         s.ports.clear();
         s.depends_on.clear();
+        s.pull = model::spec::PullPolicy::Missing;
+        s.healthcheck = model::spec::HealthcheckChoice::Image;
+        s.limits = model::spec::Limits::default();
+        s.networks.iter_mut().for_each(|n| n.aliases.clear());
         s.stop_signal = None;
         s.stop_grace_period = std::time::Duration::ZERO;
         s.restart = model::spec::RestartSpec::default();

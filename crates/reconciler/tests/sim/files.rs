@@ -17,11 +17,13 @@ use super::rng::Rng;
 
 pub const CONTAINERS: u64 = 6;
 pub const IMAGES: u64 = 3;
+const VOLUMES: u64 = 3;
 
 #[derive(Clone, Default)]
 pub struct File {
     pub containers: BTreeMap<Name, ContainerSpec>,
     pub networks: BTreeMap<Name, NetworkSpec>,
+    pub volumes: BTreeMap<Name, VolumeSpec>,
     pub broken: bool,
 }
 
@@ -35,7 +37,13 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// Two archives, and one of a registry; the second of the archives has a health check.
 pub fn image_source(number: u64) -> ImageSource {
+    if number == 2 {
+        return ImageSource::Registry {
+            reference: "registry.example/i2:latest".to_owned(),
+        };
+    }
     ImageSource::DockerArchive {
         file: format!("/srv/i{number}.tar").into(),
         reference: None,
@@ -69,7 +77,11 @@ impl Files {
     /// One change as users make them.
     pub fn change(&mut self, rng: &mut Rng) {
         let file = format!("f{}.toml", rng.below(4));
-        match rng.below(20) {
+        match rng.below(24) {
+            22 if rng.one_in(6) => self.files.clear(),
+            // A whole part of it goes, with what relies on it.
+            23 if rng.one_in(6) => self.files.values_mut().for_each(|f| f.containers.clear()),
+            20 | 21 => self.volume(&file, rng),
             0..=6 => self.put(&file, rng),
             7..=11 => self.edit(rng),
             12 => drop(self.files.remove(&file)),
@@ -84,7 +96,7 @@ impl Files {
                 }
             }
             16 => self.move_table(rng),
-            17 => self.directory_gone = !self.directory_gone,
+            17 => self.directory_gone = !self.directory_gone && rng.one_in(2),
             _ => self.network(&file, rng),
         }
     }
@@ -98,7 +110,10 @@ impl Files {
                 f.containers.remove(&name);
             }
         }
-        let spec = spec(number, rng);
+        let mut spec = spec(number, rng);
+        if !rng.one_in(8) {
+            self.make_sound(&mut spec);
+        }
         self.files
             .entry(file.to_owned())
             .or_default()
@@ -144,12 +159,36 @@ impl Files {
             internal: rng.one_in(4),
             mtu: rng.one_in(4).then_some(1400),
             bridge: rng.one_in(5).then(|| format!("br{number}")),
+            dns: !rng.one_in(5),
             ..NetworkSpec::default()
         };
         self.files
             .entry(file.to_owned())
             .or_default()
             .networks
+            .insert(name, spec);
+    }
+
+    fn volume(&mut self, file: &str, rng: &mut Rng) {
+        let name = name(&format!("v{}", rng.below(VOLUMES)));
+        for f in self.files.values_mut() {
+            f.volumes.remove(&name);
+        }
+        if rng.one_in(3) {
+            return;
+        }
+        let mut spec = VolumeSpec {
+            keep: rng.one_in(2),
+            ..VolumeSpec::default()
+        };
+        if rng.one_in(3) {
+            spec.labels
+                .insert("tier".to_owned(), format!("v{}", rng.below(3)));
+        }
+        self.files
+            .entry(file.to_owned())
+            .or_default()
+            .volumes
             .insert(name, spec);
     }
 
@@ -165,6 +204,7 @@ impl Files {
                 }
             }
         }
+        self.heal_waits();
         loop {
             let desired = self.resolve();
             let Some(table) = desired.errors.iter().flat_map(|e| &e.tables).next().cloned() else {
@@ -174,9 +214,83 @@ impl Files {
             for f in self.files.values_mut() {
                 match kind {
                     "container" => drop(f.containers.remove(name)),
+                    "volume" => drop(f.volumes.remove(name)),
                     _ => drop(f.networks.remove(name)),
                 }
             }
+        }
+    }
+}
+
+impl Files {
+    fn all(&self) -> BTreeMap<Name, ContainerSpec> {
+        self.files.values().flat_map(|f| f.containers.clone()).collect()
+    }
+
+    /// As people write it most of the time: what it names is there, and can come to be as it wants it.
+    fn make_sound(&self, spec: &mut ContainerSpec) {
+        let all = self.all();
+        let networks: Vec<&Name> = self.files.values().flat_map(|f| f.networks.keys()).collect();
+        spec.networks.retain(|usage| networks.contains(&&usage.network));
+        spec.depends_on.retain(|on, _| all.contains_key(on));
+        for (on, dependency) in &mut spec.depends_on {
+            if !is_possible(&all, on, dependency.condition) {
+                dependency.condition = Condition::Started;
+            }
+        }
+        let sound = |owner: &Name| {
+            let spec = all.get(owner);
+            spec.is_some_and(|s| {
+                s.restart.policy == RestartPolicy::Always
+                    && !matches!(s.network_mode, NetworkMode::Container(_))
+                    && s.pid == NamespaceMode::Private
+            })
+        };
+        if matches!(&spec.network_mode, NetworkMode::Container(owner) if !sound(owner)) {
+            spec.network_mode = NetworkMode::Bridge;
+        }
+        if matches!(&spec.pid, NamespaceMode::Container(owner) if !sound(owner)) {
+            spec.pid = NamespaceMode::Private;
+        }
+    }
+
+    /// Nobody waits for the health of what has none or ends, nor lives in namespaces of what ends.
+    fn heal_waits(&mut self) {
+        let all = self.all();
+        let lasts = |n: &Name| {
+            all.get(n)
+                .is_some_and(|s| s.restart.policy == RestartPolicy::Always)
+        };
+        for spec in self.files.values_mut().flat_map(|f| f.containers.values_mut()) {
+            for (on, d) in &mut spec.depends_on {
+                let met = is_possible(&all, on, d.condition);
+                if !met {
+                    d.condition = Condition::Started;
+                }
+            }
+            if matches!(&spec.network_mode, NetworkMode::Container(n) if !lasts(n)) {
+                spec.network_mode = NetworkMode::Bridge;
+            }
+            if matches!(&spec.pid, NamespaceMode::Container(n) if !lasts(n)) {
+                spec.pid = NamespaceMode::Private;
+            }
+        }
+    }
+}
+
+/// Whether a container of these can be what somebody waits for.
+fn is_possible(all: &BTreeMap<Name, ContainerSpec>, on: &Name, condition: Condition) -> bool {
+    let Some(spec) = all.get(on) else { return false };
+    match condition {
+        Condition::Started => true,
+        Condition::Completed => spec.restart.policy == RestartPolicy::No,
+        Condition::Healthy => {
+            let asked = match spec.healthcheck {
+                HealthcheckChoice::Declared(_) => true,
+                HealthcheckChoice::Image => spec.image == image_source(1),
+                HealthcheckChoice::Off => false,
+            };
+            asked && spec.restart.policy == RestartPolicy::Always
         }
     }
 }
@@ -211,10 +325,20 @@ impl File {
                 origin: origin(),
             })
             .collect();
+        let volumes = self
+            .volumes
+            .iter()
+            .map(|(name, spec)| Parsed {
+                name: name.clone(),
+                spec: spec.clone(),
+                origin: origin(),
+            })
+            .collect();
         ParsedFile {
             file: file.to_owned(),
             containers,
             networks,
+            volumes,
             ..ParsedFile::default()
         }
     }
@@ -241,15 +365,72 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
         spec.depends_on.insert(
             on,
             Dependency {
-                condition: Condition::Started,
+                condition: *rng.pick(&[
+                    Condition::Started,
+                    Condition::Started,
+                    Condition::Healthy,
+                    Condition::Completed,
+                ]),
                 restart: false,
             },
         );
+    }
+    if rng.one_in(4) {
+        spec.healthcheck = HealthcheckChoice::Declared(check(rng));
+    }
+    for _ in 0..rng.below(3) {
+        spec.volumes.push(mount(rng));
+    }
+    if rng.one_in(3) {
+        spec.pull = PullPolicy::Always;
+    }
+    if number > 0 && rng.one_in(3) {
+        share(&mut spec, number, rng);
+        if matches!(spec.network_mode, NetworkMode::Container(_)) {
+            return spec;
+        }
     }
     for _ in 0..rng.below(3) {
         spec.ports.push(port(number, rng));
     }
     spec
+}
+
+fn check(rng: &mut Rng) -> Healthcheck {
+    Healthcheck {
+        probe: Probe::Tcp(u16::try_from(80 + rng.below(3)).unwrap()),
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(5),
+        retries: 3,
+        start_period: Duration::ZERO,
+        start_interval: Duration::from_secs(1),
+        on_failure: *rng.pick(&[
+            OnFailure::Restart,
+            OnFailure::Restart,
+            OnFailure::Stop,
+            OnFailure::None,
+        ]),
+    }
+}
+
+fn mount(rng: &mut Rng) -> VolumeUse {
+    let number = rng.below(VOLUMES);
+    VolumeUse {
+        source: VolumeSource::Named(name(&format!("v{number}"))),
+        target: format!("/data{}", rng.below(3)),
+        read_only: false,
+    }
+}
+
+/// Lives in namespaces of one with a lower number.
+fn share(spec: &mut ContainerSpec, number: u64, rng: &mut Rng) {
+    let owner = name(&format!("c{}", rng.below(number)));
+    if rng.one_in(2) {
+        spec.pid = NamespaceMode::Container(owner);
+    } else {
+        spec.networks.clear();
+        spec.network_mode = NetworkMode::Container(owner);
+    }
 }
 
 fn port(number: u64, rng: &mut Rng) -> PortSpec {
@@ -273,7 +454,18 @@ fn port(number: u64, rng: &mut Rng) -> PortSpec {
 
 fn edit(spec: &mut ContainerSpec, rng: &mut Rng) {
     let word = format!("v{}", rng.below(4));
-    match rng.below(9) {
+    match rng.below(14) {
+        9 => spec.healthcheck = HealthcheckChoice::Declared(check(rng)),
+        10 => spec.limits.pids = Some(10 + rng.below(3)),
+        11 => spec.volumes = (0..rng.below(3)).map(|_| mount(rng)).collect(),
+        12 => {
+            if let Some(usage) = spec.networks.first_mut() {
+                usage.aliases = vec![name(&word)];
+            }
+        }
+        13 => spec.pull = *rng.pick(&[PullPolicy::Always, PullPolicy::Missing]),
+        // Who has no network of its own publishes nothing.
+        3 if matches!(spec.network_mode, NetworkMode::Container(_)) => {}
         0 | 1 => drop(spec.labels.insert("tier".to_owned(), word)),
         2 => spec.command = Some(vec![word]),
         3 => {

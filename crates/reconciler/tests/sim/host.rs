@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Instance};
 use model::digest::Digest;
+use model::dns::DnsState;
 use model::firewall::{FirewallState, Protocol};
-use model::image::{Image, ImageConfig};
+use model::health::{HealthState, Verdict};
+use model::image::{Image, ImageConfig, ImageHealthcheck};
+use model::ledger::Ledger;
 use model::name::{ContainerId, Name};
 use model::observed::*;
-use model::spec::RestartPolicy;
+use model::spec::{Healthcheck, RestartPolicy, VolumeSpec};
 
 use super::files::{IMAGES, image_source};
 use super::rng::Rng;
@@ -22,6 +26,17 @@ pub struct Real {
     pub seen: ObservedContainer,
     /// What it was last started or prepared with.
     pub instance: Option<Instance>,
+    /// Which of all shims there ever were; 0 before the first.
+    pub shim: u64,
+    /// The namespaces it lives in: the owner's shim, or the owner's run.
+    pub joined: Vec<Joined>,
+}
+
+/// A namespace of another container.
+#[derive(Clone, Debug)]
+pub enum Joined {
+    Shim(ContainerId, u64),
+    Run(ContainerId, u64),
 }
 
 impl Real {
@@ -47,7 +62,16 @@ pub struct Host {
     /// Content behind each archive; none where the file is missing.
     pub sources: BTreeMap<String, Option<u8>>,
     pub store: BTreeMap<String, u8>,
+    /// What every image exposes.
+    pub exposes: Vec<String>,
+    pub dns: Option<DnsState>,
+    pub volumes: BTreeMap<Name, ObservedVolume>,
+    /// What the agent's probes found so far: its memory, and not the host's.
+    pub health: BTreeMap<ContainerId, HealthState>,
+    /// The check each was probed with last.
+    pub(super) probed: BTreeMap<ContainerId, Healthcheck>,
     pids: u32,
+    shims: u64,
 }
 
 impl Host {
@@ -66,7 +90,13 @@ impl Host {
             foreign: vec![eth0],
             sources,
             store: BTreeMap::new(),
+            exposes: Vec::new(),
+            dns: None,
+            volumes: BTreeMap::new(),
+            health: BTreeMap::new(),
+            probed: BTreeMap::new(),
             pids: 100,
+            shims: 0,
         }
     }
 
@@ -74,8 +104,14 @@ impl Host {
         let current = self
             .store
             .iter()
-            .filter(|(key, v)| self.sources.get(*key) == Some(&Some(**v)));
-        let images = current.map(|(key, v)| (key.clone(), image(key, *v))).collect();
+            // What a registry has by now is seen by asking it only.
+            .filter(|(key, v)| is_registry(key) || self.sources.get(*key) == Some(&Some(**v)));
+        let exposing = |key: &String, version: u8| {
+            let mut image = image(key, version);
+            image.config.exposed_ports.clone_from(&self.exposes);
+            image
+        };
+        let images = current.map(|(key, v)| (key.clone(), exposing(key, *v))).collect();
         let containers = self
             .containers
             .iter()
@@ -86,10 +122,13 @@ impl Host {
             foreign_addresses: Look::Known(self.foreign.clone()),
             forwarding: Look::Known(self.forwarding),
             firewall: Look::Known(self.firewall.clone()),
+            firewall_there: self.firewall.is_some(),
+            foreign_drops: Vec::new(),
             listeners: Look::Known(self.listeners.clone()),
-            dns: Look::Known(None),
-            volumes: Look::Known(BTreeMap::new()),
-            health: BTreeMap::new(),
+            dns: Look::Known(self.dns.clone()),
+            dns_ports: Default::default(),
+            volumes: Look::Known(self.volumes.clone()),
+            health: self.health.clone(),
             containers: Look::Known(containers.collect()),
         }
     }
@@ -97,11 +136,22 @@ impl Host {
     /// Carries an action out, or the first half of it. The text of a failure says whose fault it is.
     pub fn apply(&mut self, action: &Action, now: Timestamp, half: bool) -> Result<(), String> {
         match action {
-            Action::ApplyVolume { .. }
-            | Action::RemoveVolume { .. }
-            | Action::ApplyDns { .. }
-            | Action::RestartUnhealthy { .. } => {
-                return Err(format!("the simulated host knows no {action:?}"));
+            Action::ApplyVolume { name, spec } => self.make_volume(name, spec, now, half),
+            Action::RemoveVolume { name } => {
+                if !half {
+                    self.volumes.remove(name);
+                }
+            }
+            Action::ApplyDns { state } => {
+                if !half {
+                    self.dns = (*state != DnsState::default()).then(|| state.clone());
+                }
+            }
+            Action::RestartUnhealthy { id, run_no, .. } => {
+                let same = self.containers.get(id).is_some_and(|c| c.seen.run_no == *run_no);
+                if same && !half {
+                    self.exits(id, now, 137);
+                }
             }
             Action::LoadImage { source, .. } => {
                 let version = self
@@ -185,7 +235,11 @@ impl Host {
             self.put(instance, now, Phase::Prepared);
             return Err("no such program".to_owned());
         }
+        let joined = self.join(instance)?;
         self.put(instance, now, Phase::Created);
+        if let Some(c) = self.containers.get_mut(&instance.id) {
+            c.joined = joined;
+        }
         if let Err(e) = self.attach(instance) {
             self.end(&instance.id, now, 1, true, Phase::Lost);
             return Err(e);
@@ -197,8 +251,43 @@ impl Host {
         Ok(())
     }
 
+    /// The namespaces it asks for have to be there.
+    fn join(&self, instance: &Instance) -> Result<Vec<Joined>, String> {
+        let there = |id: &ContainerId| self.containers.get(id).filter(|c| c.live());
+        let mut joined = Vec::new();
+        for id in instance.joins.net.iter().chain(&instance.joins.ipc) {
+            let owner = there(id).ok_or("the owner of its namespaces is not there")?;
+            joined.push(Joined::Shim(id.clone(), owner.shim));
+        }
+        if let Some(id) = &instance.joins.pid {
+            let owner = there(id)
+                .filter(|c| c.running())
+                .ok_or("the owner of its pid namespace does not run")?;
+            joined.push(Joined::Run(id.clone(), owner.seen.run_no));
+        }
+        Ok(joined)
+    }
+
+    fn make_volume(&mut self, name: &Name, spec: &VolumeSpec, now: Timestamp, half: bool) {
+        // Data that is there is left alone; cut off halfway, it is there and not labelled.
+        let made = ObservedVolume {
+            path: format!("/var/lib/wharf/volumes/{name}/data").into(),
+            spec: VolumeSpec::default(),
+            created_at: now,
+        };
+        let volume = self.volumes.entry(name.clone()).or_insert(made);
+        if !half {
+            volume.spec = spec.clone();
+        }
+    }
+
     fn put(&mut self, instance: &Instance, now: Timestamp, phase: Phase) {
         let before = self.containers.remove(&instance.id);
+        let same_shim = before.as_ref().filter(|c| c.live()).map(|c| c.shim);
+        let shim = same_shim.unwrap_or_else(|| {
+            self.shims += 1;
+            self.shims
+        });
         let mut seen = before.map(|c| c.seen).unwrap_or_else(|| ObservedContainer {
             id: instance.id.clone(),
             name: instance.name.clone(),
@@ -217,6 +306,8 @@ impl Host {
             Real {
                 seen,
                 instance: Some(instance.clone()),
+                shim,
+                joined: Vec::new(),
             },
         );
     }
@@ -310,7 +401,8 @@ impl Host {
             .filter(|(_, l)| l.ours)
             .map(|(n, _)| n.clone())
             .collect();
-        match rng.below(12) {
+        match rng.below(13) {
+            12 => self.dns = None,
             0 | 1 if !ids.is_empty() => self.end(rng.pick(&ids), now, 137, false, Phase::Lost),
             2 | 3 if !ids.is_empty() => {
                 let id = rng.pick(&ids).clone();
@@ -370,6 +462,7 @@ impl Host {
         }
         self.links.retain(|_, l| !l.ours);
         self.firewall = None;
+        self.dns = None;
         self.forwarding = false;
     }
 
@@ -435,8 +528,22 @@ pub fn image(key: &str, version: u8) -> Image {
         digest: None,
         size: 1,
         layers: Vec::new(),
-        config: ImageConfig::default(),
+        config: ImageConfig {
+            healthcheck: key.contains("i1").then(|| ImageHealthcheck {
+                test: vec!["CMD".to_owned(), "check".to_owned()],
+                interval: Duration::ZERO,
+                timeout: Duration::ZERO,
+                start_period: Duration::ZERO,
+                start_interval: Duration::ZERO,
+                retries: 0,
+            }),
+            ..ImageConfig::default()
+        },
     }
+}
+
+fn is_registry(key: &str) -> bool {
+    key.starts_with("registry.example/")
 }
 
 fn bridge(gateway: Ipv4Addr, prefix: u8, mtu: Option<u32>, half: bool) -> ObservedLink {

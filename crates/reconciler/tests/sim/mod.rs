@@ -5,7 +5,9 @@
 mod checks;
 mod files;
 pub mod host;
+mod laws;
+mod probes;
 mod rng;
 mod world;
 
-pub use world::{Outcome, run};
+pub use world::{Outcome, note, run};

@@ -11,13 +11,13 @@ use model::observed::{Look, Observed};
 use model::plan::{Plan, Planned, fingerprint};
 use reconciler::plan::{Input, Mutation, mutated};
 
-use super::checks;
 use super::files::Files;
 use super::host::Host;
 use super::rng::Rng;
+use super::{checks, laws};
 
 /// Passes with faults, and passes after them within which all must be well.
-const WILD: u64 = 45;
+const WILD: u64 = 60;
 const CALM: u64 = 400;
 
 /// What a run came to, for figures.
@@ -42,6 +42,7 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Outcome, String> {
     for _ in 0..CALM {
         if world.pass(false)? {
             checks::settled(&world.host, &world.desired, &world.ledger)?;
+            laws::settled(&world.host, &world.desired, &world.ledger)?;
             return Ok(world.outcome);
         }
     }
@@ -79,6 +80,8 @@ pub struct World {
     running: Vec<Running>,
     /// Names whose tables were seen gone by an earlier pass.
     pub seen_gone: BTreeSet<Name>,
+    /// The same for volumes.
+    pub volumes_gone: BTreeSet<Name>,
     plans: u64,
     /// Edges are followed by the executor, or left to the pass after.
     chains: bool,
@@ -105,6 +108,7 @@ impl World {
             failures: Failures::new(),
             running: Vec::new(),
             seen_gone: BTreeSet::new(),
+            volumes_gone: BTreeSet::new(),
             plans: 0,
             chains,
             last_plan: String::new(),
@@ -113,13 +117,13 @@ impl World {
     }
 
     fn disturb(&mut self) {
-        if self.rng.one_in(3) {
+        if self.rng.one_in(4) {
             self.files.change(&mut self.rng);
         }
         if self.rng.one_in(4) {
             self.host.disturb(&mut self.rng, self.now);
         }
-        if self.rng.one_in(12) {
+        if self.rng.one_in(30) {
             self.die();
         }
         if self.rng.one_in(25) {
@@ -142,6 +146,7 @@ impl World {
             }
         }
         self.failures.clear();
+        self.host.forget();
     }
 
     fn toggle_hold(&mut self) {
@@ -164,6 +169,9 @@ impl World {
     fn calm_down(&mut self) {
         self.files.heal();
         self.host.heal();
+        // What was found unwell would be stopped once more.
+        self.host.probe(None, self.now);
+        self.ledger.health.clear();
         self.ledger.holds.clear();
         for entry in self.ledger.containers.values_mut() {
             // A job whose only run was cut short by a change of its files may wait for others for ever.
@@ -191,17 +199,22 @@ impl World {
             failures: &failures,
             now: self.now,
         };
-        self.last_plan = show(&plan);
+        // Text is dear: it is made where somebody will read it.
+        let told = std::env::var_os("WHARF_SIM_SEED").is_some();
+        if told || self.outcome.passes > WILD + CALM - 2 {
+            self.last_plan = show(&plan);
+        }
         checks::plan(&input, &plan, &self.host, &self.seen_gone)
+            .and_then(|()| laws::plan(&input, &plan, &self.host, &self.volumes_gone))
             .map_err(|e| format!("{e}\nin the plan:\n{}", show(&plan)))?;
         self.note_gone();
         if plan.is_empty() && self.running.is_empty() && plan.ledger == self.ledger {
             return Ok(true);
         }
-        if std::env::var_os("WHARF_SIM_SEED").is_some() {
+        if told {
             println!("{} {wild} pass:\n{}", self.now, self.last_plan);
         }
-        if wild && self.rng.one_in(30) {
+        if wild && self.rng.one_in(60) {
             // Killed before the ledger was on disk: nothing that relies on it was begun.
             self.die();
         } else {
@@ -214,13 +227,16 @@ impl World {
     }
 
     fn look(&mut self, wild: bool) -> Observed {
+        self.host.follow(&self.ledger);
         let mut seen = self.host.observe();
         if !wild || !self.rng.one_in(6) {
             return seen;
         }
         self.outcome.blind_looks += 1;
         let why = || "the look failed on purpose".to_owned();
-        match self.rng.below(8) {
+        match self.rng.below(10) {
+            8 => seen.dns = Look::Unknown(why()),
+            9 => seen.volumes = Look::Unknown(why()),
             0 => seen.images = Look::Unknown(why()),
             1 => seen.links = Look::Unknown(why()),
             2 => seen.foreign_addresses = Look::Unknown(why()),
@@ -269,6 +285,9 @@ impl World {
             .filter(|n| !there(n))
             .cloned()
             .collect();
+        let volumes = self.ledger.volumes.keys();
+        let gone = volumes.filter(|n| !self.desired.volumes.contains_key(*n));
+        self.volumes_gone = gone.cloned().collect();
     }
 
     fn take_on(&mut self, plan: Plan) {
@@ -305,6 +324,12 @@ impl World {
         }
         self.now = self.now.max(until);
         self.host.tick(self.now);
+        if wild {
+            self.host.probe(Some(&mut self.rng), self.now);
+        } else {
+            self.host.probe(None, self.now);
+            self.host.finish_jobs(self.now);
+        }
         while let Some(at) = self.running.iter().position(|r| r.begun && r.done_at <= self.now) {
             let running = self.running.swap_remove(at);
             self.end(running, wild)?;
@@ -327,7 +352,10 @@ impl World {
         };
         let noun = action.noun();
         match &result {
-            Ok(()) => drop(self.failures.remove(&noun)),
+            Ok(()) => {
+                self.failures.remove(&noun);
+                note(&mut self.ledger, action);
+            }
             Err(message) => self.book(noun, action, message.clone()),
         }
         checks::truth(&self.host).map_err(|e| format!("{e}\nafter {action:?}"))?;
@@ -379,6 +407,17 @@ impl World {
         {
             r.begun = true;
         }
+    }
+}
+
+/// What the agent writes down by itself: that a registry was asked.
+pub fn note(ledger: &mut Ledger, action: &Action) {
+    if let Action::LoadImage {
+        source,
+        refresh: true,
+    } = action
+    {
+        ledger.note_pulled(&source.key());
     }
 }
 

@@ -6,12 +6,14 @@ use model::spec::NetworkMode;
 
 use super::BundleInput;
 
-/// What the container is called: its `hostname`, the host's name in the host's network, else its own name.
+/// What the container is called: its `hostname`, the host's name in the host's network, else its own name. In another
+/// container's network that one's: what is said here then gives way to what it turns out to be at the start.
 pub fn hostname(input: &BundleInput<'_>) -> String {
     let instance = input.instance;
     match (&instance.spec.hostname, &instance.spec.network_mode) {
         (Some(name), _) => name.clone(),
         (None, NetworkMode::Host) if !input.host.hostname.is_empty() => input.host.hostname.clone(),
+        (None, NetworkMode::Container(owner)) => owner.to_string(),
         (None, _) => instance.name.to_string(),
     }
 }

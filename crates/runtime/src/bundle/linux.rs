@@ -61,9 +61,9 @@ pub fn linux(input: &BundleInput<'_>, unshare: Unshare) -> Result<Linux, Failed>
     Ok(linux)
 }
 
-/// New ones; net, uts and ipc are the shim's and so inherited.
+/// New ones; net, uts and ipc are the shim's and so inherited, shared ones are found as it starts.
 fn namespaces(input: &BundleInput<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    let private_pid = input.instance.spec.pid != NamespaceMode::Host;
+    let private_pid = input.instance.spec.pid == NamespaceMode::Private;
     let pid = private_pid.then_some(LinuxNamespaceType::Pid);
     let others = [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup];
     pid.into_iter()
@@ -180,7 +180,10 @@ fn seccomp(input: &BundleInput<'_>) -> Result<Option<LinuxSeccomp>, BundleError>
         Seccomp::Default => ("default".to_owned(), default_profile(&capabilities)),
         Seccomp::Profile(path) => {
             let text = input.host.seccomp_profile.as_deref().unwrap_or_default();
-            (path.display().to_string(), read_profile(text, &capabilities))
+            (
+                path.display().to_string(),
+                read_profile(text, &capabilities, input.host.kernel),
+            )
         }
     };
     result.map(Some).map_err(|source| BundleError::Seccomp {

@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use model::action::Instance;
+use model::name::{ContainerId, Name};
 use model::spec::{NamespaceMode, NetworkMode, RuntimeChoice};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 use serde::{Deserialize, Serialize};
+
+pub use mounts::VolumeError;
 
 use crate::seccomp::ProfileError;
 
@@ -60,14 +63,30 @@ pub enum BundleError {
     ForeignSysctl { container: String, name: String },
     #[error("container {container}: device {path} was not looked up", path = path.display())]
     UnknownDevice { container: String, path: PathBuf },
-    #[error("container {container}: {key} is not supported yet")]
-    NotYet { container: String, key: &'static str },
+    #[error(
+        "container {container}: `init` is not there with an external runtime: leave `runtime` or `init` out"
+    )]
+    ExternalInit { container: String },
+    #[error(
+        "container {container}: {key} is that of container {owner}, whose network it shares: set it there, or leave it out"
+    )]
+    OwnersToSay {
+        container: String,
+        key: &'static str,
+        owner: String,
+    },
     #[error("container {container}: seccomp profile {profile}: {source}")]
     Seccomp {
         container: String,
         profile: String,
         #[source]
         source: ProfileError,
+    },
+    #[error("container {container}: {source}")]
+    Volume {
+        container: String,
+        #[source]
+        source: VolumeError,
     },
     #[error("container {container}: writing its OCI configuration: {source}")]
     Spec {
@@ -107,6 +126,10 @@ pub struct Host {
     pub resolv_conf: String,
     pub hosts: String,
     pub hostname: String,
+    /// Version of its kernel.
+    pub kernel: (u32, u32),
+    /// It has a `/dev/shm`.
+    pub shm: bool,
     /// Capabilities that can be given (our own bounding set), without `CAP_`.
     pub capabilities: BTreeSet<String>,
     /// The nodes that `devices` names; of a privileged container all of the host's.
@@ -127,8 +150,6 @@ pub struct BundleInput<'a> {
     pub bundle_dir: &'a Path,
     /// The container's kept directory: `upper`, `work` and anonymous volumes lie below it.
     pub state_dir: &'a Path,
-    /// Named volumes lie below it, as `NAME/_data`.
-    pub volumes_dir: &'a Path,
     /// `/wharf`.
     pub cgroup_parent: &'a str,
 }
@@ -154,6 +175,11 @@ pub struct Extra {
     pub runtime: Option<String>,
     pub cgroup: CgroupPlace,
     pub unshare: Unshare,
+    #[serde(default)]
+    pub shared: Shared,
+    /// A reaping init is its first process.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// Layers of the root.
@@ -181,14 +207,55 @@ pub struct Unshare {
     pub ipc: bool,
 }
 
+/// Whose namespaces a container lives in besides its own: `network_mode`, `pid`, `ipc` = `"container:NAME"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    pub net: Option<Owner>,
+    pub pid: Option<Owner>,
+    pub ipc: Option<Owner>,
+}
+
+/// A container whose namespaces another one lives in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// As the table names it.
+    pub name: String,
+    /// Which container that is; none before it is decided, with which nothing can be started.
+    pub id: Option<ContainerId>,
+}
+
+impl Shared {
+    /// What the table of an instance names.
+    pub fn of(instance: &Instance) -> Self {
+        let (spec, joins) = (&instance.spec, &instance.joins);
+        let owner = |name: &Name, id: &Option<ContainerId>| Owner {
+            name: name.to_string(),
+            id: id.clone(),
+        };
+        let of_mode = |mode: &NamespaceMode, id| match mode {
+            NamespaceMode::Container(name) => Some(owner(name, id)),
+            NamespaceMode::Private | NamespaceMode::Host => None,
+        };
+        Self {
+            net: match &spec.network_mode {
+                NetworkMode::Container(name) => Some(owner(name, &joins.net)),
+                NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => None,
+            },
+            pid: of_mode(&spec.pid, &joins.pid),
+            ipc: of_mode(&spec.ipc, &joins.ipc),
+        }
+    }
+}
+
 /// Makes the bundle of an instance.
 pub fn build(input: &BundleInput<'_>) -> Result<Bundle, BundleError> {
     let instance = input.instance;
-    refuse_what_is_not_built(instance)?;
+    let shared = Shared::of(instance);
+    refuse_contradictions(instance, &shared)?;
     let unshare = Unshare {
-        net: instance.spec.network_mode != NetworkMode::Host,
-        uts: true,
-        ipc: instance.spec.ipc != NamespaceMode::Host,
+        net: instance.spec.network_mode != NetworkMode::Host && shared.net.is_none(),
+        uts: shared.net.is_none(),
+        ipc: instance.spec.ipc == NamespaceMode::Private,
     };
     let hostname = files::hostname(input);
     let spec = || -> Result<Spec, Failed> {
@@ -210,32 +277,37 @@ pub fn build(input: &BundleInput<'_>) -> Result<Bundle, BundleError> {
     };
     Ok(Bundle {
         spec: spec().map_err(|e| e.of(instance))?,
-        extra: extra(input, unshare),
+        extra: extra(input, unshare, shared),
         files: files::files(input, &hostname),
     })
 }
 
-fn refuse_what_is_not_built(instance: &Instance) -> Result<(), BundleError> {
-    let spec = &instance.spec;
-    let shared = |mode: &NamespaceMode| matches!(mode, NamespaceMode::Container(_));
-    let key = if matches!(spec.network_mode, NetworkMode::Container(_)) {
-        "network_mode = \"container:NAME\""
-    } else if shared(&spec.pid) {
-        "pid = \"container:NAME\""
-    } else if shared(&spec.ipc) {
-        "ipc = \"container:NAME\""
-    } else if spec.init {
-        "init"
-    } else {
+/// As Docker: who shares a network shares its names.
+fn refuse_contradictions(instance: &Instance, shared: &Shared) -> Result<(), BundleError> {
+    let (spec, container) = (&instance.spec, instance.name.to_string());
+    if spec.init && spec.runtime != RuntimeChoice::Embedded {
+        return Err(BundleError::ExternalInit { container });
+    }
+    let Some(owner) = &shared.net else {
         return Ok(());
     };
-    Err(BundleError::NotYet {
-        container: instance.name.to_string(),
-        key,
-    })
+    let set = [
+        ("hostname", spec.hostname.is_some()),
+        ("extra_hosts", !spec.extra_hosts.is_empty()),
+        ("dns", !spec.dns.is_empty()),
+        ("dns_search", !spec.dns_search.is_empty()),
+    ];
+    match set.into_iter().find(|(_, is_set)| *is_set) {
+        None => Ok(()),
+        Some((key, _)) => Err(BundleError::OwnersToSay {
+            container,
+            key,
+            owner: owner.name.clone(),
+        }),
+    }
 }
 
-fn extra(input: &BundleInput<'_>, unshare: Unshare) -> Extra {
+fn extra(input: &BundleInput<'_>, unshare: Unshare, shared: Shared) -> Extra {
     let instance = input.instance;
     Extra {
         name: instance.name.to_string(),
@@ -251,6 +323,8 @@ fn extra(input: &BundleInput<'_>, unshare: Unshare) -> Extra {
         },
         cgroup: CgroupPlace::of(input.cgroup_parent, instance),
         unshare,
+        shared,
+        init: instance.spec.init,
     }
 }
 
@@ -267,6 +341,7 @@ impl CgroupPlace {
 /// An error inside, before it is known whose.
 pub(crate) enum Failed {
     Spec(OciSpecError),
+    Volume(VolumeError),
     Bundle(BundleError),
 }
 
@@ -274,6 +349,10 @@ impl Failed {
     fn of(self, instance: &Instance) -> BundleError {
         match self {
             Self::Bundle(error) => error,
+            Self::Volume(source) => BundleError::Volume {
+                container: instance.name.to_string(),
+                source,
+            },
             Self::Spec(source) => BundleError::Spec {
                 container: instance.name.to_string(),
                 source,
@@ -285,6 +364,12 @@ impl Failed {
 impl From<OciSpecError> for Failed {
     fn from(error: OciSpecError) -> Self {
         Self::Spec(error)
+    }
+}
+
+impl From<VolumeError> for Failed {
+    fn from(error: VolumeError) -> Self {
+        Self::Volume(error)
     }
 }
 

@@ -46,6 +46,8 @@ fn host() -> Host {
             "# comment\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch example\noptions edns0\n".into(),
         hosts: "127.0.0.1 thehost\n".into(),
         hostname: "thehost".into(),
+        kernel: (5, 15),
+        shm: true,
         capabilities: ["CHOWN", "KILL", "MKNOD", "NET_RAW", "SYS_ADMIN", "SYS_CHROOT"]
             .map(String::from)
             .into(),
@@ -66,7 +68,6 @@ fn try_build(instance: &Instance, host: &Host) -> Result<Bundle, BundleError> {
         host,
         bundle_dir: Path::new("/run/b"),
         state_dir: Path::new("/state/c"),
-        volumes_dir: Path::new("/state/volumes"),
         cgroup_parent: "/wharf",
     })
 }
@@ -264,9 +265,89 @@ fn what_belongs_to_the_host_is_refused() {
         hard: None,
     };
     assert!(refused(&|s| s.ulimits = BTreeMap::from([("files".into(), ulimit)])).contains("nofile"));
-    assert!(
-        refused(&|s| s.pid = NamespaceMode::Container("x".parse().unwrap())).contains("not supported yet")
+    let external = |s: &mut ContainerSpec| {
+        s.init = true;
+        s.runtime = RuntimeChoice::External("runc".into());
+    };
+    assert!(refused(&external).contains("`init` is not there with an external runtime"));
+    let joined = |s: &mut ContainerSpec| {
+        s.network_mode = NetworkMode::Container("db".parse().unwrap());
+        s.hostname = Some("mine".into());
+    };
+    assert!(refused(&joined).contains("hostname is that of container db"));
+    let joined_sysctl = |s: &mut ContainerSpec| {
+        s.network_mode = NetworkMode::Container("db".parse().unwrap());
+        s.sysctls = sysctl("net.ipv4.ip_forward");
+    };
+    assert!(refused(&joined_sysctl).contains("would change the host"));
+}
+
+#[test]
+fn who_shares_namespaces_makes_none_of_those() {
+    let owner = ContainerId::from_bytes([7; 32]);
+    let bundle = built(|i| {
+        i.spec.network_mode = NetworkMode::Container("db".parse().unwrap());
+        i.spec.pid = NamespaceMode::Container("db".parse().unwrap());
+        i.spec.ipc = NamespaceMode::Container("db".parse().unwrap());
+        i.joins.net = Some(owner.clone());
+        i.joins.pid = Some(owner.clone());
+    });
+    let none = Unshare {
+        net: false,
+        uts: false,
+        ipc: false,
+    };
+    assert_eq!(bundle.extra.unshare, none);
+    let named = |id| {
+        Some(Owner {
+            name: "db".into(),
+            id,
+        })
+    };
+    let shared = &bundle.extra.shared;
+    assert_eq!(
+        (&shared.net, &shared.pid),
+        (&named(Some(owner.clone())), &named(Some(owner.clone())))
     );
+    assert_eq!(shared.ipc, named(None));
+    let kinds: Vec<String> = bundle
+        .spec
+        .linux()
+        .as_ref()
+        .unwrap()
+        .namespaces()
+        .iter()
+        .flatten()
+        .map(|n| n.typ().to_string())
+        .collect();
+    assert_eq!(kinds, ["mnt", "cgroup"]);
+    let source = |target: &str| {
+        let mounts = bundle.spec.mounts().as_ref().unwrap();
+        let found = mounts
+            .iter()
+            .find(|m| m.destination() == Path::new(target))
+            .unwrap();
+        found.source().clone().unwrap()
+    };
+    assert_eq!(
+        source("/etc/hosts"),
+        Path::new("/run").join(owner.as_str()).join("hosts")
+    );
+    assert_eq!(source("/dev/shm"), Path::new("/run/b/shm"));
+    let without = Host { shm: false, ..host() };
+    let mut host_ipc = instance();
+    host_ipc.spec.ipc = NamespaceMode::Host;
+    let mounts = try_build(&host_ipc, &without)
+        .unwrap()
+        .spec
+        .mounts()
+        .clone()
+        .unwrap();
+    let shm = mounts
+        .iter()
+        .find(|m| m.destination() == Path::new("/dev/shm"))
+        .unwrap();
+    assert_eq!(shm.typ().as_deref(), Some("tmpfs"));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Hierarchies {
     pub(super) unified: Option<PathBuf>,
     /// v1 hierarchies no group of ours is made in; external runtimes make theirs in all.
     pub(super) others: Vec<PathBuf>,
+    /// The v1 one with `cpuset`, wherever that is: groups are made there for containers with that limit only.
+    pub(super) cpuset: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -47,6 +49,7 @@ impl Hierarchies {
             v1: Vec::new(),
             unified: None,
             others: Vec::new(),
+            cpuset: None,
         };
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else {
@@ -61,6 +64,9 @@ impl Hierarchies {
                 Some("cgroup") => {
                     let used = |option: &&str| USED.contains(option);
                     let options = right.nth(1).unwrap_or_default();
+                    if found.cpuset.is_none() && options.split(',').any(|o| o == "cpuset") {
+                        found.cpuset = Some(at.into());
+                    }
                     if !options.split(',').any(|o| USED.contains(&o)) {
                         found.others.push(at.into());
                     }
@@ -114,6 +120,12 @@ impl Hierarchies {
             .iter()
             .find(|(list, _)| list.iter().any(|c| c == controller))?;
         Some(found.1.join(group.trim_start_matches('/')))
+    }
+
+    /// Whether `cpuset` is mounted together with a controller that all containers are under.
+    pub(super) fn cpuset_is_shared(&self) -> bool {
+        let at = self.cpuset.as_ref();
+        at.is_some_and(|at| self.v1.iter().any(|(_, root)| root == at))
     }
 
     /// The directory of a group in the v2 hierarchy.

@@ -5,6 +5,7 @@
 
 mod devices;
 mod hierarchy;
+pub mod limits;
 mod set;
 mod sys;
 

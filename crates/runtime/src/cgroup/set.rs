@@ -57,7 +57,67 @@ impl CgroupSet {
         if let Some(root) = &self.hierarchies.unified {
             self.enable_controllers(root);
         }
+        // Mounted together with a controller that all are under, nobody could be put under that one.
+        match self.hierarchies.cpuset_is_shared() {
+            true => self.make_cpuset(),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes it in the v1 hierarchy of `cpuset`, level by level, each with the cores and memory of the one above.
+    pub(super) fn make_cpuset(&self) -> Result<(), CgroupError> {
+        let Some(mut dir) = self.hierarchies.cpuset.clone() else {
+            return Ok(());
+        };
+        for component in self.group.split('/').filter(|c| !c.is_empty()) {
+            dir.push(component);
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(CgroupError::io("making control group", &dir))?,
+            }
+            super::limits::inherit(&dir).map_err(CgroupError::io("giving cores to control group", &dir))?;
+        }
         Ok(())
+    }
+
+    /// Moves its processes into its `cpuset` group as well, until none was found that had been forked meanwhile.
+    pub(super) fn gather_in_cpuset(&self) -> Result<(), CgroupError> {
+        let Some(dir) = self.cpuset_dir() else {
+            return Ok(());
+        };
+        let procs = dir.join("cgroup.procs");
+        loop {
+            let mut there = BTreeSet::new();
+            collect_pids(&dir, &mut there)?;
+            let mut missing: Vec<i32> = self.pids()?.difference(&there).copied().collect();
+            missing.retain(|&pid| alive(pid));
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for pid in missing {
+                match fs::write(&procs, pid.to_string()) {
+                    // It has ended.
+                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                    moved => moved.map_err(CgroupError::io("moving a process into control group", &dir))?,
+                }
+            }
+        }
+    }
+
+    /// Where it is, or would be, in the v1 hierarchy of `cpuset`.
+    pub(crate) fn cpuset_dir(&self) -> Option<PathBuf> {
+        let root = self.hierarchies.cpuset.as_ref()?;
+        Some(root.join(self.group.trim_start_matches('/')))
+    }
+
+    /// Where it is on v2.
+    pub(super) fn v2_dir(&self) -> Option<PathBuf> {
+        self.hierarchies.v2_dir(&self.group)
+    }
+
+    /// Where it is under a v1 controller.
+    pub(super) fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchies.v1_dir(controller, &self.group)
     }
 
     /// From the topmost group of ours down to the one above this; the root as well where our parent hangs on it.
@@ -68,7 +128,7 @@ impl CgroupSet {
         for (depth, component) in components.iter().enumerate() {
             if depth >= top {
                 let available = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-                for controller in ["cpu", "io", "memory", "pids"] {
+                for controller in ["cpu", "cpuset", "io", "memory", "pids"] {
                     if available.split_whitespace().any(|c| c == controller) {
                         // Refused where processes sit in that group or a parent does not pass it on.
                         let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
@@ -81,7 +141,8 @@ impl CgroupSet {
 
     /// Moves a process in, in every hierarchy; 0 is the calling process.
     pub fn enter(&self, pid: i32) -> Result<(), CgroupError> {
-        for dir in self.dirs() {
+        let cpuset = self.cpuset_dir().filter(|dir| dir.is_dir());
+        for dir in self.dirs().into_iter().chain(cpuset) {
             let procs = dir.join("cgroup.procs");
             fs::write(&procs, pid.to_string())
                 .map_err(CgroupError::io("moving a process into control group", &dir))?;

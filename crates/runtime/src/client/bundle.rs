@@ -7,7 +7,7 @@ use model::action::Instance;
 use serde::Serialize;
 
 use super::{Result, Runtime, RuntimeError};
-use crate::bundle::{self, BundleInput, Extra};
+use crate::bundle::{self, BundleInput, Extra, Shared};
 use crate::prepare::{self, Places};
 use crate::shim::files::{self, Files, ShimConfig};
 
@@ -15,7 +15,9 @@ use crate::shim::files::{self, Files, ShimConfig};
 pub fn is_written(i: &Instance, files: &Files) -> bool {
     let config: Option<ShimConfig> = files::read(&files.config()).unwrap_or(None);
     files.container().exists()
-        && config.is_some_and(|config| config.id == i.id && config.policy == i.shim_policy())
+        && config.is_some_and(|config| {
+            config.id == i.id && config.policy == i.shim_policy() && config.shared == Shared::of(i)
+        })
 }
 
 /// Checks user and program, makes the bundle and writes it. No shim works by it meanwhile.
@@ -23,7 +25,8 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
     let config = files.config();
     files::remove(&config).map_err(RuntimeError::file("remove", &config))?;
     let host = prepare::host(i)?;
-    let volumes_dir = runtime.roots.state.join("volumes");
+    prepare::limits(i, &runtime.cgroup_parent)?;
+    let volumes_dir = runtime.roots.volumes();
     let places = Places {
         state_dir: &files.state,
         volumes_dir: &volumes_dir,
@@ -36,9 +39,9 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
         host: &host,
         bundle_dir: &files.run,
         state_dir: &files.state,
-        volumes_dir: &volumes_dir,
         cgroup_parent: &runtime.cgroup_parent,
     })?;
+    prepare::ulimits(i, &host, &bundle.spec)?;
     let rootfs = files.run.join(bundle::ROOTFS);
     make_dir(&rootfs).map_err(RuntimeError::file("make", &rootfs))?;
     write_json(&files.run.join(bundle::CONFIG), &bundle.spec)?;
@@ -61,6 +64,7 @@ fn shim_config(runtime: &Runtime, i: &Instance, extra: &Extra, hostname: Option<
         hostname: hostname.filter(|_| extra.unshare.uts).map(str::to_owned),
         own_net: extra.unshare.net,
         own_ipc: extra.unshare.ipc,
+        shared: extra.shared.clone(),
         policy: i.shim_policy(),
     }
 }

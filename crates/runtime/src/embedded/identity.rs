@@ -20,11 +20,7 @@ pub fn limits(limits: &[PosixRlimit]) -> Result<(), LaunchError> {
         let (number, name) = resource(limit.typ());
         match sys::set_limit(number, limit.soft(), limit.hard()) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(LaunchError::Setup(format!(
-                    "ulimit {name}: a hard limit of {} is above the one wharf has itself ({}), and it may not raise it here: lower it, or raise wharf's own limit",
-                    shown(limit.hard()),
-                    own(number)
-                )));
+                return Err(LaunchError::Setup(too_high(limit)));
             }
             result => {
                 result.doing(|| format!("setting ulimit {name} to {}:{}", limit.soft(), limit.hard()))?
@@ -32,6 +28,21 @@ pub fn limits(limits: &[PosixRlimit]) -> Result<(), LaunchError> {
         }
     }
     Ok(())
+}
+
+/// Why a limit cannot be set by a process without CAP_SYS_RESOURCE; none where it can.
+pub fn beyond(limit: &PosixRlimit) -> Option<String> {
+    let own = sys::hard_limit(resource(limit.typ()).0).ok()?;
+    (limit.hard() > own).then(|| too_high(limit))
+}
+
+fn too_high(limit: &PosixRlimit) -> String {
+    let (number, name) = resource(limit.typ());
+    format!(
+        "ulimit {name}: a hard limit of {} is above the one wharf has itself ({}), and it may not raise it here: lower it, or raise wharf's own limit",
+        shown(limit.hard()),
+        own(number)
+    )
 }
 
 fn shown(limit: u64) -> String {

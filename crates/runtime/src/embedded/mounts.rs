@@ -29,17 +29,39 @@ pub struct Prepared<'a> {
 /// Opens the sources of all binds. Done first, in the host's view and before propagation is cut, so that a `shared` or
 /// `slave` bind stays tied to the mount it came from.
 pub fn prepare<'a>(mounts: &'a [Mount]) -> Result<Vec<Prepared<'a>>, LaunchError> {
-    mounts.iter().map(prepare_one).collect()
+    prepare_with(mounts, None)
 }
 
-fn prepare_one(mount: &Mount) -> Result<Prepared<'_>, LaunchError> {
+/// The same where the source of what goes to one place is given: another container's `/dev/shm`.
+pub fn prepare_with<'a>(
+    mounts: &'a [Mount],
+    given: Option<(&Path, &OwnedFd)>,
+) -> Result<Vec<Prepared<'a>>, LaunchError> {
+    mounts.iter().map(|mount| prepare_one(mount, given)).collect()
+}
+
+/// Has mounts made here show nowhere else, whatever their options say: for a look at what they will be.
+pub fn keep_private(prepared: &mut [Prepared<'_>]) {
+    for mount in prepared {
+        mount.options.attributes.propagation = 0;
+        mount.options.recursive.propagation = libc::MS_PRIVATE;
+    }
+}
+
+fn prepare_one<'a>(mount: &'a Mount, given: Option<(&Path, &OwnedFd)>) -> Result<Prepared<'a>, LaunchError> {
     let options = Options::of(mount);
-    let source = match options.bind {
-        Some(recursive) => {
+    let to = mount.destination();
+    let given = given.filter(|(place, _)| options.bind.is_some() && place == to);
+    let source = match (options.bind, given) {
+        (Some(_), Some((_, tree))) => Some(
+            tree.try_clone()
+                .doing(|| format!("mounting what is shared at {}", to.display()))?,
+        ),
+        (Some(recursive), None) => {
             let from = options::source(mount);
             Some(clone_tree(CWD, from, recursive).map_err(|e| missing_source(mount, from, &e))?)
         }
-        None => None,
+        (None, _) => None,
     };
     Ok(Prepared {
         mount,
@@ -51,7 +73,7 @@ fn prepare_one(mount: &Mount) -> Result<Prepared<'_>, LaunchError> {
 fn missing_source(mount: &Mount, from: &Path, error: &io::Error) -> LaunchError {
     let (from, to) = (from.display(), mount.destination().display());
     LaunchError::Setup(if error.kind() == io::ErrorKind::NotFound {
-        format!("the source {from} of the volume at {to} does not exist: make it, or set `create = true`")
+        format!("volumes: the source {from} of what is mounted at {to} does not exist any more")
     } else {
         format!("opening {from}, the source of the volume at {to}: {error}")
     })

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -14,6 +14,7 @@ use super::identity::{self, Sets};
 use super::path::{self, Make};
 use super::{Plan, devices, hide, mounts, overlay, program, sys};
 use crate::launch::{LaunchError, Report};
+use crate::{init, join};
 
 /// Never comes back: the program runs, or the reason why not was reported.
 pub fn become_payload(plan: &Plan, report: BorrowedFd<'static>) -> ! {
@@ -31,17 +32,22 @@ fn run(plan: &Plan, report: BorrowedFd<'static>) -> Result<Infallible, LaunchErr
     sys::new_session_keyring().doing(|| "making a session keyring".to_owned())?;
     rustix::process::umask(Mode::empty());
     set_oom_score(plan)?;
+    plan.enter_cgroup()?;
     let root = build_root(plan)?;
     overlay::pivot(root).doing(|| "entering the container's root".to_owned())?;
     // From here on no descriptor of the host is open: none can be reached through /proc/self/fd (CVE-2024-21626).
     sys::close_all_but(report).doing(|| "closing descriptors".to_owned())?;
-    let limits = plan.process.rlimits().as_deref().unwrap_or_default();
-    identity::limits(limits)?;
-    become_program(plan, report)
+    super::limits(plan)?;
+    take_identity(plan)?;
+    if plan.extra.init {
+        run_under_init(plan, report)
+    } else {
+        run_program(plan, report)
+    }
 }
 
 /// Written through the host's /proc while it is there. Below the shim's own value it takes CAP_SYS_RESOURCE.
-fn set_oom_score(plan: &Plan) -> Result<(), LaunchError> {
+pub fn set_oom_score(plan: &Plan) -> Result<(), LaunchError> {
     let Some(score) = plan.process.oom_score_adj() else {
         return Ok(());
     };
@@ -58,7 +64,9 @@ fn set_oom_score(plan: &Plan) -> Result<(), LaunchError> {
 fn build_root(plan: &Plan) -> Result<BorrowedFd<'static>, LaunchError> {
     let none = Vec::new();
     let mounts = plan.spec.mounts().as_ref().unwrap_or(&none);
-    let prepared = mounts::prepare(mounts)?;
+    let shared = join::shared_memory(&plan.dir, &plan.extra.shared)?;
+    let given = shared.as_ref().map(|tree| (Path::new("/dev/shm"), tree));
+    let prepared = mounts::prepare_with(mounts, given)?;
     let linux = plan.spec.linux().clone().unwrap_or_default();
     let from_host = mounts.iter().any(|m| {
         let tied = |o: &String| matches!(o.as_str(), "shared" | "rshared" | "slave" | "rslave");
@@ -85,6 +93,7 @@ fn build_root(plan: &Plan) -> Result<BorrowedFd<'static>, LaunchError> {
         hide::lock_root(root)?;
     }
     prepared.into_iter().for_each(std::mem::forget);
+    shared.into_iter().for_each(std::mem::forget);
     Ok(root)
 }
 
@@ -108,39 +117,73 @@ fn bad_working_dir(cwd: &Path, error: &io::Error) -> LaunchError {
 /// The order matters: bounding set and ids while we may, then the directory and the program with the user's own
 /// rights, then what cannot be undone. Without no_new_privs loading a filter takes CAP_SYS_ADMIN, so there it comes
 /// before the capabilities go.
-fn become_program(plan: &Plan, report: BorrowedFd<'_>) -> Result<Infallible, LaunchError> {
+pub fn take_identity(plan: &Plan) -> Result<(), LaunchError> {
     let cwd = plan.process.cwd();
     let sets = Sets::of(plan.process.capabilities().as_ref());
     let as_root = enter(cwd);
-    let no_new_privileges = plan.process.no_new_privileges() == Some(true);
     identity::become_user(plan.process.user(), &sets)?;
-    let load = || match &plan.seccomp {
-        Some(filter) => sys::load_seccomp(filter).doing(|| "loading the seccomp filter".to_owned()),
-        None => Ok(()),
-    };
-    if !no_new_privileges {
-        load()?;
+    if !plan.no_new_privileges() {
+        load_filter(plan)?;
     }
     identity::finish(&sets)?;
     if as_root.is_err() {
         enter(cwd).map_err(|e| bad_working_dir(cwd, &e))?;
     }
-    check_working_dir(cwd)?;
+    check_working_dir(cwd)
+}
+
+/// What is left to do for a process that is who it is to be.
+pub fn run_program(plan: &Plan, report: BorrowedFd<'_>) -> Result<Infallible, LaunchError> {
+    execute(plan, &get_ready(plan, report)?)
+}
+
+/// The same, by a child: this process goes on as the container's init.
+fn run_under_init(plan: &Plan, report: BorrowedFd<'_>) -> Result<Infallible, LaunchError> {
+    let ready = get_ready(plan, report)?;
+    init::part()?;
+    execute(plan, &ready)
+}
+
+/// A program that was found, and the root it is in.
+struct Ready {
+    root: OwnedFd,
+    program: PathBuf,
+    file: CString,
+}
+
+/// All but the execve.
+fn get_ready(plan: &Plan, report: BorrowedFd<'_>) -> Result<Ready, LaunchError> {
     rustix::process::umask(Mode::from_raw_mode(plan.process.user().umask().unwrap_or(0o022)));
     sys::reset_signals().doing(|| "resetting signals".to_owned())?;
     let root: OwnedFd = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening the root".to_owned())?;
-    let program = program::find(root.as_fd(), command(plan)?, search_path(plan), cwd)?;
+    let program = program::find(
+        root.as_fd(),
+        command(plan)?,
+        search_path(plan),
+        plan.process.cwd(),
+    )?;
     let file = CString::new(program.as_os_str().as_bytes()).doing(|| "reading the command".to_owned())?;
     Report::Ready.send(report);
-    if no_new_privileges {
+    if plan.no_new_privileges() {
         rustix::thread::set_no_new_privs(true).doing(|| "giving up new privileges".to_owned())?;
-        load()?;
+        load_filter(plan)?;
     }
+    Ok(Ready { root, program, file })
+}
+
+fn execute(plan: &Plan, ready: &Ready) -> Result<Infallible, LaunchError> {
     let (args, env) = (strings(&plan.args), strings(&plan.env));
-    match nix::unistd::execve(&file, &args, &env) {
+    match nix::unistd::execve(&ready.file, &args, &env) {
         Ok(never) => match never {},
-        Err(e) => Err(program::explain(root.as_fd(), &program, &e.into())),
+        Err(e) => Err(program::explain(ready.root.as_fd(), &ready.program, &e.into())),
+    }
+}
+
+fn load_filter(plan: &Plan) -> Result<(), LaunchError> {
+    match &plan.seccomp {
+        Some(filter) => sys::load_seccomp(filter).doing(|| "loading the seccomp filter".to_owned()),
+        None => Ok(()),
     }
 }
 

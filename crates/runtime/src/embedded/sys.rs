@@ -84,6 +84,11 @@ pub fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
     close_range(keep + 1, u32::MAX, 0)
 }
 
+/// Closes every descriptor from 3 on.
+pub fn close_all() -> io::Result<()> {
+    close_range(3, u32::MAX, 0)
+}
+
 /// Marks every descriptor from 3 on to be closed by execve.
 pub fn cloexec_all() -> io::Result<()> {
     close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
@@ -126,6 +131,31 @@ pub fn reset_signals() -> io::Result<()> {
         )
     };
     checked(result).map(|_| ())
+}
+
+/// Waits for any signal (sigwaitinfo(2)); they are all blocked.
+pub fn wait_signal() -> io::Result<c_int> {
+    let all = nix::sys::signal::SigSet::all();
+    // SAFETY: the set is live; what is known of the signal besides its number is not asked for.
+    let signal = unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) };
+    checked(libc::c_long::from(signal)).map(|s| s as c_int)
+}
+
+/// Sends any signal, real-time ones included, to a child that is not waited for yet.
+pub fn send_signal(child: c_int, signal: c_int) -> io::Result<()> {
+    // SAFETY: kill has no requirement.
+    checked(libc::c_long::from(unsafe { libc::kill(child, signal) })).map(|_| ())
+}
+
+/// A descriptor that whoever executed this process left open for it; none where that number is not open.
+pub fn inherited(number: std::os::fd::RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD has no requirement.
+    if number < 0 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and nobody owns it: it was open before this program began. It stays so until execve, exit
+    // or close_all_but.
+    Some(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 fn prctl(option: c_int, argument: libc::c_ulong) -> io::Result<c_int> {

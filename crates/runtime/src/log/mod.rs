@@ -6,6 +6,7 @@ pub mod file;
 pub mod line;
 pub mod read;
 pub mod split;
+pub mod tail;
 
 use std::path::Path;
 

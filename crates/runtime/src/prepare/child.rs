@@ -9,7 +9,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::mount::{MountFlags, mount};
 
 use super::users::{self, UserFiles};
-use super::{Answer, Prepared, Request};
+use super::{Answer, Prepared, Request, copy_up};
 use crate::bundle::Overlay;
 use crate::embedded::{Doing, Make, create_path, find_program, mount_overlay, mounts, open_path};
 use crate::launch::LaunchError;
@@ -44,9 +44,14 @@ fn read_request() -> Result<Request, LaunchError> {
 fn look(request: &Request) -> Result<Prepared, LaunchError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .doing(|| "making a mount namespace".to_owned())?;
-    let volumes = mounts::prepare(&request.volumes)?;
+    let mut volumes = mounts::prepare(&request.volumes)?;
+    mounts::keep_private(&mut volumes);
+    let fills = copy_up::open(&request.fills)?;
     mounts::cut_propagation(false).doing(|| "leaving the host's mounts".to_owned())?;
     let root = throwaway_root(request)?;
+    for volume in &fills {
+        copy_up::fill(root.as_fd(), volume)?;
+    }
     for volume in &volumes {
         mounts::make(root.as_fd(), volume)?;
     }
@@ -80,7 +85,7 @@ fn throwaway_root(request: &Request) -> Result<OwnedFd, LaunchError> {
 }
 
 /// A file of the image, empty where it has none. Larger than any real one is refused, as is what is no file.
-fn image_file(root: BorrowedFd<'_>, path: &str) -> Result<String, LaunchError> {
+pub(crate) fn image_file(root: BorrowedFd<'_>, path: &str) -> Result<String, LaunchError> {
     const MOST: u64 = 8 << 20;
     let what = || format!("reading the image's {path}");
     let fd = match open_path(root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK) {

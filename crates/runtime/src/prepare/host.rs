@@ -13,6 +13,7 @@ use model::spec::Seccomp;
 use super::PrepareError;
 use crate::bundle::{DeviceNode, Host};
 use crate::embedded::available_capabilities;
+use crate::seccomp::kernel_version;
 
 /// Reads what an instance needs of the host.
 pub fn host(instance: &Instance) -> Result<Host, PrepareError> {
@@ -30,6 +31,8 @@ pub fn host(instance: &Instance) -> Result<Host, PrepareError> {
     Ok(Host {
         resolv_conf: resolv_conf(),
         hosts: fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        kernel: kernel_version(&rustix::system::uname().release().to_string_lossy()).unwrap_or_default(),
+        shm: Path::new("/dev/shm").is_dir(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         capabilities: available_capabilities(),
         devices: devices(instance)?,

@@ -5,24 +5,31 @@
 //! image meets a process that holds nothing.
 
 mod child;
+mod copy_up;
 mod host;
+mod limits;
 mod users;
+mod volumes;
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use model::action::Instance;
-use model::spec::{VolumeSource, VolumeUse};
 use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
 
 pub use child::child_main;
+pub(crate) use child::image_file;
 pub use host::host;
+pub use limits::{limits, ulimits};
+pub(crate) use users::{UserFiles, resolve as resolve_user};
 
-use crate::bundle::{Host, Overlay, ResolvedUser, mounts, process};
+use copy_up::Fill;
+
+use crate::bundle::{Host, Overlay, ResolvedUser, process};
 
 /// Why a container cannot be made. The text names the container.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +88,7 @@ impl PrepareError {
 pub struct Places<'a> {
     /// The container's kept directory.
     pub state_dir: &'a Path,
-    /// Named volumes lie below it.
+    /// Named volumes of the driver "local" lie below it, as `NAME/_data`: only those are given what the image has.
     pub volumes_dir: &'a Path,
     /// The binary whose `prepare` command calls [`child_main`]: `/proc/self/exe`.
     pub exe: &'a Path,
@@ -100,6 +107,7 @@ pub struct Prepared {
 struct Request {
     overlay: Overlay,
     volumes: Vec<Mount>,
+    fills: Vec<Fill>,
     /// An existing directory to mount on.
     scratch: PathBuf,
     user: String,
@@ -116,7 +124,8 @@ enum Answer {
     Refused { code: i32, reason: String },
 }
 
-/// Makes the container's directories (`upper`, `work`, volumes) and checks its user and program. Idempotent.
+/// Makes the container's directories (`upper`, `work`, volumes), gives new volumes what the image has at their places,
+/// and checks user and program. Idempotent.
 pub fn check(places: &Places<'_>, instance: &Instance, host: &Host) -> Result<Prepared, PrepareError> {
     let overlay = Overlay {
         lower: instance.image.layers.clone(),
@@ -126,21 +135,12 @@ pub fn check(places: &Places<'_>, instance: &Instance, host: &Host) -> Result<Pr
     for dir in [&overlay.upper, &overlay.work] {
         make_dir(instance, dir)?;
     }
-    for volume in &instance.spec.volumes {
-        make_volume(places, instance, volume)?;
-    }
+    let volumes = volumes::prepare(places, instance)?;
     let command_line = process::command_line(&instance.spec, &instance.image.config);
     let Some(command) = command_line.into_iter().next() else {
         let reason = "neither the image nor `command` or `entrypoint` says what to run: set `command`";
         return Err(PrepareError::refused(instance, reason));
     };
-    let volumes = instance
-        .spec
-        .volumes
-        .iter()
-        .map(|v| mounts::volume_mount(places.state_dir, places.volumes_dir, v))
-        .collect::<Result<_, _>>()
-        .map_err(|e| PrepareError::refused(instance, e.to_string()))?;
     let user = instance
         .spec
         .user
@@ -151,7 +151,8 @@ pub fn check(places: &Places<'_>, instance: &Instance, host: &Host) -> Result<Pr
         instance,
         &Request {
             overlay,
-            volumes,
+            volumes: volumes.mounts,
+            fills: volumes.fills,
             scratch: places.state_dir.to_path_buf(),
             user: user.cloned().unwrap_or_default(),
             groups: instance.spec.groups.clone(),
@@ -169,54 +170,6 @@ fn make_dir(instance: &Instance, dir: &Path) -> Result<(), PrepareError> {
         .mode(0o755)
         .create(dir)
         .map_err(PrepareError::io(instance, "making", dir))
-}
-
-fn make_volume(places: &Places<'_>, instance: &Instance, volume: &VolumeUse) -> Result<(), PrepareError> {
-    match &volume.source {
-        VolumeSource::Named(name) => make_dir(instance, &mounts::named(places.volumes_dir, name)),
-        VolumeSource::Anonymous => make_dir(instance, &mounts::anonymous(places.state_dir, &volume.target)),
-        VolumeSource::Tmpfs { .. } => Ok(()),
-        VolumeSource::Bind {
-            source,
-            create,
-            require_mount,
-            ..
-        } => check_bind(instance, volume, source, *create, *require_mount),
-    }
-}
-
-fn check_bind(
-    instance: &Instance,
-    volume: &VolumeUse,
-    source: &Path,
-    create: bool,
-    require_mount: bool,
-) -> Result<(), PrepareError> {
-    let (shown, target) = (source.display(), &volume.target);
-    match fs::metadata(source) {
-        Ok(found) if require_mount && !is_mount_point(source, &found) => Err(PrepareError::refused(
-            instance,
-            format!(
-                "the source {shown} of the volume at {target} is not a mount point, and require_mount is set"
-            ),
-        )),
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && create && !require_mount => {
-            make_dir(instance, source)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(PrepareError::refused(
-            instance,
-            format!(
-                "the source {shown} of the volume at {target} does not exist: make it, or set `create = true`"
-            ),
-        )),
-        Err(e) => Err(PrepareError::io(instance, "looking at volume source", source)(e)),
-    }
-}
-
-fn is_mount_point(path: &Path, found: &fs::Metadata) -> bool {
-    let above = fs::metadata(path.join(".."));
-    above.is_ok_and(|above| above.dev() != found.dev() || above.ino() == found.ino())
 }
 
 fn ask(places: &Places<'_>, instance: &Instance, request: &Request) -> Result<Prepared, PrepareError> {

@@ -137,12 +137,23 @@ fn leaves(profile: &LinuxSeccomp, default: u32) -> Result<BTreeMap<u32, Answer>,
             let arguments = call.args().as_deref().unwrap_or_default();
             if arguments.is_empty() {
                 answer.otherwise.get_or_insert(value);
+            } else if repeats(arguments) {
+                for argument in arguments {
+                    let one = std::slice::from_ref(argument);
+                    answer.conditional.push((rule(call, one)?, value));
+                }
             } else {
                 answer.conditional.push((rule(call, arguments)?, value));
             }
         }
     }
     Ok(answers)
+}
+
+/// Whether one argument is compared twice: then, as in every runtime built on libseccomp, any of the comparisons will do.
+fn repeats(arguments: &[LinuxSeccompArg]) -> bool {
+    let once = |a: &LinuxSeccompArg| arguments.iter().filter(|b| b.index() == a.index()).count() == 1;
+    !arguments.iter().all(once)
 }
 
 fn rule(call: &LinuxSyscall, arguments: &[LinuxSeccompArg]) -> Result<SeccompRule, CompileError> {
@@ -336,11 +347,28 @@ mod tests {
             {"names": ["mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5},
             {"names": ["kill"], "action": "SCMP_ACT_KILL_PROCESS",
              "args": [{"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}]}"#;
-        let program = compile(&read_profile(text, &BTreeSet::new()).unwrap()).unwrap();
+        let program = compile(&read_profile(text, &BTreeSet::new(), (5, 15)).unwrap()).unwrap();
         let at = |name: &str, args| run(&program, HERE, numbers::number(name).unwrap(), args);
         assert_eq!(at("mkdirat", [0; 6]), errno(5));
         assert_eq!(at("read", [0; 6]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(at("kill", [1, 9, 0, 0, 0, 0]), libc::SECCOMP_RET_KILL_PROCESS);
         assert_eq!(at("kill", [1, 15, 0, 0, 0, 0]), libc::SECCOMP_RET_ALLOW);
+    }
+
+    #[test]
+    fn comparisons_of_one_argument_are_alternatives_of_several_all_hold() {
+        let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [
+              {"index": 0, "value": 16, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 17, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [
+              {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}]}"#;
+        let program = compile(&read_profile(text, &BTreeSet::new(), (5, 15)).unwrap()).unwrap();
+        let refuses = |name: &str, args| {
+            run(&program, HERE, numbers::number(name).unwrap(), args) == errno(libc::EPERM as u32)
+        };
+        assert!(refuses("socket", [16, 0, 0, 0, 0, 0]) && refuses("socket", [17, 0, 0, 0, 0, 0]));
+        assert!(!refuses("socket", [2, 0, 0, 0, 0, 0]));
+        assert!(refuses("kill", [1, 9, 0, 0, 0, 0]));
+        assert!(!refuses("kill", [1, 15, 0, 0, 0, 0]) && !refuses("kill", [2, 9, 0, 0, 0, 0]));
     }
 }

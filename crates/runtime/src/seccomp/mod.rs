@@ -8,4 +8,4 @@ mod numbers;
 mod profile;
 
 pub use compile::{CompileError, Program, compile};
-pub use profile::{ProfileError, default_profile, read_profile};
+pub use profile::{ProfileError, default_profile, kernel_version, read_profile};

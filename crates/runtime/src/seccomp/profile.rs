@@ -8,6 +8,8 @@ use oci_spec::runtime::{
 };
 use serde::Deserialize;
 
+use super::compile::{CompileError, compile};
+
 /// Why a user's profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
@@ -15,6 +17,12 @@ pub enum ProfileError {
     Json(#[from] serde_json::Error),
     #[error("its {0} cannot be expressed: {1}")]
     Build(&'static str, String),
+    #[error("a rule of it has both `name` and `names`, or neither: write `names`")]
+    Names,
+    #[error("minKernel {0:?} is no kernel version: write it as \"5.15\"")]
+    Kernel(String),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
 }
 
 /// Docker's default profile for a container with these capabilities (`SYS_ADMIN`, without `CAP_`).
@@ -58,20 +66,41 @@ pub fn default_profile(capabilities: &BTreeSet<String>) -> Result<LinuxSeccomp, 
         .map_err(|e| ProfileError::Build("rules", e.to_string()))
 }
 
-/// Reads a profile from a user's file: the OCI form, or Docker's with `includes` and `excludes`.
-pub fn read_profile(text: &str, capabilities: &BTreeSet<String>) -> Result<LinuxSeccomp, ProfileError> {
+/// Reads a profile from a user's file: the OCI form, or Docker's with `includes` and `excludes`, for a container with
+/// these capabilities on a kernel of this version.
+///
+/// Calls this machine does not have are passed over, as everywhere; what is not understood otherwise is an error, and so
+/// is what cannot be compiled. Of the architectures only the native one counts: 32-bit calls end the process, whatever
+/// the profile says of them.
+pub fn read_profile(
+    text: &str,
+    capabilities: &BTreeSet<String>,
+    kernel: (u32, u32),
+) -> Result<LinuxSeccomp, ProfileError> {
     let file: ProfileFile = serde_json::from_str(text)?;
-    let rules = file.syscalls.into_iter().filter(|r| r.applies(capabilities));
+    file.covers_this_machine()?;
+    if !file.flags.is_empty() || file.listener_path.is_some() {
+        return Err(ProfileError::Compile(CompileError::Flags));
+    }
+    let mut calls = Vec::new();
+    for rule in file.syscalls.into_iter().flatten() {
+        if rule.applies(capabilities, kernel)? {
+            calls.push(rule.call()?);
+        }
+    }
     let mut profile = LinuxSeccompBuilder::default()
         .default_action(file.default_action)
         .architectures(vec![native()])
-        .syscalls(rules.map(|r| r.call).collect::<Vec<_>>());
+        .syscalls(calls);
     if let Some(errno) = file.default_errno_ret {
         profile = profile.default_errno_ret(errno);
     }
-    profile
+    let profile = profile
         .build()
-        .map_err(|e| ProfileError::Build("rules", e.to_string()))
+        .map_err(|e| ProfileError::Build("rules", e.to_string()))?;
+    // Found now and not as the container starts.
+    compile(&profile)?;
+    Ok(profile)
 }
 
 fn native() -> Arch {
@@ -87,31 +116,62 @@ fn native() -> Arch {
 struct ProfileFile {
     default_action: LinuxSeccompAction,
     default_errno_ret: Option<u32>,
+    architectures: Option<Vec<Arch>>,
+    arch_map: Option<Vec<ArchMap>>,
     #[serde(default)]
-    syscalls: Vec<ProfileRule>,
+    flags: Vec<serde_json::Value>,
+    listener_path: Option<String>,
+    syscalls: Option<Vec<ProfileRule>>,
+}
+
+/// Docker's way to name architectures: one, and the ones its kernel runs as well.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ArchMap {
+    architecture: Arch,
+    /// Read so that a name that is none is found.
+    #[serde(rename = "subArchitectures")]
+    _below: Option<Vec<Arch>>,
+}
+
+impl ProfileFile {
+    fn covers_this_machine(&self) -> Result<(), ProfileError> {
+        let listed = self.architectures.iter().flatten().copied();
+        let mapped = self.arch_map.iter().flatten().map(|m| m.architecture);
+        let named: Vec<Arch> = listed.chain(mapped).collect();
+        let here = [native(), Arch::ScmpArchNative];
+        if named.is_empty() || named.iter().any(|arch| here.contains(arch)) {
+            Ok(())
+        } else {
+            Err(ProfileError::Compile(CompileError::Architecture))
+        }
+    }
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ProfileRule {
-    #[serde(flatten)]
-    call: LinuxSyscall,
-    #[serde(default)]
-    includes: Conditions,
-    #[serde(default)]
-    excludes: Conditions,
+    names: Option<Vec<String>>,
+    /// As the first profiles wrote it.
+    name: Option<String>,
+    action: LinuxSeccompAction,
+    errno_ret: Option<u32>,
+    args: Option<Vec<LinuxSeccompArg>>,
+    includes: Option<Conditions>,
+    excludes: Option<Conditions>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase")]
 struct Conditions {
-    caps: Vec<String>,
-    arches: Vec<String>,
+    caps: Option<Vec<String>>,
+    arches: Option<Vec<String>>,
+    min_kernel: Option<String>,
 }
 
 impl ProfileRule {
-    /// Docker's rule: all that is included must be there, nothing that is excluded may. `minKernel` is always met:
-    /// the highest one in use is far below wharf's floor.
-    fn applies(&self, capabilities: &BTreeSet<String>) -> bool {
+    /// Docker's rule: all that is included must be there, nothing that is excluded may.
+    fn applies(&self, capabilities: &BTreeSet<String>, kernel: (u32, u32)) -> Result<bool, ProfileError> {
         let has = |cap: &String| capabilities.contains(cap.strip_prefix("CAP_").unwrap_or(cap));
         let machine = if cfg!(target_arch = "x86_64") {
             "amd64"
@@ -119,11 +179,58 @@ impl ProfileRule {
             "arm64"
         };
         let here = |arch: &String| arch == machine;
-        self.includes.caps.iter().all(has)
-            && (self.includes.arches.is_empty() || self.includes.arches.iter().any(here))
-            && !self.excludes.caps.iter().any(has)
-            && !self.excludes.arches.iter().any(here)
+        if let Some(only) = &self.includes {
+            let elsewhere = only
+                .arches
+                .as_ref()
+                .is_some_and(|arches| !arches.is_empty() && !arches.iter().any(here));
+            if elsewhere
+                || !only.caps.iter().flatten().all(has)
+                || kernel < only.kernel()?.unwrap_or_default()
+            {
+                return Ok(false);
+            }
+        }
+        let Some(never) = &self.excludes else {
+            return Ok(true);
+        };
+        let new_enough = never.kernel()?.is_some_and(|from| kernel >= from);
+        Ok(!new_enough && !never.caps.iter().flatten().any(has) && !never.arches.iter().flatten().any(here))
     }
+
+    fn call(self) -> Result<LinuxSyscall, ProfileError> {
+        let names = match (self.names, self.name) {
+            (Some(names), None) => names,
+            (None, Some(name)) => vec![name],
+            _ => return Err(ProfileError::Names),
+        };
+        let mut call = LinuxSyscallBuilder::default().names(names).action(self.action);
+        if let Some(errno) = self.errno_ret {
+            call = call.errno_ret(errno);
+        }
+        if let Some(args) = self.args.filter(|args| !args.is_empty()) {
+            call = call.args(args);
+        }
+        call.build()
+            .map_err(|e| ProfileError::Build("call", e.to_string()))
+    }
+}
+
+impl Conditions {
+    fn kernel(&self) -> Result<Option<(u32, u32)>, ProfileError> {
+        let Some(text) = &self.min_kernel else {
+            return Ok(None);
+        };
+        kernel_version(text)
+            .map(Some)
+            .ok_or_else(|| ProfileError::Kernel(text.clone()))
+    }
+}
+
+/// The first two numbers of a kernel's release (`6.1.0-13-amd64`).
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-', '+']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn allow(names: &[&str]) -> Result<LinuxSyscall, ProfileError> {
@@ -329,7 +436,7 @@ mod tests {
             {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5},
             {"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
             {"names": ["chown"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_SYS_ADMIN"]}}]}"#;
-        let profile = read_profile(text, &BTreeSet::new()).unwrap();
+        let profile = read_profile(text, &BTreeSet::new(), KERNEL).unwrap();
         let kept: Vec<_> = profile
             .syscalls()
             .iter()
@@ -337,6 +444,67 @@ mod tests {
             .flat_map(|s| s.names())
             .collect();
         assert_eq!(kept, ["mkdir", "chown"]);
-        assert!(read_profile("{}", &BTreeSet::new()).is_err());
+        assert!(read_profile("{}", &BTreeSet::new(), KERNEL).is_err());
+    }
+
+    const KERNEL: (u32, u32) = (5, 15);
+
+    fn error(text: &str) -> String {
+        read_profile(text, &BTreeSet::new(), KERNEL)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn what_a_profile_says_and_nobody_understands_is_refused() {
+        let rule = |rule: &str| format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#);
+        assert!(error(r#"{"defaultAction": "SCMP_ACT_SHOUT"}"#).contains("SCMP_ACT_SHOUT"));
+        assert!(error(&rule(r#"{"names": ["read"], "action": "DENY"}"#)).contains("DENY"));
+        assert!(
+            error(&rule(r#"{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}"#)).contains("not supported")
+        );
+        assert!(error(&rule(r#"{"action": "SCMP_ACT_LOG"}"#)).contains("`names`"));
+        let kernel = r#"{"names": ["read"], "action": "SCMP_ACT_LOG", "includes": {"minKernel": "new"}}"#;
+        assert!(error(&rule(kernel)).contains("minKernel \"new\""));
+        let op = r#"{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 1, "op": "IS"}]}"#;
+        assert!(error(&rule(op)).contains("IS"));
+        let sixth = r#"{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}"#;
+        assert!(
+            error(&rule(sixth)).contains("condition"),
+            "{}",
+            error(&rule(sixth))
+        );
+        let only = |what: &str| error(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", {what}}}"#));
+        assert!(only(r#""architectures": ["SCMP_ARCH_S390X"]"#).contains("architecture"));
+        assert!(only(r#""architectures": ["SCMP_ARCH_PDP11"]"#).contains("SCMP_ARCH_PDP11"));
+        let map =
+            r#""archMap": [{"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]}]"#;
+        assert!(only(map).contains("architecture"));
+        assert!(only(r#""flags": ["SECCOMP_FILTER_FLAG_LOG"]"#).contains("flags"));
+    }
+
+    /// The shape of Docker's own file: maps, nulls, comments, calls of other machines, kernels.
+    #[test]
+    fn dockers_own_form_is_understood() {
+        let text = r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": [
+              {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
+              {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]}],
+            "syscalls": [
+              {"names": ["read", "_llseek", "set_tls"], "action": "SCMP_ACT_ALLOW", "args": null, "comment": "",
+               "includes": {}, "excludes": {}},
+              {"name": "write", "action": "SCMP_ACT_ALLOW", "args": []},
+              {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
+              {"names": ["mseal"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "6.10"}},
+              {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38, "excludes": {"minKernel": "5.8"}}]}"#;
+        let calls = |kernel| {
+            let profile = read_profile(text, &BTreeSet::new(), kernel).unwrap();
+            let calls = profile.syscalls().clone().unwrap();
+            calls.iter().map(|c| c.names()[0].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(calls(KERNEL), ["read", "write", "ptrace"]);
+        assert_eq!(calls((6, 10)), ["read", "write", "ptrace", "mseal"]);
+        assert_eq!(calls((4, 7)), ["read", "write", "bpf"]);
+        assert_eq!(kernel_version("6.1.0-13-amd64"), Some((6, 1)));
+        assert_eq!(kernel_version("5.15-rc3"), Some((5, 15)));
     }
 }

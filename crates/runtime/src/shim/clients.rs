@@ -32,6 +32,8 @@ pub struct Clients {
 struct Client {
     socket: OwnedFd,
     awaits: Option<Awaits>,
+    /// Somebody else has it now.
+    taken: bool,
 }
 
 impl Clients {
@@ -60,24 +62,42 @@ impl Clients {
         if let Ok(socket) = accept_with(&self.listener, flags)
             && self.open.len() < MOST
         {
-            self.open.push(Client { socket, awaits: None });
+            self.open.push(Client {
+                socket,
+                awaits: None,
+                taken: false,
+            });
         }
     }
 
-    /// The request on a connection, if it is one. A connection that ended or speaks nonsense is closed.
-    pub fn receive(&mut self, index: usize) -> Option<Request> {
+    /// The request on a connection, if it is one, with the descriptors it brings. A connection that ended is closed;
+    /// one that asks for what this shim does not know is told so.
+    pub fn receive(&mut self, index: usize, state: &ShimState) -> Option<(Request, Vec<OwnedFd>)> {
         let client = self.open.get_mut(index)?;
         let mut frame = [0; FRAME];
-        let len = match recv(&client.socket, &mut frame[..], RecvFlags::empty()) {
-            Ok((_, len)) => len,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return None,
-            Err(_) => 0,
-        };
-        let request = serde_json::from_slice(&frame[..len.min(FRAME)]).ok();
-        if request.is_none() {
-            close(client);
+        match protocol::receive_bytes(&client.socket, &mut frame) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+            Err(_) | Ok(([], _)) => {
+                close(client);
+                None
+            }
+            Ok((bytes, descriptors)) => match serde_json::from_slice(bytes) {
+                Ok(request) => Some((request, descriptors)),
+                Err(_) => {
+                    let text = "its shim does not know this command: it is of another version of wharf, and is replaced when the container is stopped and started";
+                    reply(client, Answer::Refused(text.to_owned()), state);
+                    None
+                }
+            },
         }
-        request
+    }
+
+    /// Gives a connection away: it is no longer listened to here.
+    pub fn take(&mut self, index: usize) -> io::Result<OwnedFd> {
+        let client = self.open.get_mut(index).ok_or(io::ErrorKind::NotFound)?;
+        let socket = client.socket.try_clone()?;
+        client.taken = true;
+        Ok(socket)
     }
 
     /// Answers a connection.
@@ -110,7 +130,7 @@ impl Clients {
 
     /// Forgets connections that are closed.
     pub fn sweep(&mut self) {
-        self.open.retain(|client| !closed(client));
+        self.open.retain(|client| !client.taken && !closed(client));
     }
 }
 
@@ -119,6 +139,7 @@ fn reply(client: &mut Client, answer: Answer, state: &ShimState) {
         v: VERSION,
         answer,
         state: state.clone(),
+        exec: None,
     };
     // One who asks and does not read is not waited for.
     if protocol::send_frame(&client.socket, &reply).is_err() {

@@ -22,6 +22,8 @@ use model::restart::RestartState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Shared;
+
 /// Where the files of one container lie.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -92,6 +94,9 @@ pub struct ShimConfig {
     /// Whether it gets a network namespace of its own.
     pub own_net: bool,
     pub own_ipc: bool,
+    /// Whose namespaces it enters.
+    #[serde(default)]
+    pub shared: Shared,
     pub policy: ShimPolicy,
 }
 
@@ -131,6 +136,9 @@ pub struct ShimState {
     pub shim: Process,
     pub payload: Option<Process>,
     pub stage: Stage,
+    /// Its processes are kept from running.
+    #[serde(default)]
+    pub paused: bool,
     pub own_net: bool,
     pub rev: u64,
     pub run_no: u64,

@@ -6,12 +6,15 @@
 //! the table of what happens on what, `model::restart` decides what follows a run's end.
 //!
 //! Order within the room: [`files`] and [`protocol`] are shared with the agent; [`start`] makes the process,
-//! [`supervise`] is its life, [`run`] one run of the payload, [`clients`] its socket.
+//! [`supervise`] is its life, [`run`] one run of the payload, [`clients`] its socket, `sessions` the processes it
+//! runs beside the payload.
 
 pub mod clients;
 pub mod files;
+mod freezer;
 pub mod protocol;
 pub mod run;
+mod sessions;
 pub mod signal;
 pub mod start;
 pub mod supervise;

@@ -3,16 +3,18 @@
 //! A frame carries the protocol's version. Fields are only ever added, and unknown ones ignored, so that a newer agent
 //! can talk to an older shim: a command the shim does not know is answered with [`Answer::Refused`].
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use model::action::ShimPolicy;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen,
-    recv, send, sendto, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv,
+    recvmsg, send, sendmsg, sendto, socket_with,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +67,25 @@ pub enum Command {
     },
     /// As a stop by the policy's own signal and grace period.
     Shutdown,
+    /// What the container's check says now of the run.
+    Health {
+        healthy: bool,
+    },
+    /// Keep every process of the payload from running, until the other.
+    Pause,
+    Unpause,
+    /// Run another process in the container. With the frame go four descriptors (SCM_RIGHTS): a file with the
+    /// [`crate::exec::ExecSpec`] as JSON, then what becomes descriptors 0, 1 and 2. The connection stays: it is told
+    /// of the start and the end ([`Reply::exec`]), and when its other end is closed or shut down for writing, all that
+    /// came of the process is killed.
+    Exec {
+        /// When that happens by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline_ms: Option<u64>,
+        /// Processes it leaves behind when it ends are killed, too; else they go on as the payload's own.
+        #[serde(default)]
+        sweep: bool,
+    },
 }
 
 /// Why a restart is asked for.
@@ -83,6 +104,19 @@ pub struct Reply {
     pub v: u32,
     pub answer: Answer,
     pub state: ShimState,
+    /// What became of a [`Command::Exec`], in frames of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecReport>,
+}
+
+/// What a shim tells of a process it was asked to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecReport {
+    /// Its program runs; the pid is the host's.
+    Started { pid: u32 },
+    /// It has ended, or was never started and this is why.
+    Ended(crate::exec::ExecEnd),
 }
 
 /// What came of it.
@@ -119,20 +153,82 @@ pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
 
 /// Asks and waits for the answer, at most so long for each of sending and receiving.
 pub fn call(path: &Path, request: &Request, patience: Duration) -> io::Result<Reply> {
+    let socket = open(path, request, &[], patience)?;
+    receive(&socket)
+}
+
+/// Connects and asks, passing these descriptors on; nothing sent or received on the connection takes longer than
+/// `patience`.
+pub fn open(
+    path: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    patience: Duration,
+) -> io::Result<OwnedFd> {
     let socket = seqpacket(SocketFlags::empty())?;
-    // A timeout of zero would mean for ever.
-    let patience = Some(patience.max(Duration::from_millis(1)));
-    set_socket_timeout(&socket, Timeout::Send, patience)?;
-    set_socket_timeout(&socket, Timeout::Recv, patience)?;
+    set_patience(&socket, Some(patience))?;
     let (_dir, address) = address(path)?;
     connect(&socket, &address)?;
-    send_frame(&socket, request)?;
+    send_with(&socket, request, descriptors)?;
+    Ok(socket)
+}
+
+/// How long sending and receiving may take; none: for ever.
+pub fn set_patience(socket: impl AsFd, patience: Option<Duration>) -> io::Result<()> {
+    // A timeout of zero would mean for ever.
+    let patience = patience.map(|patience| patience.max(Duration::from_millis(1)));
+    set_socket_timeout(&socket, Timeout::Send, patience)?;
+    set_socket_timeout(&socket, Timeout::Recv, patience)?;
+    Ok(())
+}
+
+/// The next frame of a shim.
+pub fn receive(socket: impl AsFd) -> io::Result<Reply> {
     let mut frame = vec![0; FRAME];
-    let (_, len) = recv(&socket, &mut *frame, RecvFlags::empty())?;
+    let len = loop {
+        match recv(&socket, &mut *frame, RecvFlags::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => break result?.1,
+        }
+    };
     if len == 0 {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     serde_json::from_slice(&frame[..len]).map_err(io::Error::from)
+}
+
+/// Most descriptors that go with one frame.
+pub const DESCRIPTORS: usize = 4;
+
+fn send_with<T: Serialize>(socket: impl AsFd, value: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if descriptors.is_empty() {
+        return send_frame(socket, value);
+    }
+    let frame = serde_json::to_vec(value)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&frame)], &mut rights, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next frame as bytes, with the descriptors that came along; they are closed by the next execve. No bytes: the
+/// other end is closed.
+pub fn receive_bytes(socket: impl AsFd, frame: &mut [u8]) -> rustix::io::Result<(&[u8], Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let len = recvmsg(socket, &mut [IoSliceMut::new(frame)], &mut rights, flags)?.bytes;
+    let mut descriptors = Vec::new();
+    for message in rights.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            descriptors.extend(fds);
+        }
+    }
+    let len = len.min(frame.len());
+    Ok((&frame[..len], descriptors))
 }
 
 /// Sends one frame.
@@ -232,6 +328,22 @@ mod tests {
             (
                 Request::new(Command::Shutdown),
                 "{\"v\":1,\"command\":\"shutdown\"}",
+            ),
+            (
+                Request::new(Command::Health { healthy: true }),
+                "{\"v\":1,\"command\":{\"health\":{\"healthy\":true}}}",
+            ),
+            (Request::new(Command::Pause), "{\"v\":1,\"command\":\"pause\"}"),
+            (
+                Request::new(Command::Unpause),
+                "{\"v\":1,\"command\":\"unpause\"}",
+            ),
+            (
+                Request::new(Command::Exec {
+                    deadline_ms: Some(9),
+                    sweep: true,
+                }),
+                "{\"v\":1,\"command\":{\"exec\":{\"deadline_ms\":9,\"sweep\":true}}}",
             ),
         ];
         for (request, text) in frames {

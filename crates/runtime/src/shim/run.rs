@@ -29,6 +29,15 @@ pub struct Run {
     pidfd: OwnedFd,
     pipes: [Option<PipeReader>; 2],
     ending: Option<Ending>,
+    health: Health,
+}
+
+/// What is remembered of a run's health.
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    since: Option<Instant>,
+    /// Of the times it was healthy and was so no more.
+    longest: Duration,
 }
 
 /// An end that was asked for.
@@ -71,6 +80,7 @@ impl Run {
             pidfd: launched.pidfd,
             pipes: [Some(out), Some(err)],
             ending: None,
+            health: Health::default(),
         })
     }
 
@@ -152,6 +162,29 @@ impl Run {
         if let Some(ending) = &mut self.ending {
             ending.kill_at = None;
         }
+    }
+
+    /// Ends it at once, and waits for that.
+    pub fn give_up(self) {
+        // Both can only fail where it has ended and was waited for.
+        let _ = self.signal(libc::SIGKILL);
+        let _ = waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED);
+    }
+
+    /// Notes what its check says from now on; said again, it is no news.
+    pub fn set_healthy(&mut self, healthy: bool) {
+        let now = Instant::now();
+        if healthy {
+            self.health.since.get_or_insert(now);
+        } else if let Some(since) = self.health.since.take() {
+            self.health.longest = self.health.longest.max(now - since);
+        }
+    }
+
+    /// The longest time without a break.
+    pub fn healthy_for(&self) -> Duration {
+        let now = self.health.since.map(|since| since.elapsed());
+        self.health.longest.max(now.unwrap_or_default())
     }
 
     /// Takes the process's end, if it has ended.

@@ -134,7 +134,7 @@ fn set_up(launcher: Launcher) -> Result<Shim, String> {
     let told = |what: &str, e: &dyn std::fmt::Display| format!("cannot {what}: {e}");
     files::remove(&files.shim_state()).map_err(|e| told("remove the state of the last shim", &e))?;
     let payload = enter_cgroup(&config).map_err(|e| e.to_string())?;
-    own_namespaces(&config)?;
+    own_namespaces(&config, &files)?;
     Shim::new(launcher, roots, files, config, payload, lock)
         .map_err(|e| told("open its socket and write its state", &e))
 }
@@ -223,14 +223,15 @@ fn whole_file_lock() -> libc::flock {
     }
 }
 
-/// Moves into new namespaces, which live as long as the shim stays in them.
-fn own_namespaces(config: &ShimConfig) -> Result<(), String> {
+/// Moves into new namespaces, which live as long as the shim stays in them, and into those of others that it shares.
+fn own_namespaces(config: &ShimConfig, files: &Files) -> Result<(), String> {
     let own = Unshare {
         net: config.own_net,
         uts: config.hostname.is_some(),
         ipc: config.own_ipc,
     };
     launch::unshare(own, config.hostname.as_deref().unwrap_or_default()).map_err(|e| e.to_string())?;
+    crate::join::enter(&files.run, &config.shared).map_err(|e| e.to_string())?;
     if config.own_net {
         sys::loopback_up().map_err(|e| format!("cannot bring lo up in its network namespace: {e}"))?;
     }

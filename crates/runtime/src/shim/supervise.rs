@@ -5,27 +5,30 @@
 //! | created | begin a run | | | leave | refused | take it |
 //! | running | done already | restart table | kill | signal, then kill | signal, then kill | take it |
 //! | backoff | done already | | begin a run | leave | begin a run | take it, decide anew |
+//!
+//! [`commands`] has what is asked of it, [`runs`] how runs begin and end. A paused payload is a running one that is let go
+//! on before anything is to end it.
+
+mod commands;
+mod runs;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jiff::Timestamp;
 use model::action::ShimPolicy;
-use model::observed::ExitRecord;
 use model::paths::Roots;
-use model::restart::{self, Next, RestartState, RunEnd, after_run};
+use model::restart::{RestartState, RunEnd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::clients::{Awaits, Clients};
+use super::clients::Clients;
 use super::files::{self, ExitFile, Files, RunRecord, ShimConfig, ShimState, Stage};
-use super::protocol::{Answer, Command, Request, RestartCause, notify};
-use super::run::{Ended, Run};
-use super::signal;
+use super::protocol::notify;
+use super::run::Run;
+use super::sessions::Sessions;
 use crate::cgroup::CgroupSet;
 use crate::launch::{Launch, LaunchError, Launched};
 use crate::log::Log;
@@ -45,6 +48,7 @@ pub struct Shim {
     _lock: OwnedFd,
     signals: SignalFd,
     clients: Clients,
+    sessions: Sessions,
     log: Log,
     doing: Doing,
     /// As last written to `state.json`.
@@ -72,6 +76,10 @@ enum Source {
     Client(usize),
     Pipe(Stream),
     Payload,
+    /// A session's creator or process.
+    Report(u64),
+    /// A session's connection.
+    Session(u64),
 }
 
 impl Shim {
@@ -91,6 +99,7 @@ impl Shim {
             agent_socket: roots.run.join("agent.sock"),
             signals: signals()?,
             clients: Clients::listen(&files.socket())?,
+            sessions: Sessions::default(),
             log: Log::open(&files.log(), &config.policy.logging),
             doing: Doing::Nothing,
             state: ShimState {
@@ -100,6 +109,7 @@ impl Shim {
                 shim: own,
                 payload: None,
                 stage: Stage::Created,
+                paused: false,
                 own_net: config.own_net,
                 rev: config.policy.rev,
                 run_no,
@@ -140,7 +150,8 @@ impl Shim {
             .iter()
             .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
-        let timeout = self.deadline().map(|at| {
+        let due = self.deadline().into_iter().chain(self.sessions.deadline()).min();
+        let timeout = due.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec::try_from(left).unwrap_or(Timespec {
                 tv_sec: i64::from(i32::MAX),
@@ -172,6 +183,9 @@ impl Shim {
                 .map(|(n, fd)| (Source::Client(n), fd)),
         );
         all.push((Source::Listener, self.clients.listener()));
+        let sessions = &self.sessions;
+        all.extend(sessions.reports().map(|(key, fd)| (Source::Report(key), fd)));
+        all.extend(sessions.connections().map(|(key, fd)| (Source::Session(key), fd)));
         if let Doing::Running(run) = &self.doing {
             all.push((Source::Payload, run.pidfd()));
         }
@@ -181,19 +195,15 @@ impl Shim {
     fn act(&mut self, source: Source) {
         match source {
             Source::Signals => match self.signals.read_signal() {
-                Ok(Some(info)) if info.ssi_signo == libc::SIGCHLD.cast_unsigned() => self.reap_strangers(),
+                Ok(Some(info)) if info.ssi_signo == libc::SIGCHLD.cast_unsigned() => self.reap_others(),
                 // Asked to leave as any service is: by init, or by a scope that is stopped.
                 Ok(Some(_)) => self.shutdown(),
                 Ok(None) | Err(_) => {}
             },
             Source::Listener => self.clients.accept(),
             Source::Client(index) => {
-                if let Some(request) = self.clients.receive(index) {
-                    match self.handle(request) {
-                        Ok(Some(awaits)) => self.clients.hold(index, awaits),
-                        Ok(None) => self.clients.answer(index, Answer::Done, &self.state),
-                        Err(answer) => self.clients.answer(index, answer, &self.state),
-                    }
+                if let Some((request, descriptors)) = self.clients.receive(index, &self.state) {
+                    self.serve(index, request, descriptors);
                 }
             }
             Source::Pipe(stream) => {
@@ -208,127 +218,8 @@ impl Shim {
                     self.run_ended(ended);
                 }
             }
-        }
-    }
-
-    /// Does what is asked, or says what the answer waits for.
-    fn handle(&mut self, request: Request) -> Result<Option<Awaits>, Answer> {
-        self.refuse_stale(&request)?;
-        match request.command {
-            Command::Status => {
-                self.state.lost_lines = self.log.dropped();
-                Ok(None)
-            }
-            Command::Run => {
-                if matches!(self.doing, Doing::Nothing) {
-                    self.begin_run();
-                }
-                Ok(None)
-            }
-            Command::Update { policy } => self.update(*policy).map(|()| None),
-            Command::Stop { signal, grace_ms } => {
-                self.stop(number(&signal)?, Duration::from_millis(grace_ms));
-                Ok(Some(Awaits::End))
-            }
-            Command::Shutdown => {
-                self.shutdown();
-                Ok(Some(Awaits::End))
-            }
-            Command::Restart {
-                signal,
-                grace_ms,
-                why,
-            } => self.restart(number(&signal)?, Duration::from_millis(grace_ms), why),
-            Command::Kill { signal } => self.kill(number(&signal)?).map(|()| None),
-        }
-    }
-
-    fn refuse_stale(&self, request: &Request) -> Result<(), Answer> {
-        let about = |what: &str, theirs: u64, ours: u64| {
-            let text = format!(
-                "it was about {what} {theirs} of {}, which is at {ours}",
-                self.state.name
-            );
-            Err(Answer::Stale(text))
-        };
-        match (request.run_no, request.rev) {
-            (Some(run_no), _) if run_no != self.state.run_no => about("run", run_no, self.state.run_no),
-            (_, Some(rev)) if rev != self.state.rev => about("revision", rev, self.state.rev),
-            _ => Ok(()),
-        }
-    }
-
-    fn update(&mut self, policy: ShimPolicy) -> Result<(), Answer> {
-        if policy.rev < self.state.rev {
-            let text = format!("revision {} is older than {}", policy.rev, self.state.rev);
-            return Err(Answer::Stale(text));
-        }
-        if policy.logging != self.policy.logging {
-            self.log.configure(&self.files.log(), &policy.logging);
-        }
-        self.policy = policy;
-        self.state.rev = self.policy.rev;
-        if let Doing::Waiting { ended, end, .. } = self.doing {
-            self.wait_anew(ended, end);
-        }
-        self.publish();
-        Ok(())
-    }
-
-    /// Decides anew what follows a run that ended earlier, under a policy that changed since.
-    fn wait_anew(&mut self, ended: Instant, end: RunEnd) {
-        if restart::again(self.policy.restart.policy, end) {
-            let streak = self.state.counts.streak.saturating_sub(1);
-            let delay = restart::delay(&self.policy.restart, streak);
-            self.wait_from(ended, delay, end);
-        } else {
-            self.leave_from_backoff();
-        }
-    }
-
-    fn shutdown(&mut self) {
-        let signal = signal::number(&self.policy.stop_signal).unwrap_or(libc::SIGTERM);
-        self.stop(signal, self.policy.stop_grace_period);
-    }
-
-    fn stop(&mut self, signal: i32, grace: Duration) {
-        match &mut self.doing {
-            // A signal that cannot be sent is followed by SIGKILL when the grace period is over.
-            Doing::Running(run) => drop(run.end(RunEnd::Stopped, signal, grace)),
-            Doing::Nothing => self.doing = Doing::Leaving,
-            Doing::Waiting { .. } => self.leave_from_backoff(),
-            Doing::Leaving => {}
-        }
-    }
-
-    fn restart(&mut self, signal: i32, grace: Duration, why: RestartCause) -> Result<Option<Awaits>, Answer> {
-        let end = match why {
-            RestartCause::ByHand => RunEnd::Restarted,
-            RestartCause::Unhealthy => RunEnd::Unhealthy,
-        };
-        let next = self.state.run_no + 1;
-        match &mut self.doing {
-            Doing::Running(run) => {
-                drop(run.end(end, signal, grace));
-                // A failed health check may be the last straw for the policy: nothing to wait for then.
-                Ok((end == RunEnd::Restarted).then_some(Awaits::Run(next)))
-            }
-            Doing::Waiting { .. } if end == RunEnd::Restarted => {
-                self.state.counts.streak = 0;
-                self.begin_run();
-                Ok(None)
-            }
-            Doing::Waiting { .. } => Ok(None),
-            Doing::Nothing | Doing::Leaving => Err(not_running()),
-        }
-    }
-
-    fn kill(&self, signal: i32) -> Result<(), Answer> {
-        match &self.doing {
-            Doing::Running(run) => run
-                .signal(signal)
-                .map_err(|e| Answer::Refused(format!("cannot send the signal: {e}"))),
-            _ => Err(not_running()),
+            Source::Report(key) => self.sessions.read_report(key, &self.state),
+            Source::Session(key) => self.sessions.hear(key),
         }
     }
 
@@ -358,136 +249,8 @@ impl Shim {
 
     fn settle(&mut self) {
         let left = matches!(self.doing, Doing::Leaving);
+        self.sessions.settle(self.state.paused, &self.state);
         self.clients.settle(self.state.run_no, left, &self.state);
-    }
-
-    fn begin_run(&mut self) {
-        self.state.run_no += 1;
-        let started_at = Timestamp::now();
-        let record = RunRecord {
-            boot_id: self.state.boot_id.clone(),
-            run_no: self.state.run_no,
-            counts: self.state.counts,
-            started_at,
-        };
-        // On a full disk it runs unrecorded rather than not at all.
-        let _ = files::write(&self.files.run_record(), &record);
-        self.oom_before = self.payload_group.oom_kills().unwrap_or(0);
-        match Run::begin(self.launcher, &self.files.run) {
-            Ok(run) => {
-                self.state.payload = Some(run.process);
-                self.state.started_at = Some(run.started_at);
-                self.state.stage = Stage::Running;
-                self.doing = Doing::Running(run);
-                self.publish();
-            }
-            Err(e) => self.launch_failed(started_at, &e),
-        }
-    }
-
-    fn launch_failed(&mut self, started_at: Timestamp, error: &LaunchError) {
-        self.kill_leftovers();
-        let record = ExitRecord {
-            run_no: self.state.run_no,
-            code: error.exit_code(),
-            signal: None,
-            oom_killed: false,
-            started_at,
-            finished_at: Timestamp::now(),
-            requested: false,
-            error: Some(error.to_string()),
-        };
-        self.decide(record, RunEnd::LaunchFailed, Duration::ZERO);
-    }
-
-    fn run_ended(&mut self, ended: Ended) {
-        // Nothing may write after the drain.
-        self.kill_leftovers();
-        let Doing::Running(mut run) = std::mem::replace(&mut self.doing, Doing::Nothing) else {
-            return;
-        };
-        run.drain(&mut self.log);
-        self.state.payload = None;
-        self.reap_strangers();
-        let oom_now = self.payload_group.oom_kills().unwrap_or(self.oom_before);
-        let record = ExitRecord {
-            run_no: self.state.run_no,
-            code: ended.code,
-            signal: ended.signal,
-            oom_killed: oom_now > self.oom_before,
-            started_at: run.started_at,
-            finished_at: Timestamp::now(),
-            requested: matches!(ended.end, RunEnd::Stopped | RunEnd::Restarted),
-            error: None,
-        };
-        self.decide(record, ended.end, ended.ran);
-    }
-
-    /// Writes the exit record, then does what the restart table says.
-    fn decide(&mut self, record: ExitRecord, end: RunEnd, ran: Duration) {
-        let (counts, next) = after_run(self.state.counts, &self.policy.restart, end, ran);
-        self.state.counts = counts;
-        self.state.payload = None;
-        let last = next == Next::Leave;
-        let exit = ExitFile {
-            boot_id: self.state.boot_id.clone(),
-            counts,
-            last,
-            record,
-        };
-        let _ = files::write_durably(&self.files.exit(), &exit);
-        match next {
-            Next::Start { after } => self.wait_from(Instant::now(), after, end),
-            Next::Leave => {
-                self.doing = Doing::Leaving;
-                self.state.stage = Stage::Leaving;
-            }
-        }
-        self.publish();
-    }
-
-    fn wait_from(&mut self, ended: Instant, delay: Duration, end: RunEnd) {
-        let at = ended + delay;
-        let left = at.saturating_duration_since(Instant::now());
-        let until = Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX);
-        self.doing = Doing::Waiting { ended, at, end };
-        self.state.stage = Stage::Backoff { until };
-    }
-
-    /// No run follows the one that ended earlier, after all.
-    fn leave_from_backoff(&mut self) {
-        if let Ok(Some(mut exit)) = files::read::<ExitFile>(&self.files.exit()) {
-            exit.last = true;
-            let _ = files::write_durably(&self.files.exit(), &exit);
-        }
-        self.doing = Doing::Leaving;
-        self.state.stage = Stage::Leaving;
-        self.publish();
-    }
-
-    /// Reaps orphans that fell to the shim, which is a subreaper for the sake of external runtimes. The payload itself
-    /// is waited for by its pidfd.
-    fn reap_strangers(&self) {
-        let payload = self.state.payload.map(|process| process.pid.cast_signed());
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        while let Some(pid) = waitid(Id::All, ended | WaitPidFlag::WNOWAIT)
-            .ok()
-            .and_then(|status| status.pid())
-        {
-            if Some(pid.as_raw()) == payload {
-                // Its end is taken next; strangers behind it are found then.
-                return;
-            }
-            let _ = waitid(Id::Pid(pid), ended);
-        }
-    }
-
-    /// Kills what is left in the payload's cgroup: after its first process has ended, only what shares the pid
-    /// namespace of another. What cannot be killed now is left to the removal.
-    fn kill_leftovers(&self) {
-        if self.payload_group.pids().is_ok_and(|pids| !pids.is_empty()) {
-            let _ = self.payload_group.kill_all();
-        }
     }
 
     /// Writes where it stands, and tells the agent to look.
@@ -496,14 +259,6 @@ impl Shim {
         let _ = files::write(&self.files.shim_state(), &self.state);
         notify(&self.agent_socket, self.state.id.as_str());
     }
-}
-
-fn not_running() -> Answer {
-    Answer::Refused("it is not running".to_owned())
-}
-
-fn number(name: &str) -> Result<i32, Answer> {
-    signal::number(name).ok_or_else(|| Answer::Refused(format!("there is no signal {name:?}")))
 }
 
 /// Blocks and listens for what asks a process to end. What else would end it by default is blocked as well.

@@ -1,6 +1,7 @@
 //! Stands in for `wharf` in this crate's tests: `shim NAME` and `prepare`.
 //!
-//! `agent STATE_DIR RUN_DIR CGROUP_PARENT` starts the instance on its standard input, to be killed while it does.
+//! `agent STATE_DIR RUN_DIR CGROUP_PARENT` starts the instance on its standard input, to be killed while it does;
+//! `prepare-only` prepares it. `exec STATE_DIR RUN_DIR CGROUP_PARENT ID SCRIPT` runs a script in a container.
 //!
 //! Where a bundle has a `fake.json`, a plain process is started by that argv in place of a container: what is tested
 //! then is the shim alone.
@@ -11,20 +12,23 @@ use std::process::{Command, ExitCode, Stdio};
 use model::action::Instance;
 use model::paths::Roots;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use runtime::client::Runtime;
+use runtime::client::{ExecSpec, Runtime};
 use runtime::launch::{Launch, LaunchError, Launched, launch};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("shim") => runtime::shim::start::main(fake_or_launch),
-        Some("agent") => agent(),
+        Some("agent") => agent(true),
+        Some("prepare-only") => agent(false),
+        Some("init") => runtime::init::main(),
+        Some("exec") => exec(),
         Some("prepare") => runtime::prepare::child_main(),
         _ => ExitCode::from(2),
     }
 }
 
-fn agent() -> ExitCode {
+fn agent(to_the_end: bool) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(2).collect();
     let start = || -> Result<(), Box<dyn std::error::Error>> {
         let [state, run, parent] = &args[..] else {
@@ -37,10 +41,40 @@ fn agent() -> ExitCode {
         let instance: Instance = serde_json::from_reader(std::io::stdin())?;
         let runtime = Runtime::new(roots, parent)?;
         runtime.prepare(&instance)?;
-        runtime.start(&instance, &|_| Ok(()))?;
+        if to_the_end {
+            runtime.start(&instance, &|_| Ok(()))?;
+        }
         Ok(())
     };
     match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a script in a container and waits, to be killed meanwhile.
+fn exec() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        let [state, run, parent, id, script] = &args[..] else {
+            return Err("wrong usage".into());
+        };
+        let roots = Roots {
+            state: state.into(),
+            run: run.into(),
+        };
+        let spec = ExecSpec {
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            ..ExecSpec::default()
+        };
+        let session = Runtime::new(roots, parent)?.exec(&id.parse()?, &spec, None)?;
+        session.wait()?;
+        Ok(())
+    };
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{e}");

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     match words.as_slice() {
+        ["init"] => runtime::init::main(),
         ["prepare"] => runtime::prepare::child_main(),
         ["launch", bundle] => sealed(bundle),
         ["launch-sealed", bundle] => match start(Path::new(bundle)) {

@@ -84,6 +84,7 @@ impl Host {
             hostname: Some(format!("{}-host", i.name)),
             own_net: true,
             own_ipc: true,
+            shared: Default::default(),
             policy: i.shim_policy(),
         };
         write(&files.config(), &config).unwrap();
@@ -266,4 +267,55 @@ pub fn namespaces(pid: u32) -> Vec<PathBuf> {
         .iter()
         .map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap())
         .collect()
+}
+
+/// A root with busybox and all its tools and some accounts, and an instance that runs this script in it.
+pub fn busybox(host: &Host, name: &str, script: &str) -> Instance {
+    let root = host.dir.path().join("rootfs");
+    if !root.exists() {
+        for dir in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "home/www"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        let tools = std::process::Command::new("/bin/busybox")
+            .arg("--list")
+            .output()
+            .unwrap();
+        let tools = String::from_utf8(tools.stdout).unwrap();
+        for tool in tools.lines().filter(|tool| *tool != "busybox") {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).unwrap();
+        }
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/home/www:/bin/sh\n";
+        fs::write(root.join("etc/passwd"), passwd).unwrap();
+        fs::write(root.join("etc/group"), "root:x:0:\nwww:x:34:\nvideo:x:44:www\n").unwrap();
+    }
+    let mut i = instance(name, &["/bin/sh", "-c", script]);
+    i.image.layers = vec![root.clone()];
+    i.spec.image = ImageSource::Rootfs { dir: root };
+    i
+}
+
+/// Compiles a static C program into a directory.
+pub fn compile(source: &str, to: &Path) {
+    let file = to.with_extension("c");
+    fs::write(&file, source).unwrap();
+    let mut gcc = std::process::Command::new("gcc");
+    let done = gcc
+        .args(["-static", "-O1", "-o"])
+        .arg(to)
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The processes of a pid namespace, by the link of one of them.
+pub fn lives_in(namespace: &Path) -> Vec<u32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut found: Vec<u32> = pids
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|ns| ns == namespace))
+        .collect();
+    found.sort_unstable();
+    found
 }

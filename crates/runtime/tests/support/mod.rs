@@ -1,6 +1,8 @@
 //! A container for a test: an image of busybox, its bundle, its own control groups; all gone when dropped.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; helpers of tests
 
+pub mod volumes;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -124,16 +126,18 @@ impl Container {
 
     /// The bundle with root as its user, without asking the image.
     pub fn build(&self, user: &bundle::ResolvedUser) -> Bundle {
+        self.try_build(user).unwrap()
+    }
+
+    pub fn try_build(&self, user: &bundle::ResolvedUser) -> Result<Bundle, bundle::BundleError> {
         bundle::build(&BundleInput {
             instance: &self.instance,
             user,
             host: &prepare::host(&self.instance).unwrap(),
             bundle_dir: &self.bundle_dir(),
             state_dir: &self.state_dir(),
-            volumes_dir: &self.beside("volumes"),
             cgroup_parent: &self.parent,
         })
-        .unwrap()
     }
 
     /// Prepares, builds, writes and starts.

@@ -8,7 +8,7 @@ use model::digest::Digest;
 
 use super::container::Container;
 use super::spec::{Config, SavedImage, parse};
-use super::{Found, LayerBlob, MAX_LAYERS, listed, oci};
+use super::{Found, LayerBlob, MAX_LAYERS, Origin, listed, oci};
 use crate::error::LoadError;
 use crate::hash;
 
@@ -40,6 +40,7 @@ pub fn find(container: Container, reference: Option<&str>) -> Result<Found, Load
         stamp: Some(stamp),
         id,
         digest: None,
+        top: None,
         config: config.execution(),
         documents: vec![(id, bytes)],
         layers,
@@ -111,7 +112,6 @@ fn layer(container: &Arc<Container>, name: &str, diff_id: Digest) -> Result<Laye
         diff_id,
         digest: None,
         size: blob.size,
-        name: name.to_owned(),
-        container: Arc::clone(container),
+        origin: Origin::Container(Arc::clone(container), name.to_owned()),
     })
 }

@@ -2,8 +2,9 @@
 
 mod container;
 mod docker;
-mod oci;
-mod spec;
+pub mod oci;
+mod platform;
+pub mod spec;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use model::image::{ImageConfig, ImageSource};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
-pub use container::{Blob, Container, compression};
+use crate::registry::Session;
+pub use container::{Container, compression};
 
 /// Most bytes an index, a manifest or a config may have.
-const MAX_DOCUMENT: u64 = 4 << 20;
+pub const MAX_DOCUMENT: u64 = 4 << 20;
 /// Most layers an image may have; Docker's own limit.
 const MAX_LAYERS: usize = 127;
 
@@ -27,8 +29,10 @@ pub struct Found {
     pub id: Digest,
     /// Of the manifest; archives of Docker's kind have none.
     pub digest: Option<Digest>,
+    /// Of what the reference leads to: an index, or the manifest itself. Only where it was asked of a registry.
+    pub top: Option<Digest>,
     pub config: ImageConfig,
-    /// Config and manifest, to be kept.
+    /// Config, manifest and index, to be kept.
     pub documents: Vec<(Digest, Vec<u8>)>,
     /// Bottom first.
     pub layers: Vec<LayerBlob>,
@@ -42,9 +46,16 @@ pub struct LayerBlob {
     /// Of the bytes as they lie there, where anybody has said.
     pub digest: Option<Digest>,
     pub size: u64,
-    /// Of the blob in its container.
-    pub name: String,
-    pub container: Arc<Container>,
+    pub origin: Origin,
+}
+
+/// Where a layer's bytes come from.
+#[derive(Clone)]
+pub enum Origin {
+    /// A file, or a part of one, by its name in there.
+    Container(Arc<Container>, String),
+    /// A blob by its digest.
+    Registry(Arc<Session>, Digest),
 }
 
 /// By what a file is known to be the same as before.

@@ -1,12 +1,14 @@
-//! OCI image layouts (image-spec, image-layout.md): index → manifest → config and layers, each by its digest.
+//! OCI images (image-spec, image-layout.md): index → manifest → config and layers, each by its digest. In a layout that
+//! begins with `index.json`; a registry comes in at [`descend`] with the document that its tag leads to.
 
 use std::sync::Arc;
 
 use model::digest::Digest;
 
 use super::container::Container;
-use super::spec::{Config, Descriptor, Index, Manifest, Platform, digest, parse};
-use super::{Found, LayerBlob, MAX_DOCUMENT, MAX_LAYERS, listed};
+use super::platform::{architecture, for_this_machine};
+use super::spec::{Config, Descriptor, Index, Manifest, digest, parse};
+use super::{Found, LayerBlob, MAX_DOCUMENT, MAX_LAYERS, Origin, listed};
 use crate::error::LoadError;
 use crate::hash;
 
@@ -16,11 +18,11 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What containerd and buildx call the whole name; their ref.name is the tag alone.
 const FULL_NAME: &str = "io.containerd.image.name";
 
-const INDEX_TYPES: [&str; 2] = [
+pub const INDEX_TYPES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
-const MANIFEST_TYPES: [&str; 2] = [
+pub const MANIFEST_TYPES: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
@@ -39,6 +41,33 @@ const LAYER_TYPES: [&str; 6] = [
 /// How deep indexes may be nested.
 const MAX_NESTING: usize = 4;
 
+/// A place that has documents and layers by their digests.
+pub trait Documents {
+    /// The bytes of the document; size and digest are checked by the caller.
+    fn read(&self, descriptor: &Descriptor, digest: &Digest, what: &str) -> Result<Vec<u8>, LoadError>;
+    /// For messages.
+    fn name(&self) -> String;
+    fn layer(&self, digest: &Digest) -> Origin;
+}
+
+impl Documents for Arc<Container> {
+    fn read(&self, _: &Descriptor, digest: &Digest, what: &str) -> Result<Vec<u8>, LoadError> {
+        let name = blob_name(digest);
+        let document = self.document(&name, what)?;
+        document
+            .map(|(bytes, _)| bytes)
+            .ok_or_else(|| missing(self, name))
+    }
+
+    fn name(&self) -> String {
+        self.path().display().to_string()
+    }
+
+    fn layer(&self, digest: &Digest) -> Origin {
+        Origin::Container(Arc::clone(self), blob_name(digest))
+    }
+}
+
 pub fn find(container: Container, reference: Option<&str>) -> Result<Found, LoadError> {
     check_layout(&container)?;
     let Some((bytes, stamp)) = container.document(INDEX, INDEX)? else {
@@ -46,22 +75,37 @@ pub fn find(container: Container, reference: Option<&str>) -> Result<Found, Load
     };
     let index = parse_index(&bytes, INDEX)?;
     let top = choose(&index.manifests, reference)?;
-    let (descriptor, bytes) = descend(&container, top)?;
-    let digest = digest(&descriptor.digest, "manifest")?;
-    let manifest = parse_manifest(&bytes, &descriptor)?;
-    let (id, config_bytes, config) = read_config(&container, &manifest.config)?;
-    let diff_ids = config.diff_ids(manifest.layers.len())?;
     let container = Arc::new(container);
-    let layers = manifest.layers.iter().zip(diff_ids);
-    let layers = layers
-        .map(|(descriptor, diff_id)| layer(&container, descriptor, diff_id))
-        .collect::<Result<_, _>>()?;
+    let bytes = fetch_manifest(&container, top)?;
+    let (descriptor, bytes) = descend(&container, top, bytes)?;
+    let found = assemble(&container, &descriptor, bytes)?;
     Ok(Found {
         stamp: Some(stamp),
+        ..found
+    })
+}
+
+/// The image of a manifest: its config read, its layers named.
+pub fn assemble(
+    place: &impl Documents,
+    descriptor: &Descriptor,
+    manifest: Vec<u8>,
+) -> Result<Found, LoadError> {
+    let digest = digest(&descriptor.digest, "manifest")?;
+    let parsed = parse_manifest(&manifest, descriptor)?;
+    let (id, config_bytes, config) = read_config(place, &parsed.config)?;
+    let diff_ids = config.diff_ids(parsed.layers.len())?;
+    let layers = parsed.layers.iter().zip(diff_ids);
+    let layers = layers
+        .map(|(descriptor, diff_id)| layer(place, descriptor, diff_id))
+        .collect::<Result<_, _>>()?;
+    Ok(Found {
+        stamp: None,
         id,
         digest: Some(digest),
+        top: None,
         config: config.execution(),
-        documents: vec![(id, config_bytes), (digest, bytes)],
+        documents: vec![(id, config_bytes), (digest, manifest)],
         layers,
     })
 }
@@ -169,72 +213,50 @@ fn is_named(descriptor: &Descriptor, wanted: &str) -> bool {
     names.contains(&Some(wanted)) || descriptor.digest == wanted
 }
 
-/// Goes down through nested indexes to a manifest; what is handed back has the digest it should have.
-fn descend(container: &Container, top: &Descriptor) -> Result<(Descriptor, Vec<u8>), LoadError> {
+/// Goes down from the document `top` through nested indexes to a manifest; what is handed back has the digest it
+/// should have, as `bytes`, the document itself, has.
+pub fn descend(
+    place: &impl Documents,
+    top: &Descriptor,
+    mut bytes: Vec<u8>,
+) -> Result<(Descriptor, Vec<u8>), LoadError> {
     let mut descriptor = top.clone();
     for _ in 0..=MAX_NESTING {
-        if MANIFEST_TYPES.contains(&descriptor.media_type.as_str()) {
-            let bytes = fetch(container, &descriptor, "manifest")?;
+        if is_manifest(&descriptor)? {
             return Ok((descriptor, bytes));
         }
-        if !INDEX_TYPES.contains(&descriptor.media_type.as_str()) {
-            let what = format!("manifest {}", descriptor.digest);
-            let why = format!("media type {:?} is not an image's", descriptor.media_type);
-            return Err(LoadError::refused(what, why));
-        }
-        let bytes = fetch(container, &descriptor, "index")?;
         let index = parse_index(&bytes, &format!("index {}", descriptor.digest))?;
         let all: Vec<&Descriptor> = index.manifests.iter().collect();
         descriptor = for_this_machine(&all)?.clone();
+        bytes = fetch_manifest(place, &descriptor)?;
     }
     Err(LoadError::refused(INDEX, "indexes are nested too deeply"))
 }
 
-/// The best of one image's manifests for this machine.
-fn for_this_machine<'a>(all: &[&'a Descriptor]) -> Result<&'a Descriptor, LoadError> {
-    if let [one] = all
-        && one.platform.is_none()
-    {
-        return Ok(one);
+/// Whether it is an image's manifest and not an index; anything else is refused.
+fn is_manifest(descriptor: &Descriptor) -> Result<bool, LoadError> {
+    let media_type = descriptor.media_type.as_str();
+    if MANIFEST_TYPES.contains(&media_type) {
+        return Ok(true);
     }
-    let fitting = all.iter().filter(|d| d.platform.as_ref().is_some_and(fits));
-    let best = fitting.min_by_key(|d| d.platform.as_ref().map_or(usize::MAX, rank));
-    best.copied().ok_or_else(|| LoadError::Platform {
-        wanted: format!("linux/{}", architecture()),
-        available: listed(all.iter().filter_map(|d| d.platform.as_ref()).map(shown)),
-    })
-}
-
-fn fits(platform: &Platform) -> bool {
-    platform.os == "linux" && platform.architecture == architecture()
-}
-
-/// The plainest variant first: what runs on every machine of the architecture.
-fn rank(platform: &Platform) -> usize {
-    let order = ["", "v1", "v8", "v7", "v6", "v5"];
-    let variant = platform.variant.as_deref().unwrap_or_default();
-    order.iter().position(|v| *v == variant).unwrap_or(order.len())
-}
-
-fn shown(platform: &Platform) -> String {
-    format!("{}/{}", platform.os, platform.architecture)
-}
-
-/// This machine's architecture as Go, and so OCI, calls it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        "powerpc64" => "ppc64",
-        "loongarch64" => "loong64",
-        other => other,
+    if INDEX_TYPES.contains(&media_type) {
+        return Ok(false);
     }
+    let what = format!("manifest {}", descriptor.digest);
+    let why = format!("media type {media_type:?} is not an image's");
+    Err(LoadError::refused(what, why))
+}
+
+fn fetch_manifest(place: &impl Documents, descriptor: &Descriptor) -> Result<Vec<u8>, LoadError> {
+    let kind = match is_manifest(descriptor)? {
+        true => "manifest",
+        false => "index",
+    };
+    fetch(place, descriptor, kind)
 }
 
 fn read_config(
-    container: &Container,
+    place: &impl Documents,
     descriptor: &Descriptor,
 ) -> Result<(Digest, Vec<u8>, Config), LoadError> {
     let what = format!("config {}", descriptor.digest);
@@ -245,17 +267,20 @@ fn read_config(
         );
         return Err(LoadError::refused(what, why));
     }
-    let bytes = fetch(container, descriptor, "config")?;
+    let bytes = fetch(place, descriptor, "config")?;
     let config: Config = parse(&bytes, &what)?;
     if !config.architecture.is_empty() && config.architecture != architecture() {
-        tracing::warn!(image = %container.path().display(), architecture = config.architecture,
-            "the image is for another architecture");
+        tracing::warn!(
+            image = place.name(),
+            architecture = config.architecture,
+            "the image is for another architecture"
+        );
     }
     Ok((digest(&descriptor.digest, &what)?, bytes, config))
 }
 
 /// A document by its descriptor: size and digest are what it says.
-fn fetch(container: &Container, descriptor: &Descriptor, kind: &str) -> Result<Vec<u8>, LoadError> {
+fn fetch(place: &impl Documents, descriptor: &Descriptor, kind: &str) -> Result<Vec<u8>, LoadError> {
     let what = format!("{kind} {}", descriptor.digest);
     let expected = digest(&descriptor.digest, kind)?;
     if descriptor.size > MAX_DOCUMENT {
@@ -265,10 +290,7 @@ fn fetch(container: &Container, descriptor: &Descriptor, kind: &str) -> Result<V
             limit: MAX_DOCUMENT,
         });
     }
-    let name = blob_name(&expected);
-    let Some((bytes, _)) = container.document(&name, &what)? else {
-        return Err(missing(container, name));
-    };
+    let bytes = place.read(descriptor, &expected, &what)?;
     let size = bytes.len() as u64;
     if size != descriptor.size {
         return Err(LoadError::Size {
@@ -287,11 +309,7 @@ fn fetch(container: &Container, descriptor: &Descriptor, kind: &str) -> Result<V
     }
 }
 
-fn layer(
-    container: &Arc<Container>,
-    descriptor: &Descriptor,
-    diff_id: Digest,
-) -> Result<LayerBlob, LoadError> {
+fn layer(place: &impl Documents, descriptor: &Descriptor, diff_id: Digest) -> Result<LayerBlob, LoadError> {
     let what = format!("layer {}", descriptor.digest);
     let media_type = descriptor.media_type.as_str();
     if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
@@ -307,8 +325,7 @@ fn layer(
         diff_id,
         digest: Some(digest),
         size: descriptor.size,
-        name: blob_name(&digest),
-        container: Arc::clone(container),
+        origin: place.layer(&digest),
     })
 }
 

@@ -12,6 +12,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::LoadError;
 
+/// How deep JSON may be nested; real documents have less than ten levels.
+const MAX_DEPTH: usize = 64;
+
 /// Points to another document or a layer (descriptor.md).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,10 +118,32 @@ struct Healthcheck {
 }
 
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, LoadError> {
+    if depth(bytes) > MAX_DEPTH {
+        let why = format!("it is nested more than {MAX_DEPTH} levels deep");
+        return Err(LoadError::refused(what, why));
+    }
     serde_json::from_slice(bytes).map_err(|source| LoadError::Json {
         what: what.to_owned(),
         source,
     })
+}
+
+/// The deepest level of brackets outside of strings.
+fn depth(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 pub fn digest(text: &str, what: &str) -> Result<Digest, LoadError> {

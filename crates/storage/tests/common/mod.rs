@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod image;
+pub mod mock;
 pub mod reference;
 pub mod snapshot;
 pub mod tarball;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use model::image::{Image, ImageSource};
-use storage::{Store, StoreError};
+use storage::{LoadOptions, Store, StoreError};
 use tempfile::TempDir;
 
 pub use image::{Layout, Pack};
@@ -35,7 +36,8 @@ impl Fixture {
     }
 
     pub fn load(&self, source: &ImageSource) -> Result<Image, StoreError> {
-        self.store.load(source, &AtomicBool::new(false))
+        self.store
+            .load(source, &LoadOptions::new(&AtomicBool::new(false)))
     }
 
     /// Unpacks one layer by way of a layout made for it.

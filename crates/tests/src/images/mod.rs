@@ -136,6 +136,17 @@ impl Host {
     }
 }
 
+impl Host {
+    /// A container's table: the busybox image running a line of shell, ended without ceremony (a shell that is pid 1
+    /// ignores SIGTERM). `more` is appended: keys of the table, then tables below it.
+    pub fn busybox_table(&self, name: &str, line: &str, more: &str) -> String {
+        format!(
+            "[container.{name}]\nimage = {:?}\ncommand = [\"sh\", \"-c\", {line:?}]\nstop_signal = \"SIGKILL\"\n{more}\n",
+            self.busybox_image(),
+        )
+    }
+}
+
 /// The binary under test, for tests that run scripts.
 pub fn wharf_bin() -> PathBuf {
     binary::wharf()

@@ -1,51 +1,15 @@
 //! The stock docker client on the same socket.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::status::State;
-use tests::Host;
-use tests::client::Said;
 
 use super::{Running, with_two};
-
-/// The stock client: installed, or unpacked by `./test`.
-fn docker(host: &Host) -> Command {
-    let unpacked =
-        std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/wharf/docker-cli/usr/bin/docker"));
-    let program = unpacked
-        .filter(|p| p.is_file())
-        .unwrap_or_else(|| "docker".into());
-    let mut command = host.ns.command(program);
-    command
-        .env(
-            "DOCKER_HOST",
-            format!("unix://{}/wharf.sock", host.run_dir().display()),
-        )
-        .env("DOCKER_CONFIG", host.dir().join("docker"))
-        .env_remove("DOCKER_CONTEXT")
-        .stdin(Stdio::null());
-    command
-}
-
-fn docker_says(host: &Host, args: &[&str]) -> Said {
-    let out = docker(host)
-        .args(args)
-        .output()
-        .expect("./test unpacks a docker client");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Said {
-        code: out.status.code().unwrap_or(-1),
-        stdout: text(out.stdout),
-        stderr: text(out.stderr),
-    }
-}
 
 #[test]
 fn the_docker_client_looks() {
     let host = with_two();
-    let docker = |args: &[&str]| docker_says(&host, args);
+    let docker = |args: &[&str]| host.docker(args);
     let version = docker(&["version"]).ok().stdout;
     assert!(
         version.contains("Server") && version.contains("API version"),
@@ -102,12 +66,12 @@ fn the_docker_client_looks() {
 #[test]
 fn the_docker_client_acts_and_follows() {
     let host = with_two();
-    let says = |args: &[&str]| docker_says(&host, args);
-    let mut command = docker(&host);
+    let says = |args: &[&str]| host.docker(args);
+    let mut command = host.docker_command();
     command.args(["logs", "-f", "--since", "1h", "talk"]);
     let mut logs = Running::start(command);
     logs.line_with("out 1");
-    let mut command = docker(&host);
+    let mut command = host.docker_command();
     command.args([
         "events",
         "--since",

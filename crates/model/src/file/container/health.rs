@@ -118,7 +118,16 @@ fn http(table: &Table<'_>) -> Option<Probe> {
     let mut status = vec![200];
     table.set("status", &mut status, |item| item.each(Item::integer));
     let mut host = "127.0.0.1".to_owned();
-    table.set("host", &mut host, Item::filled);
+    table.set("host", &mut host, |item| {
+        let text = item.filled()?;
+        if text != "localhost" && text.parse::<std::net::IpAddr>().is_err() {
+            item.fault(
+                format!("must be an address inside the container, not {text:?}"),
+                "write 127.0.0.1 or the address it listens on",
+            );
+        }
+        Some(text)
+    });
     Some(Probe::Http {
         port: port?,
         path,

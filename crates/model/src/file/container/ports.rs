@@ -171,7 +171,7 @@ fn table(item: &Item<'_>) -> Option<PortSpec> {
         Some(ip)
     });
     let mut allow = Vec::new();
-    table.set("allow", &mut allow, |item| item.each(network));
+    table.set("allow", &mut allow, |item| item.each(source));
     allow.sort();
     allow.dedup();
     finish(item, ip, host, container?, protocol, allow)
@@ -196,6 +196,15 @@ fn network(item: &Item<'_>) -> Option<IpNet> {
     }
     let net: IpNet = item.parse_part(text, "a network like \"192.168.0.0/16\"")?;
     Some(net.trunc())
+}
+
+/// A network that is let in.
+fn source(item: &Item<'_>) -> Option<IpNet> {
+    let net = network(item)?;
+    if matches!(net, IpNet::V6(_)) {
+        item.form("ipv6");
+    }
+    Some(net)
 }
 
 fn finish(

@@ -180,6 +180,9 @@ fn seccomp(item: &Item<'_>) -> Option<Seccomp> {
     })
 }
 
+/// What setting up a container takes, with room to spare; Docker's bound too.
+const LEAST_MEMORY: u64 = 6 << 20;
+
 /// `[container.NAME.limits]`.
 pub(super) fn limits(table: &Table<'_>, spec: &mut ContainerSpec) {
     let Some(table) = table.table("limits") else {
@@ -194,6 +197,14 @@ pub(super) fn limits(table: &Table<'_>, spec: &mut ContainerSpec) {
     table.fill("cpuset", &mut found.cpuset, cpuset);
     table.fill("pids", &mut found.pids, Item::integer);
     table.fill("blkio_weight", &mut found.blkio_weight, Item::integer);
+    if found.memory.is_some_and(|memory| memory < LEAST_MEMORY) {
+        let message = "`limits.memory` is below 6M, with which no container gets to run".to_owned();
+        table.fault(Some("memory"), message, "write a size like \"64M\"");
+    }
+    if found.memory.is_none() && found.memory_swap.is_some() {
+        let message = "`limits.memory_swap` needs `limits.memory`".to_owned();
+        table.fault(Some("memory_swap"), message, "it counts memory and swap together");
+    }
     if let (Some(memory), Some(swap)) = (found.memory, found.memory_swap)
         && swap < memory
     {

@@ -1,0 +1,68 @@
+//! Docker's routes about networks: `GET /networks`, `GET /networks/NAME`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use model::status::{ContainerStatus, NetworkStatus};
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::wharf::current;
+use crate::engine::{Handle, Snapshot};
+
+/// All of them.
+pub async fn list(State(handle): State<Handle>) -> Result<Json<Value>, Problem> {
+    let snapshot = current(&handle).await?;
+    Ok(Json(
+        snapshot
+            .status
+            .networks
+            .iter()
+            .map(|n| row(&snapshot, n))
+            .collect(),
+    ))
+}
+
+/// One, by name.
+pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+    let snapshot = current(&handle).await?;
+    let found = snapshot.status.networks.iter().find(|n| n.name == name);
+    let network = found
+        .ok_or_else(|| Problem::not_found(format!("no network {name:?}; `wharf network ls` lists them")))?;
+    Ok(Json(row(&snapshot, network)))
+}
+
+fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {
+    let known = snapshot.ledger.networks.get(network.name.as_str());
+    let internal = known.is_some_and(|entry| entry.network.internal);
+    json!({
+        "Name": network.name,
+        // There is one of a name, so the name is the id.
+        "Id": network.name,
+        "Created": "0001-01-01T00:00:00Z",
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv6": network.subnet6.is_some(),
+        "IPAM": { "Driver": "default", "Options": {}, "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }] },
+        "Internal": internal,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": containers(snapshot, &network.name),
+        "Options": { "com.docker.network.bridge.name": network.device },
+        "Labels": {},
+    })
+}
+
+fn containers(snapshot: &Snapshot, network: &str) -> BTreeMap<String, Value> {
+    let one = |c: &ContainerStatus| {
+        let endpoint = c.networks.get(network)?;
+        let entry = json!({
+            "Name": c.name, "EndpointID": "", "MacAddress": endpoint.mac, "IPv4Address": endpoint.ip, "IPv6Address": "",
+        });
+        Some((c.id.clone()?, entry))
+    };
+    snapshot.status.containers.iter().filter_map(one).collect()
+}

@@ -1,0 +1,103 @@
+//! Docker's routes about volumes: list, inspect, remove, prune.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use model::status::VolumeStatus;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::filters::Filters;
+use super::problem::Problem;
+use super::wharf::{ask, current, refreshed};
+use crate::engine::{Handle, Request, Snapshot};
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// `GET /volumes`: filters as JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListQuery {
+    filters: String,
+}
+
+/// `GET /volumes`.
+pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) -> Result<Json<Value>> {
+    let filters = Filters::parse(&query.filters, &["name", "driver", "dangling"])?;
+    let snapshot = current(&handle).await?;
+    let passes = |v: &&VolumeStatus| {
+        filters.fits("name", |name| v.name.contains(name))
+            && filters.fits("driver", |driver| v.driver == driver)
+            && filters.fits("dangling", |d| v.used_by.is_empty() == matches!(d, "1" | "true"))
+    };
+    let rows: Vec<Value> = snapshot
+        .status
+        .volumes
+        .iter()
+        .filter(passes)
+        .map(|v| row(&snapshot, v))
+        .collect();
+    Ok(Json(json!({ "Volumes": rows, "Warnings": [] })))
+}
+
+/// `GET /volumes/NAME`.
+pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
+    let snapshot = current(&handle).await?;
+    let found = snapshot.status.volumes.iter().find(|v| v.name == name);
+    let volume = found
+        .ok_or_else(|| Problem::not_found(format!("no volume {name:?}; `wharf volume ls` lists them")))?;
+    Ok(Json(row(&snapshot, volume)))
+}
+
+fn row(snapshot: &Snapshot, volume: &VolumeStatus) -> Value {
+    let seen = snapshot
+        .observed
+        .volumes
+        .known()
+        .and_then(|all| all.get(volume.name.as_str()));
+    json!({
+        "Name": volume.name,
+        "Driver": volume.driver,
+        "Mountpoint": volume.path,
+        "CreatedAt": seen.map(|v| v.created_at),
+        "Labels": seen.map(|v| v.spec.labels.clone()).unwrap_or_default(),
+        "Scope": "local",
+        "Options": {},
+        "UsedBy": volume.used_by,
+        "Kept": volume.kept,
+    })
+}
+
+/// `DELETE /volumes/NAME`: 409 while a container uses it or a file declares it.
+pub async fn remove(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Response> {
+    let (answer, done) = oneshot::channel();
+    ask(&handle, Request::RemoveVolume { name, answer })?;
+    done.await.map_err(|_| Problem::leaving())??;
+    refreshed(&handle, false).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /volumes/prune`: all that no container uses and no file declares.
+pub async fn prune(State(handle): State<Handle>) -> Result<Json<Value>> {
+    let snapshot = refreshed(&handle, true).await?;
+    let mut deleted = Vec::new();
+    for volume in snapshot.status.volumes.iter().filter(|v| v.used_by.is_empty()) {
+        let name = volume.name.clone();
+        let (answer, done) = oneshot::channel();
+        ask(
+            &handle,
+            Request::RemoveVolume {
+                name: name.clone(),
+                answer,
+            },
+        )?;
+        // One that came into use meanwhile, or is declared, stays.
+        if done.await.map_err(|_| Problem::leaving())?.is_ok() {
+            deleted.push(name);
+        }
+    }
+    refreshed(&handle, false).await?;
+    Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": 0 })))
+}

@@ -1,0 +1,98 @@
+//! What the rest of the world is told after a look and a pass: events, and one consistent picture.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::diagnostic::{Diagnostic, Location};
+use model::health::{HealthState, Verdict};
+use model::ledger::ContainerEntry;
+use model::name::{ContainerId, Name};
+use model::status::Status;
+
+use super::{Engine, Snapshot};
+use crate::places::Places;
+
+impl Engine {
+    pub(super) fn publish(&mut self, mut status: Status) {
+        self.passes += 1;
+        fill_in(&mut status, &self.places);
+        self.last_words.add(&mut status, &self.places.roots());
+        show_foreign_drops(&mut status, &self.observed.foreign_drops);
+        status.errors.extend(self.settings_errors.iter().cloned());
+        if let Some(error) = &self.ledger_error {
+            status
+                .errors
+                .push(Diagnostic::new(Location::file("."), error.clone()));
+        }
+        status.converged &= status.errors.is_empty();
+        let snapshot = Snapshot {
+            status,
+            ledger: Arc::new(self.ledger.clone()),
+            observed: Arc::new(self.observed.clone()),
+            busy: self.in_flight.clone(),
+            passes: self.passes,
+            search: self.desired.settings.search.clone(),
+        };
+        self.published.send_replace(Arc::new(snapshot));
+    }
+
+    /// An event for each verdict that turned, as Docker has them.
+    pub(super) fn tell_of_health(&self, before: &BTreeMap<ContainerId, HealthState>) {
+        for (id, state) in &self.observed.health {
+            let was = before
+                .get(id)
+                .filter(|b| b.run_no == state.run_no)
+                .map(|b| b.verdict);
+            if state.verdict == Verdict::Starting || was == Some(state.verdict) {
+                continue;
+            }
+            let named = |(_, entry): &(&Name, &ContainerEntry)| {
+                entry.current.id == *id || entry.next.as_ref().is_some_and(|n| n.accepted.id == *id)
+            };
+            if let Some((name, _)) = self.ledger.containers.iter().find(named) {
+                let verdict = state.verdict.as_str();
+                let reason = match state.output.trim() {
+                    "" => verdict.to_owned(),
+                    output => format!("{verdict}: {output}"),
+                };
+                self.events
+                    .emit("container", name.as_str(), "health_status", reason);
+            }
+        }
+    }
+}
+
+/// What the pure part cannot know.
+fn fill_in(status: &mut Status, places: &Places) {
+    status.config_dir = places.config_dir.display().to_string();
+    status.version = env!("CARGO_PKG_VERSION").to_owned();
+    status.firewall = "nftables".to_owned();
+}
+
+/// A foreign firewall in the way is not ours to change: the networks behind it say so.
+fn show_foreign_drops(status: &mut Status, drops: &[String]) {
+    if drops.is_empty() {
+        return;
+    }
+    for network in status.networks.iter_mut().filter(|n| n.error.is_none()) {
+        network.error = Some(drops.join("; "));
+    }
+}
+
+/// Before the first pass.
+pub(super) fn empty_status(places: &Places) -> Status {
+    let mut status = Status {
+        generation: 0,
+        converged: false,
+        config_dir: String::new(),
+        firewall: String::new(),
+        version: String::new(),
+        errors: Vec::new(),
+        containers: Vec::new(),
+        networks: Vec::new(),
+        volumes: Vec::new(),
+        images: Vec::new(),
+    };
+    fill_in(&mut status, places);
+    status
+}

@@ -1,0 +1,318 @@
+//! The agent's handle on the name server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::dns::DnsState;
+use model::name::Name;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::control::{self, Given, PROTOCOL, Reply, Request};
+use super::files::{self, Files, Last, Process};
+use super::{bind, resolv, spawn};
+use crate::NetError;
+use crate::error::Doing;
+
+/// How long a server that runs may take to answer the agent before it is taken for stuck and replaced.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Stands for "none at all" where an empty list would mean "those of the host".
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// The name server of one run dir, which is one process, in the network namespace [`Self::apply`] is called in.
+#[derive(Debug)]
+pub struct NameServer {
+    run_dir: PathBuf,
+    exe: PathBuf,
+    resolv_conf: PathBuf,
+    files: Files,
+}
+
+impl NameServer {
+    /// `exe`: the program that runs [`super::main`] when its first argument is `dns`.
+    pub fn new(run_dir: &Path, exe: &Path) -> Self {
+        // The server is started in another working directory.
+        let run_dir = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
+        Self {
+            files: Files::new(&run_dir),
+            run_dir,
+            exe: exe.to_owned(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
+    }
+
+    /// Reads the host's servers from another file.
+    #[must_use]
+    pub fn with_resolv_conf(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.resolv_conf);
+        self
+    }
+
+    /// What the server was last given; none where it does not run; nothing in it where it runs and was given nothing
+    /// yet. Where the host's resolv.conf has changed since, `upstreams` holds the servers that are asked until the next
+    /// [`Self::apply`], so that this differs from a state that wishes for the host's.
+    ///
+    /// # Errors
+    /// Where its files cannot be read.
+    pub fn observe(&self) -> Result<Option<DnsState>, NetError> {
+        if !self.lives()? {
+            return Ok(None);
+        }
+        let Some(Last { given, .. }) = self.last()? else {
+            return Ok(Some(DnsState::default()));
+        };
+        let mut state = given.state;
+        if state.upstreams.is_empty() && self.upstreams(&state)? != given.upstreams {
+            state.upstreams = given.upstreams.iter().map(SocketAddr::ip).collect();
+            if state.upstreams.is_empty() {
+                state.upstreams.push(NOBODY);
+            }
+        }
+        Ok(Some(state))
+    }
+
+    /// Makes the server answer this, starting it where it does not run; returns when it does. Without networks it ends.
+    ///
+    /// # Errors
+    /// Where a gateway cannot be bound, or the server cannot be started or does not take it.
+    pub fn apply(&self, state: &DnsState) -> Result<(), NetError> {
+        if state.networks.is_empty() {
+            return self.end();
+        }
+        let given = Given {
+            upstreams: self.upstreams(state)?,
+            state: state.clone(),
+        };
+        let (control, held) = self.reach()?;
+        let listeners = listen(&control, &given.state, held)?;
+        give(&control, &given)?;
+        let ports = state
+            .networks
+            .iter()
+            .filter_map(|(name, network)| Some((name.clone(), *listeners.get(&network.gateway)?)))
+            .filter(|(_, port)| *port != resolv::PORT)
+            .collect();
+        self.write_last(&Last { given, ports })
+    }
+
+    /// Networks whose server listens on another port than 53, because somebody else has that on all addresses: the
+    /// firewall is to redirect there. Empty where the server does not run.
+    ///
+    /// # Errors
+    /// Where its files cannot be read.
+    pub fn ports(&self) -> Result<BTreeMap<Name, u16>, NetError> {
+        if !self.lives()? {
+            return Ok(BTreeMap::new());
+        }
+        Ok(self.last()?.unwrap_or_default().ports)
+    }
+
+    /// A descriptor that polls readable when the server has ended; none where it does not run.
+    ///
+    /// # Errors
+    /// Where its files cannot be read.
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>, NetError> {
+        if !self.lives()? {
+            return Ok(None);
+        }
+        let path = &self.files.process;
+        let process: Option<Process> = files::read(path).map_err(file_error("read", path))?;
+        let Some(process) = process else {
+            return Ok(None); // it is starting or ending just now
+        };
+        process
+            .open()
+            .doing(|| "look at the name server's process".to_owned())
+    }
+
+    fn lives(&self) -> Result<bool, NetError> {
+        files::is_locked(&self.files.lock).map_err(file_error("look at the lock", &self.files.lock))
+    }
+
+    /// What was last written down; nothing where that was in the words of another version, so that it is given anew.
+    fn last(&self) -> Result<Option<Last>, NetError> {
+        match files::read(&self.files.last) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Ok(None)
+            }
+            other => other.map_err(file_error("read", &self.files.last)),
+        }
+    }
+
+    fn write_last(&self, last: &Last) -> Result<(), NetError> {
+        files::write(&self.files.last, last).map_err(file_error("write", &self.files.last))
+    }
+
+    /// Who is asked for other names: never ourselves.
+    fn upstreams(&self, state: &DnsState) -> Result<Vec<SocketAddr>, NetError> {
+        let mut all: Vec<SocketAddr> = if state.upstreams.is_empty() {
+            resolv::host_servers(&self.resolv_conf).map_err(file_error("read", &self.resolv_conf))?
+        } else {
+            let named = state.upstreams.iter();
+            named.map(|ip| SocketAddr::new(*ip, resolv::PORT)).collect()
+        };
+        let gateways: BTreeSet<IpAddr> = state.networks.values().map(|n| n.gateway.into()).collect();
+        all.retain(|server| !gateways.contains(&server.ip()));
+        Ok(all)
+    }
+
+    /// A connection to a server of our protocol and version that answers, and what it listens on.
+    fn reach(&self) -> Result<(OwnedFd, BTreeMap<Ipv4Addr, u16>), NetError> {
+        if self.lives()? {
+            if let Ok((control, (PROTOCOL, version, held))) = self.hello()
+                && version == env!("CARGO_PKG_VERSION")
+            {
+                return Ok((control, held));
+            }
+            self.end()?;
+        }
+        files::remove(&self.files.last).map_err(file_error("remove", &self.files.last))?;
+        spawn::start(&self.run_dir, &self.exe, &self.files)?;
+        let (control, (_, _, held)) = self.hello()?;
+        Ok((control, held))
+    }
+
+    #[expect(clippy::type_complexity, reason = "taken apart at once by the one caller")]
+    fn hello(&self) -> Result<(OwnedFd, (u32, String, BTreeMap<Ipv4Addr, u16>)), NetError> {
+        let control = self
+            .connect()
+            .doing(|| format!("reach the name server at {}", self.files.socket.display()))?;
+        match ask(&control, &Request::Hello, &[])? {
+            Reply::Here {
+                protocol,
+                version,
+                listeners,
+            } => Ok((control, (protocol, version, listeners))),
+            other => Err(refused(other)),
+        }
+    }
+
+    fn connect(&self) -> io::Result<OwnedFd> {
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+            sockopt::set_socket_timeout(&socket, direction, Some(PATIENCE))?;
+        }
+        connect(&socket, &SocketAddrUnix::new(&self.files.socket)?)?;
+        Ok(socket)
+    }
+
+    /// Ends the server and what it left; done where it does not run.
+    fn end(&self) -> Result<(), NetError> {
+        // It keeps nothing that would have to be put in order.
+        if let Some(process) = self.pidfd()? {
+            stop(&process).doing(|| "end the name server".to_owned())?;
+        }
+        // Nobody but us starts one, so nobody waits for the lock.
+        let files = &self.files;
+        for path in [&files.last, &files.process, &files.socket, &files.lock] {
+            files::remove(path).map_err(file_error("remove", path))?;
+        }
+        match std::fs::remove_dir(&files.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &files.dir)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Kills a process and waits for its end.
+fn stop(process: &OwnedFd) -> io::Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    }
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], None) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Hands over a pair of sockets for each gateway that has none. Gives the port of each.
+fn listen(
+    control: &OwnedFd,
+    state: &DnsState,
+    mut held: BTreeMap<Ipv4Addr, u16>,
+) -> Result<BTreeMap<Ipv4Addr, u16>, NetError> {
+    for (name, network) in &state.networks {
+        let gateway = network.gateway;
+        if held.contains_key(&gateway) {
+            continue;
+        }
+        let made = bind::listeners(gateway)
+            .doing(|| format!("listen on {gateway}, the gateway of network {name}, for name queries"))?;
+        let port = made.port;
+        match ask(
+            control,
+            &Request::Listen { gateway, port },
+            &[made.udp.as_fd(), made.tcp.as_fd()],
+        )? {
+            Reply::Done => held.insert(gateway, port),
+            other => return Err(refused(other)),
+        };
+    }
+    Ok(held)
+}
+
+/// Hands over the names.
+fn give(control: &OwnedFd, given: &Given) -> Result<(), NetError> {
+    let memory = in_memory(given).doing(|| "write down the names for the name server".to_owned())?;
+    let gateways = given.state.networks.values().map(|n| n.gateway).collect();
+    match ask(control, &Request::Give { gateways }, &[memory.as_fd()])? {
+        Reply::Done => Ok(()),
+        other => Err(refused(other)),
+    }
+}
+
+fn in_memory(given: &Given) -> io::Result<File> {
+    let mut file = File::from(memfd_create("names", MemfdFlags::CLOEXEC)?);
+    let mut out = io::BufWriter::new(&file);
+    serde_json::to_writer(&mut out, given)?;
+    out.flush()?;
+    drop(out);
+    file.rewind()?;
+    Ok(file)
+}
+
+fn ask(control: &OwnedFd, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, NetError> {
+    let asked = control::send(control, request, fds).and_then(|()| control::receive(control));
+    let reply = asked.doing(|| "talk to the name server".to_owned())?;
+    reply.map(|(reply, _)| reply).ok_or_else(|| {
+        NetError::invalid(
+            "cannot talk to the name server",
+            "it ended; it is started again with the next try",
+        )
+    })
+}
+
+fn refused(reply: Reply) -> NetError {
+    let why = match reply {
+        Reply::Failed { why } => why,
+        other => format!("it answered {other:?}"),
+    };
+    NetError::invalid("the name server does not take what it was given", why)
+}
+
+fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetError {
+    let path = path.display().to_string();
+    move |source| NetError::File { doing, path, source }
+}

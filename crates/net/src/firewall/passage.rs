@@ -1,0 +1,173 @@
+//! Which chains of iptables there is a way through, and for what.
+
+use std::net::Ipv4Addr;
+
+use model::firewall::FirewallBridge;
+
+use super::expr::{Base, Expr, Meta, Verdict};
+use super::foreign::Hook;
+use super::phrase::{accept, destination, load, verdict};
+use super::read::FoundRule;
+
+/// A chain of iptables, and ours in front of it.
+#[derive(Debug)]
+pub struct Door {
+    pub hook: Hook,
+    pub theirs: &'static str,
+    pub ours: &'static str,
+    /// What is to be let through of these bridges.
+    pub rules: fn(&[FirewallBridge]) -> Vec<Entry>,
+}
+
+/// All of them. Behind the last one is the host itself: nothing but questions for names is let through there.
+pub const DOORS: [Door; 2] = [
+    Door {
+        hook: Hook::Forward,
+        theirs: "FORWARD",
+        ours: "WHARF-FORWARD",
+        rules: forwarded,
+    },
+    Door {
+        hook: Hook::Input,
+        theirs: "INPUT",
+        ours: "WHARF-INPUT",
+        rules: questions,
+    },
+];
+
+/// A rule.
+#[derive(Debug)]
+pub struct Entry {
+    pub comment: Vec<u8>,
+    /// IP protocol that its matches are only for.
+    pub protocol: Option<u8>,
+    pub exprs: Vec<Expr>,
+}
+
+impl Entry {
+    pub fn is(&self, found: &FoundRule) -> bool {
+        self.comment == found.userdata && found.has(&self.exprs)
+    }
+}
+
+/// Where containers of that network are to ask for names: port of the gateway.
+pub fn names_port(bridge: &FirewallBridge) -> u16 {
+    // Where the name server has a port of its own, 53 is somebody else's, and none of the containers' business.
+    bridge.dns_port.unwrap_or(53)
+}
+
+/// As our own table's `forward`: within one network; answers and published ports; the way out.
+fn forwarded(bridges: &[FirewallBridge]) -> Vec<Entry> {
+    let from = |b: &FirewallBridge| device(Meta::Iifname, &b.bridge);
+    let to = |b: &FirewallBridge| device(Meta::Oifname, &b.bridge);
+    let mut out: Vec<Entry> = bridges
+        .iter()
+        .map(|b| entry(None, vec![from(b), to(b), accept()]))
+        .collect();
+    for b in bridges {
+        if !b.internal {
+            out.push(entry(None, vec![to(b), vec![flowing_or_published()], accept()]));
+        }
+        out.push(entry(None, vec![to(b), verdict(Verdict::Return)]));
+    }
+    let outward = bridges.iter().filter(|b| !b.internal);
+    out.extend(outward.map(|b| entry(None, vec![from(b), accept()])));
+    out
+}
+
+/// Of containers to their gateway, by UDP and TCP.
+fn questions(bridges: &[FirewallBridge]) -> Vec<Entry> {
+    let one = |b: &FirewallBridge, (number, name)| {
+        let parts = vec![
+            device(Meta::Iifname, &b.bridge),
+            to_subnet(b),
+            protocol(number),
+            vec![to_port(name, names_port(b))],
+            accept(),
+        ];
+        entry(Some(number), parts)
+    };
+    let both = |b| [(17, "udp"), (6, "tcp")].map(|transport| one(b, transport));
+    bridges.iter().flat_map(both).collect()
+}
+
+fn entry(protocol: Option<u8>, parts: Vec<Vec<Expr>>) -> Entry {
+    Entry {
+        comment: Vec::new(),
+        protocol,
+        exprs: parts.concat(),
+    }
+}
+
+fn device(key: Meta, name: &str) -> Vec<Expr> {
+    let mut value = name.as_bytes().to_vec();
+    value.push(0);
+    vec![load(key, 0), Expr::Equal { reg: 0, value }]
+}
+
+/// Of which the host has the gateway's address alone.
+fn to_subnet(bridge: &FirewallBridge) -> Vec<Expr> {
+    let octets = |ip: Ipv4Addr| ip.octets();
+    vec![
+        destination(0),
+        Expr::Mask {
+            reg: 0,
+            mask: u32::from_ne_bytes(octets(bridge.subnet.netmask())),
+        },
+        Expr::Equal {
+            reg: 0,
+            value: octets(bridge.subnet.network()).to_vec(),
+        },
+    ]
+}
+
+/// As iptables looks at it: in the header.
+fn protocol(number: u8) -> Vec<Expr> {
+    vec![
+        Expr::Payload {
+            base: Base::Network,
+            offset: 9,
+            len: 1,
+            to: 0,
+        },
+        Expr::Equal {
+            reg: 0,
+            value: vec![number],
+        },
+    ]
+}
+
+/// `-m udp --dport PORT`, likewise tcp (linux/netfilter/xt_tcpudp.h: first and last source port, the same of the
+/// destination, then what both leave at zero).
+fn to_port(name: &'static str, port: u16) -> Expr {
+    const SIZE: usize = 16;
+    let mut info: Vec<u8> = [0, u16::MAX, port, port]
+        .iter()
+        .flat_map(|port| port.to_ne_bytes())
+        .collect();
+    info.resize(SIZE, 0);
+    Expr::Compat {
+        name,
+        revision: 0,
+        info,
+    }
+}
+
+/// `-m conntrack --ctstate RELATED,ESTABLISHED,DNAT` (linux/netfilter/xt_conntrack.h, `struct xt_conntrack_mtinfo3`).
+fn flowing_or_published() -> Expr {
+    const SIZE: usize = 168;
+    const MATCH_FLAGS: usize = 146;
+    const STATE_MASK: usize = 150;
+    const STATE: u16 = 1;
+    const ESTABLISHED: u16 = 1 << 1;
+    const RELATED: u16 = 1 << 2;
+    const DNAT: u16 = 1 << 7;
+    let mut info = vec![0; SIZE];
+    info[MATCH_FLAGS..][..2].copy_from_slice(&STATE.to_ne_bytes());
+    info[STATE_MASK..][..2].copy_from_slice(&(ESTABLISHED | RELATED | DNAT).to_ne_bytes());
+    Expr::Compat {
+        name: "conntrack",
+        revision: 3,
+        info,
+    }
+}

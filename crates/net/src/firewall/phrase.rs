@@ -1,0 +1,154 @@
+//! What rules are put together from: conditions and verdicts that several of them share.
+
+use super::expr::{Base, Ct, Expr, Meta, Verdict};
+
+const IPV4: u8 = 2;
+/// `IPS_DST_NAT`.
+const STATUS_DNAT: u32 = 1 << 5;
+/// Bits of `ct state`.
+const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
+/// `RTN_LOCAL`.
+const LOCAL: u32 = 2;
+
+pub fn ipv4() -> Vec<Expr> {
+    vec![
+        load(Meta::Nfproto, 0),
+        Expr::Equal {
+            reg: 0,
+            value: vec![IPV4],
+        },
+    ]
+}
+
+pub fn protocol(number: u8) -> Vec<Expr> {
+    vec![
+        load(Meta::L4proto, 0),
+        Expr::Equal {
+            reg: 0,
+            value: vec![number],
+        },
+    ]
+}
+
+pub fn load(key: Meta, to: u8) -> Expr {
+    Expr::Meta { key, to }
+}
+
+/// The packet came by one of these devices.
+pub fn from(set: &'static str) -> Vec<Expr> {
+    vec![load(Meta::Iifname, 0), is_in(set)]
+}
+
+/// The packet leaves by one of these devices.
+pub fn to(set: &'static str) -> Vec<Expr> {
+    vec![load(Meta::Oifname, 0), is_in(set)]
+}
+
+/// What begins at the first register is in the set.
+pub fn is_in(set: &'static str) -> Expr {
+    Expr::Lookup {
+        set,
+        key: 0,
+        to: None,
+    }
+}
+
+/// What begins at the first register is not in the set.
+pub fn is_not_in(set: &'static str) -> Expr {
+    Expr::NotIn { set, key: 0 }
+}
+
+pub fn source(to: u8) -> Expr {
+    network(12, to)
+}
+
+pub fn destination(to: u8) -> Expr {
+    network(16, to)
+}
+
+fn network(offset: u32, to: u8) -> Expr {
+    Expr::Payload {
+        base: Base::Network,
+        offset,
+        len: 4,
+        to,
+    }
+}
+
+pub fn destination_port(to: u8) -> Expr {
+    Expr::Payload {
+        base: Base::Transport,
+        offset: 2,
+        len: 2,
+        to,
+    }
+}
+
+pub fn saddr_127() -> Vec<Expr> {
+    first_byte_127(12)
+}
+
+pub fn daddr_127() -> Vec<Expr> {
+    first_byte_127(16)
+}
+
+fn first_byte_127(offset: u32) -> Vec<Expr> {
+    vec![
+        Expr::Payload {
+            base: Base::Network,
+            offset,
+            len: 1,
+            to: 0,
+        },
+        Expr::Equal {
+            reg: 0,
+            value: vec![127],
+        },
+    ]
+}
+
+/// The packet is for the host; `here`: for an address of the device that it came by.
+pub fn local_daddr(here: bool) -> Vec<Expr> {
+    vec![
+        Expr::AddressType { here, to: 0 },
+        Expr::Equal {
+            reg: 0,
+            value: LOCAL.to_ne_bytes().to_vec(),
+        },
+    ]
+}
+
+pub fn dnatted() -> Vec<Expr> {
+    ct(Ct::Status, STATUS_DNAT)
+}
+
+pub fn flowing() -> Vec<Expr> {
+    ct(Ct::State, ESTABLISHED_OR_RELATED)
+}
+
+fn ct(key: Ct, mask: u32) -> Vec<Expr> {
+    vec![
+        Expr::Ct { key, to: 0 },
+        Expr::Mask { reg: 0, mask },
+        Expr::NotEqual {
+            reg: 0,
+            value: vec![0; 4],
+        },
+    ]
+}
+
+pub fn masquerade() -> Vec<Expr> {
+    vec![Expr::Masquerade]
+}
+
+pub fn accept() -> Vec<Expr> {
+    verdict(Verdict::Accept)
+}
+
+pub fn drop() -> Vec<Expr> {
+    verdict(Verdict::Drop)
+}
+
+pub fn verdict(verdict: Verdict) -> Vec<Expr> {
+    vec![Expr::Verdict(verdict)]
+}

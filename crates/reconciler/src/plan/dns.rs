@@ -1,0 +1,192 @@
+//! The names containers resolve, derived from what is accepted; given to the name server when it has others.
+//!
+//! A container is started once its own names are answered: they are part of what "started" promises. One that runs is
+//! never touched for the name server's sake.
+
+use std::net::IpAddr;
+
+use model::action::{Action, Noun};
+use model::dns::{DnsContainer, DnsEndpoint, DnsNetwork, DnsState};
+use model::ledger::{Accepted, Ledger};
+use model::name::Name;
+use model::observed::Look;
+use model::plan::{Op, Reason};
+use model::spec::{NetworkMode, Settings};
+
+use super::firewall::effective;
+use super::{Mutation, Pass, Ready};
+
+/// Names listed in a reason before the rest is only counted.
+const LISTED: usize = 4;
+
+/// What the name server should know.
+pub(super) fn wanted(ledger: &Ledger, settings: &Settings) -> DnsState {
+    let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
+    let networks = served.map(|(name, n)| {
+        let network = DnsNetwork {
+            gateway: n.network.gateway,
+            subnet: n.network.subnet,
+            bridge: n.network.bridge.clone(),
+            internal: n.network.internal,
+        };
+        (name.clone(), network)
+    });
+    let mut state = DnsState {
+        networks: networks.collect(),
+        ..DnsState::default()
+    };
+    if state.networks.is_empty() {
+        return state;
+    }
+    state.upstreams.clone_from(&settings.upstream);
+    for (name, entry) in &ledger.containers {
+        let places = effective(entry).attachments.iter();
+        let served = places.filter(|a| state.networks.contains_key(&a.network));
+        let endpoints = served.map(|a| {
+            let endpoint = DnsEndpoint {
+                ip: a.ip,
+                names: a.aliases.clone(),
+            };
+            (a.network.clone(), endpoint)
+        });
+        let container = DnsContainer {
+            endpoints: endpoints.collect(),
+        };
+        if !container.endpoints.is_empty() {
+            state.containers.insert(name.clone(), container);
+        }
+    }
+    state
+}
+
+impl Pass<'_, '_> {
+    pub(super) fn act_on_dns(&mut self) {
+        let wanted = wanted(&self.ledger, &self.input.desired.settings);
+        self.names.clone_from(&wanted);
+        let seen = match &self.input.observed.dns {
+            Look::Known(seen) => seen,
+            Look::Unknown(why) if wanted == DnsState::default() => {
+                self.dns = Ready::Waits(format!(
+                    "waits for the name server, which cannot be looked at: {why}"
+                ));
+                return;
+            }
+            Look::Unknown(why) => {
+                let why = format!("cannot be looked at: {why}");
+                self.dns = Ready::Waits(format!("waits for the name server, which {why}"));
+                return self.wait(Noun::Dns, why, None);
+            }
+        };
+        let reasons = differences(seen.as_ref(), &wanted);
+        if reasons.is_empty() {
+            return;
+        }
+        if self.busy(&Noun::Dns) {
+            self.dns = Ready::Waits("waits for the name server".to_owned());
+            self.wait(Noun::Dns, "is being changed", None);
+        } else if let Some(blocked) = self.resting(&Noun::Dns, None, &wanted, &Default::default()) {
+            self.dns = Ready::Waits(format!("waits for the name server: {}", blocked.why));
+            self.hold_up(Noun::Dns, blocked);
+        } else {
+            let op = match (seen.is_some(), wanted == DnsState::default()) {
+                (_, true) => Op::Remove,
+                (false, _) => Op::Create,
+                (true, _) => Op::Update,
+            };
+            let action = Action::ApplyDns { state: wanted };
+            self.dns = Ready::After(self.act(op, action, Vec::new(), reasons));
+        }
+    }
+
+    /// Whether this container's names are answered where it is, or will be.
+    pub(super) fn dns_for(&self, name: &Name, accepted: &Accepted) -> Ready {
+        let state = &self.names;
+        let mut places = accepted
+            .attachments
+            .iter()
+            .filter_map(|a| Some((&a.network, state.networks.get(&a.network)?)))
+            .peekable();
+        if places.peek().is_none() || self.broken(Mutation::NamesComeLate) {
+            return Ready::Now;
+        }
+        let seen = self.input.observed.dns.known().and_then(Option::as_ref);
+        let answered = seen.is_some_and(|seen| {
+            seen.containers.get(name) == state.containers.get(name)
+                && places.all(|(network, wanted)| seen.networks.get(network) == Some(wanted))
+        });
+        if answered { Ready::Now } else { self.dns.clone() }
+    }
+
+    /// Name servers for a container's resolv.conf; none: the host's.
+    pub(super) fn name_servers(&self, accepted: &Accepted) -> Vec<IpAddr> {
+        let spec = &accepted.spec;
+        if !spec.dns.is_empty() {
+            return spec.dns.clone();
+        }
+        let owner = match &spec.network_mode {
+            NetworkMode::Container(owner) => self.ledger.containers.get(owner).map(effective),
+            NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => None,
+        };
+        let place = owner.unwrap_or(accepted);
+        if owner.is_some() && !place.spec.dns.is_empty() {
+            return place.spec.dns.clone();
+        }
+        let networks = place
+            .attachments
+            .iter()
+            .filter_map(|a| self.ledger.networks.get(&a.network));
+        networks
+            .filter(|n| n.spec.dns)
+            .map(|n| IpAddr::V4(n.network.gateway))
+            .collect()
+    }
+}
+
+fn differences(seen: Option<&DnsState>, wanted: &DnsState) -> Vec<Reason> {
+    let nothing = DnsState::default();
+    let Some(seen) = seen else {
+        let because = Reason::because("the name server does not run");
+        return if *wanted == nothing {
+            Vec::new()
+        } else {
+            vec![because]
+        };
+    };
+    if seen == wanted {
+        return Vec::new();
+    }
+    if *wanted == nothing {
+        return vec![Reason::because("no network has it any more")];
+    }
+    let mut reasons = Vec::new();
+    let networks = changed(&seen.networks, &wanted.networks);
+    let containers = changed(&seen.containers, &wanted.containers);
+    for (kind, names) in [("network", networks), ("container", containers)] {
+        if !names.is_empty() {
+            reasons.push(Reason::because(format!("names of {kind} {}", listed(&names))));
+        }
+    }
+    if seen.upstreams != wanted.upstreams {
+        reasons.push(Reason::because("other servers are asked for all other names"));
+    }
+    reasons
+}
+
+fn changed<T: PartialEq>(
+    seen: &std::collections::BTreeMap<Name, T>,
+    wanted: &std::collections::BTreeMap<Name, T>,
+) -> Vec<Name> {
+    let new = wanted.iter().filter(|(name, w)| seen.get(*name) != Some(w));
+    let gone = seen.iter().filter(|(name, _)| !wanted.contains_key(*name));
+    let mut names: Vec<Name> = new.chain(gone).map(|(name, _)| name.clone()).collect();
+    names.sort();
+    names
+}
+
+fn listed(names: &[Name]) -> String {
+    let first: Vec<&str> = names.iter().take(LISTED).map(Name::as_str).collect();
+    match names.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        Some(more) => format!("{} and {more} more", first.join(", ")),
+        None => first.join(", "),
+    }
+}

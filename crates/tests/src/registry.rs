@@ -1,0 +1,207 @@
+//! Debian's `docker-registry` on a free port, with images pushed by skopeo.
+//!
+//! It runs in the network namespace of the thread that starts it: for one on a test host, start it inside
+//! [`crate::namespace::Namespace::within`], and push from there too.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Who may log in to a registry that wants it.
+pub const USER: &str = "tester";
+pub const PASSWORD: &str = "secret";
+/// The same as a line of an htpasswd file: bcrypt, the only hash that docker-registry takes.
+const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+/// Only a failing test waits this long.
+const START: Duration = Duration::from_secs(60);
+
+/// How it is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub address: IpAddr,
+    /// Whether it wants to see [`USER`] and [`PASSWORD`].
+    pub login: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            login: false,
+        }
+    }
+}
+
+/// A registry that runs until the value goes.
+pub struct Registry {
+    child: Child,
+    address: SocketAddr,
+    dir: PathBuf,
+    login: bool,
+}
+
+impl Registry {
+    /// On the loopback, open to all; everything it keeps is in `dir`.
+    pub fn start(dir: &Path) -> Self {
+        Self::start_as(dir, Options::default())
+    }
+
+    /// As [`Registry::start`], otherwise.
+    pub fn start_as(dir: &Path, options: Options) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
+        // Between finding a free port and taking it somebody else may.
+        for _ in 0..20 {
+            let port = TcpListener::bind((options.address, 0))
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            let address = SocketAddr::new(options.address, port);
+            let mut child = spawn(dir, address, options.login);
+            if answers(&mut child, address) {
+                let dir = dir.to_owned();
+                let login = options.login;
+                return Self {
+                    child,
+                    address,
+                    dir,
+                    login,
+                };
+            }
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        panic!("docker-registry does not start: {}", log(dir));
+    }
+
+    /// `ADDRESS:PORT`, what stands in front of an image's name.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Pushes what skopeo calls `source` (`oci:DIR:TAG`, `oci-archive:FILE`, `docker-archive:FILE`), all platforms of
+    /// it, byte for byte, as `name` (`app:1`). Returns the whole reference.
+    pub fn push(&self, source: &str, name: &str) -> String {
+        let reference = format!("{}/{name}", self.address);
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args([
+            "--insecure-policy",
+            "copy",
+            "--all",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+        ]);
+        if self.login {
+            skopeo.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
+        }
+        let output = skopeo.arg(source).arg(format!("docker://{reference}")).output();
+        let output = output.expect("skopeo is installed by ./test");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "skopeo copy {source} {reference}: {said}"
+        );
+        reference
+    }
+
+    /// What it has logged so far: a line with method, path, status and the client's name for every request.
+    pub fn log(&self) -> String {
+        log(&self.dir)
+    }
+
+    /// How many requests were answered whose line has all of `parts` in it. A line may come later than its answer, so
+    /// this waits for `expected` of them.
+    pub fn requests(&self, parts: &[&str], expected: usize) -> usize {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            let answered = log.lines().filter(|line| line.contains("HTTP/1.1\" "));
+            let count = answered
+                .filter(|line| parts.iter().all(|part| line.contains(part)))
+                .count();
+            if count >= expected || begun.elapsed() > START {
+                return count;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Installed, or unpacked into the cache by `./test`.
+fn program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).map(|dir| dir.join("docker-registry"));
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let unpacked = home.join(".cache/wharf/docker-registry/usr/bin/docker-registry");
+    let found = installed.chain([unpacked]).find(|program| program.is_file());
+    found.expect("docker-registry is neither on PATH nor below ~/.cache/wharf; ./test unpacks it")
+}
+
+fn spawn(dir: &Path, address: SocketAddr, login: bool) -> Child {
+    let shown = dir.display();
+    let auth = match login {
+        true => format!("auth: {{ htpasswd: {{ realm: tests, path: {shown}/htpasswd }} }}\n"),
+        false => String::new(),
+    };
+    let config = format!(
+        "version: 0.1\n\
+         log: {{ level: error }}\n\
+         storage: {{ filesystem: {{ rootdirectory: {shown}/data }}, delete: {{ enabled: true }} }}\n\
+         http: {{ addr: '{address}', secret: tests }}\n{auth}"
+    );
+    let path = dir.join("config.yml");
+    fs::write(&path, config).unwrap();
+    let log = File::create(dir.join("log")).unwrap();
+    Command::new(program())
+        .arg("serve")
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// Whether this very process answers there before long.
+fn answers(child: &mut Child, address: SocketAddr) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < START {
+        let answer = hello(address);
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if answer.is_ok_and(|answer| answer.contains("Docker-Distribution-Api-Version")) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+fn hello(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET /v2/ HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn log(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log")).unwrap_or_default()
+}
