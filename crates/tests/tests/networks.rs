@@ -124,14 +124,18 @@ fn allow_lists_hold_for_udp_and_for_containers_of_other_networks() {
     host.write("web.toml", &first);
     host.start_agent();
     host.converge();
-    let fetch = ["exec", "box", "wget", "-T", "2", "-qO-", "http://192.0.2.1:8080/"];
+    let line = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 192.0.2.1 8080";
+    let fetch = || host.wharf(["exec", "box", "sh", "-c", line]);
     host.http_get(From::Neighbour, "http://192.0.2.1:8080/");
     assert!(http::ask_udp(&host.neighbour, "192.0.2.1:8080", "?").is_err());
-    assert_ne!(host.wharf(fetch).code, 0);
+    assert_ne!(fetch().code, 0);
     host.write("web.toml", &second);
     host.wharf(["reload"]).ok();
     host.converge();
     assert!(!http::reaches(&host.neighbour, "192.0.2.1:8080"));
+    let page = fetch();
+    assert!(page.code == 0 && page.stdout.contains("hello"), "{page:?}");
+    http::ask_udp(&host.neighbour, "192.0.2.1:8080", "?").unwrap();
 }
 
 #[test]
