@@ -33,6 +33,14 @@ pub fn is_kept(scope: &Path) -> bool {
     !pids(&scope.join(LEAF)).is_empty()
 }
 
+/// Ends who keeps it, without a word to the containers. Returns when that was asked for: whoever looks again sees it.
+pub fn end(scope: &Path) {
+    let leaf = scope.join(LEAF);
+    for pid in pids(&leaf) {
+        ask_to_stop(pid, &leaf);
+    }
+}
+
 /// Entry point of `wharf hold [SCOPE]`, SCOPE being the group's directory, and the caller's own by default.
 pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(2).map(PathBuf::from).collect();

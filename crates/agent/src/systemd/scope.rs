@@ -102,11 +102,18 @@ impl Scope {
             let alive = self.is_populated() && is_active()?;
             let made = if alive { self.hold() } else { self.make() };
             let out = made.with_context(|| format!("cannot make {NAME}.scope for containers to live in"))?;
-            if out.status.success() {
+            // It may have been empty for a moment, and ended, before its keeper was in it: then it never ends again, and
+            // is not what systemd stops. With the keeper in it what systemd says holds.
+            if out.status.success() && (!alive || is_active()?) {
                 info!(group = %self.group, "containers live in {NAME}.scope");
                 return Ok(());
             }
-            String::from_utf8_lossy(&out.stderr).trim().clone_into(&mut why);
+            if out.status.success() {
+                hold::end(&self.dir);
+                "it ended meanwhile".clone_into(&mut why);
+            } else {
+                String::from_utf8_lossy(&out.stderr).trim().clone_into(&mut why);
+            }
             sleep(Duration::from_millis(50));
         }
         bail!(
