@@ -153,9 +153,8 @@ fn a_session_ends_with_its_agent() {
 fn a_paused_container_waits() {
     let host = host_with_box("");
     host.wharf(["pause", "box"]).ok();
-    let status = host.status();
-    assert_eq!(status.containers[0].state, model::status::State::Paused);
-    assert!(status.converged);
+    assert_eq!(host.container("box").state, model::status::State::Paused);
+    host.until("converged", |s| s.converged);
     let (code, _, err) = said(&host, &["box", "true"]);
     assert_eq!(code, 125);
     assert!(err.contains("paused"), "{err}");

@@ -76,7 +76,7 @@ fn failed_health_may_hold_it() {
     host.wharf(["exec", "web", "rm", "/tmp/ok"]).ok();
     let held = host.until_state("web", State::Stopped);
     assert!(held.hold.unwrap().contains("health"), "says why");
-    assert!(host.status().converged, "a hold is where it should be");
+    host.until("converged: a hold is where it should be", |s| s.converged);
     host.wharf(["start", "web"]).ok();
     host.until("healthy again", is("healthy"));
 }
@@ -182,12 +182,14 @@ fn a_crash_loop_shows_what_it_said_last() {
         host.start_agent();
         host
     };
-    let web = host.until_state("web", State::Backoff);
-    let error = web.error.unwrap();
-    assert!(
-        error.contains("Address already in use") && error.contains('3'),
-        "{error}"
-    );
-    let text = host.wharf(["status"]).stdout;
-    assert!(text.contains("Address already in use"), "{text}");
+    host.until("its last words are shown", |s| {
+        let web = &s.containers[0];
+        let words = |e: &String| e.contains("Address already in use") && e.contains('3');
+        web.state == State::Backoff && web.error.as_ref().is_some_and(words)
+    });
+    // It may be running again for a moment.
+    host.until("said in the table too", |_| {
+        let text = host.wharf(["status"]).stdout;
+        text.contains("Address already in use")
+    });
 }

@@ -29,14 +29,16 @@ impl LastWords {
                 Some((at, words)) if at == ended => words,
                 _ => read(roots, &id, container.started_at),
             };
-            if !words.is_empty() {
-                let text = container.error.get_or_insert_default();
-                if !text.is_empty() {
-                    text.push_str("; ");
-                }
-                text.push_str("it said last: ");
-                text.push_str(&words);
+            if words.is_empty() {
+                // Nothing yet may be something in a moment.
+                continue;
             }
+            let text = container.error.get_or_insert_default();
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str("it said last: ");
+            text.push_str(&words);
             self.0.insert(id, (ended, words));
         }
     }

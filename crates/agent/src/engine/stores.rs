@@ -21,25 +21,22 @@ impl Engine {
             Err(refusal) => return reply(answer, Err(refusal)),
         };
         let (host, in_use) = (Arc::clone(&self.host), self.in_use());
-        self.beside(Noun::Image(key.clone()), move || {
-            let removed = host
-                .store
-                .remove(&key, &in_use)
-                .map_err(|e| Refusal::Failed(chain(e)));
-            reply(answer, removed.map(|_| key));
+        self.beside(Noun::Image(key.clone()), answer, move || {
+            let removed = host.store.remove(&key, &in_use);
+            removed.map(|_| key).map_err(|e| Refusal::Failed(chain(e)))
         });
     }
 
     /// Removes all images nothing wants; or only what no image has any more, where it is to be `dangling`.
     pub(super) fn prune_images(&mut self, dry_run: bool, dangling: bool, answer: Answer<Result<Pruned>>) {
         let (host, mut in_use) = (Arc::clone(&self.host), self.in_use());
-        self.beside(Noun::Image(String::new()), move || {
+        self.beside(Noun::Image(String::new()), answer, move || {
             let named = match dangling {
                 true => host.store.images().map(|all| in_use.keys.extend(all.into_keys())),
                 false => Ok(()),
             };
             let pruned = named.and_then(|()| host.store.prune(&in_use, dry_run));
-            reply(answer, pruned.map_err(|e| Refusal::Failed(chain(e))));
+            pruned.map_err(|e| Refusal::Failed(chain(e)))
         });
     }
 
@@ -50,24 +47,31 @@ impl Engine {
             Err(refusal) => return reply(answer, Err(refusal)),
         };
         let host = Arc::clone(&self.host);
-        self.beside(Noun::Volume(name.clone()), move || {
-            let removed = host.volumes.remove(&name).map_err(|e| Refusal::Failed(chain(e)));
-            reply(answer, removed.map(drop));
+        self.beside(Noun::Volume(name.clone()), answer, move || {
+            let removed = host.volumes.remove(&name);
+            removed.map(drop).map_err(|e| Refusal::Failed(chain(e)))
         });
     }
 
-    /// Work that keeps the planner's hands off a noun.
-    fn beside(&mut self, noun: Noun, work: impl FnOnce() + Send + 'static) {
+    /// Work that keeps the planner's hands off a noun. The answer comes after the loop was told of the end: whoever asks
+    /// for a look then gets one at what has become of it.
+    fn beside<T: Send + 'static>(
+        &mut self,
+        noun: Noun,
+        answer: Answer<T>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) {
         self.in_flight.insert(noun.clone());
         let wakes = self.wakes.clone();
         tokio::task::spawn_blocking(move || {
-            work();
+            let value = work();
             // The loop outlives every action but at its own end.
             drop(wakes.send(Wake::Done(Box::new(Done {
                 action: None,
                 noun,
                 result: Ok(()),
             }))));
+            reply(answer, value);
         });
     }
 
