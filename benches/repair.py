@@ -39,6 +39,8 @@ def tries(engine, count):
             except Unable as e:
                 found[kind].append(str(e))
             engine.client("wait", "--timeout", "20s")
+            # More than two repairs a second for long are taken for a fight with somebody else.
+            time.sleep(0.6)
     return found
 
 
