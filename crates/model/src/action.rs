@@ -97,20 +97,7 @@ pub struct Joins {
 impl Instance {
     /// What its shim works by.
     pub fn shim_policy(&self) -> ShimPolicy {
-        let signal = self
-            .spec
-            .stop_signal
-            .as_ref()
-            .or(self.image.config.stop_signal.as_ref());
-        ShimPolicy {
-            rev: self.rev,
-            restart: self.spec.restart,
-            stop_signal: signal.map_or("SIGTERM", String::as_str).to_owned(),
-            stop_grace_period: self.spec.stop_grace_period,
-            logging: self.spec.logging,
-            limits: self.spec.limits.clone(),
-            checked: crate::health::check(&self.spec.healthcheck, Some(&self.image)).is_some(),
-        }
+        ShimPolicy::of(self.rev, &self.spec, Some(&self.image))
     }
 }
 
@@ -129,6 +116,28 @@ pub struct ShimPolicy {
     /// Its health is asked: a good run is then one that was healthy for `reset_after`, and not one that lasted so long.
     #[serde(default)]
     pub checked: bool,
+}
+
+impl ShimPolicy {
+    /// What a table says, and where it says nothing the image.
+    pub fn of(rev: u64, spec: &ContainerSpec, image: Option<&Image>) -> Self {
+        Self {
+            rev,
+            restart: spec.restart,
+            stop_signal: stop_signal(spec, image),
+            stop_grace_period: spec.stop_grace_period,
+            logging: spec.logging,
+            limits: spec.limits.clone(),
+            checked: crate::health::check(&spec.healthcheck, image).is_some(),
+        }
+    }
+}
+
+/// The table's signal, else the one of the image, else SIGTERM.
+pub fn stop_signal(spec: &ContainerSpec, image: Option<&Image>) -> String {
+    let of_image = image.and_then(|i| i.config.stop_signal.as_ref());
+    let signal = spec.stop_signal.as_ref().or(of_image);
+    signal.map_or("SIGTERM", String::as_str).to_owned()
 }
 
 /// One thing to do.

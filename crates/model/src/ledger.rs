@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::action::Joins;
+use crate::action::{Joins, stop_signal};
 use crate::digest::Digest;
 use crate::firewall::PortRule;
 use crate::health::HealthState;
@@ -90,9 +90,7 @@ pub struct Accepted {
 impl Accepted {
     /// The table's signal, else the one of the image it was created from, else SIGTERM.
     pub fn stop_signal(&self) -> String {
-        let of_image = self.image.as_ref().and_then(|i| i.config.stop_signal.as_ref());
-        let signal = self.spec.stop_signal.as_ref().or(of_image);
-        signal.map_or("SIGTERM", String::as_str).to_owned()
+        stop_signal(&self.spec, self.image.as_ref())
     }
 
     /// The registry is still to be asked before it is made: until then it has no image.

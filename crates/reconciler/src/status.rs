@@ -279,8 +279,15 @@ impl View<'_> {
             containers: containers.map(|(name, _)| name.to_string()).collect(),
             error: self
                 .wait_error(&Noun::Network(name.clone()))
-                .or_else(|| self.table_error("network", name)),
+                .or_else(|| self.table_error("network", name))
+                .or_else(|| self.foreign_drops()),
         }
+    }
+
+    /// A foreign firewall in the way is not ours to change: the networks behind it say so.
+    fn foreign_drops(&self) -> Option<String> {
+        let drops = &self.input.observed.foreign_drops;
+        (!drops.is_empty()).then(|| drops.join("; "))
     }
 
     /// Those of tables, of containers, and those that are only kept.

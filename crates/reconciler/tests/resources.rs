@@ -408,3 +408,15 @@ fn an_image_table_is_meant_by_its_name() {
         "registry.example/app:7"
     );
 }
+
+#[test]
+fn a_foreign_firewall_in_the_way_is_named_at_the_networks_and_is_nothing_to_wait_for() {
+    let mut lab = on_two();
+    assert!(lab.settle().is_empty());
+    assert!(lab.status().networks.iter().all(|n| n.error.is_none()));
+    lab.host.foreign_drops = vec!["chain inet mine forward drops".to_owned()];
+    let status = lab.status();
+    let said = |error: &Option<String>| error.as_ref().is_some_and(|e| e.contains("inet mine"));
+    assert!(status.networks.iter().all(|n| said(&n.error)), "{status:#?}");
+    assert!(status.converged);
+}

@@ -127,11 +127,6 @@ impl Drop for Probers {
 /// Every run that is to be probed; none where the containers could not be seen.
 fn runs(ledger: &Ledger, observed: &Observed) -> Option<BTreeMap<ContainerId, Run>> {
     let containers = observed.containers.known()?;
-    let accepted = ledger
-        .containers
-        .values()
-        .flat_map(|entry| [Some(&entry.current), entry.next.as_ref().map(|n| &n.accepted)])
-        .flatten();
     let run = |a: &Accepted| {
         let check = model::health::check(&a.spec.healthcheck, a.image.as_ref())?;
         let seen = containers.get(&a.id)?.known()?;
@@ -142,7 +137,7 @@ fn runs(ledger: &Ledger, observed: &Observed) -> Option<BTreeMap<ContainerId, Ru
         };
         matches!(seen.phase, Phase::Running { .. }).then(|| (a.id.clone(), run))
     };
-    Some(accepted.filter_map(run).collect())
+    Some(ledger.accepted().filter_map(|(_, a)| run(a)).collect())
 }
 
 fn is_paused(observed: &Observed, id: &ContainerId) -> bool {

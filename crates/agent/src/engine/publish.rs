@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use model::diagnostic::{Diagnostic, Location};
 use model::health::{HealthState, Verdict};
-use model::ledger::ContainerEntry;
-use model::name::{ContainerId, Name};
+use model::name::ContainerId;
 use model::status::Status;
 
 use super::{Engine, Snapshot};
@@ -17,7 +16,6 @@ impl Engine {
         self.passes += 1;
         fill_in(&mut status, &self.places);
         self.last_words.add(&mut status, &self.places.roots());
-        show_foreign_drops(&mut status, &self.observed.foreign_drops);
         status.errors.extend(self.settings_errors.iter().cloned());
         if let Some(error) = &self.ledger_error {
             status
@@ -46,10 +44,7 @@ impl Engine {
             if state.verdict == Verdict::Starting || was == Some(state.verdict) {
                 continue;
             }
-            let named = |(_, entry): &(&Name, &ContainerEntry)| {
-                entry.current.id == *id || entry.next.as_ref().is_some_and(|n| n.accepted.id == *id)
-            };
-            if let Some((name, _)) = self.ledger.containers.iter().find(named) {
+            if let Some((name, _)) = self.ledger.accepted().find(|(_, a)| a.id == *id) {
                 let verdict = state.verdict.as_str();
                 let reason = match state.output.trim() {
                     "" => verdict.to_owned(),
@@ -67,16 +62,6 @@ fn fill_in(status: &mut Status, places: &Places) {
     status.config_dir = places.config_dir.display().to_string();
     status.version = env!("CARGO_PKG_VERSION").to_owned();
     status.firewall = "nftables".to_owned();
-}
-
-/// A foreign firewall in the way is not ours to change: the networks behind it say so.
-fn show_foreign_drops(status: &mut Status, drops: &[String]) {
-    if drops.is_empty() {
-        return;
-    }
-    for network in status.networks.iter_mut().filter(|n| n.error.is_none()) {
-        network.error = Some(drops.join("; "));
-    }
 }
 
 /// Before the first pass.

@@ -101,12 +101,7 @@ impl Engine {
     fn user_of_image(&self, key: &str) -> Option<String> {
         let of = |source: &ImageSource| source.key() == key;
         let declared = self.desired.containers.iter().find(|(_, c)| of(&c.spec.image));
-        let accepted = || {
-            self.ledger.containers.iter().find(|(_, entry)| {
-                of(&entry.current.spec.image)
-                    || entry.next.as_ref().is_some_and(|n| of(&n.accepted.spec.image))
-            })
-        };
+        let accepted = || self.ledger.accepted().find(|(_, a)| of(&a.spec.image));
         let container = declared
             .map(|(name, _)| name)
             .or_else(|| accepted().map(|(name, _)| name));
@@ -121,13 +116,10 @@ impl Engine {
     fn in_use(&self) -> InUse {
         let declared = self.desired.containers.values().map(|c| c.spec.image.key());
         let mut in_use: InUse = declared.chain(self.desired.images.keys().cloned()).collect();
-        for entry in self.ledger.containers.values() {
-            let next = entry.next.as_ref().map(|n| &n.accepted);
-            for accepted in [Some(&entry.current), next].into_iter().flatten() {
-                in_use.keys.insert(accepted.spec.image.key());
-                if let Some(image) = &accepted.image {
-                    in_use.add(image);
-                }
+        for (_, accepted) in self.ledger.accepted() {
+            in_use.keys.insert(accepted.spec.image.key());
+            if let Some(image) = &accepted.image {
+                in_use.add(image);
             }
         }
         in_use
@@ -160,9 +152,7 @@ impl Engine {
             .iter()
             .find(|(_, c)| uses(&c.spec))
             .map(|(n, _)| n);
-        let accepted = self.ledger.containers.iter().find(|(_, entry)| {
-            uses(&entry.current.spec) || entry.next.as_ref().is_some_and(|n| uses(&n.accepted.spec))
-        });
+        let accepted = self.ledger.accepted().find(|(_, a)| uses(&a.spec));
         match declared.or(accepted.map(|(n, _)| n)) {
             Some(user) => Err(Refusal::InUse(format!(
                 "volume {name} is used by container {user}"

@@ -210,7 +210,7 @@ impl<'a> Pass<'a, '_> {
             );
             reasons.push(Reason::because(text));
         }
-        let policy = policy(accepted);
+        let policy = ShimPolicy::of(accepted.rev, &accepted.spec, accepted.image.as_ref());
         let action = Action::UpdateContainer {
             id: accepted.id.clone(),
             name: name.clone(),
@@ -421,18 +421,6 @@ impl<'a> Pass<'a, '_> {
     pub(super) fn resting_stop(&self, noun: &Noun, accepted: &Accepted) -> Option<Blocked> {
         // They are booked without a fingerprint: a failed start does not hold up a stop.
         self.resting(noun, Some(&accepted.id), &accepted.id, &accepted.spec.restart)
-    }
-}
-
-fn policy(accepted: &Accepted) -> ShimPolicy {
-    ShimPolicy {
-        rev: accepted.rev,
-        restart: accepted.spec.restart,
-        stop_signal: accepted.stop_signal(),
-        stop_grace_period: accepted.spec.stop_grace_period,
-        logging: accepted.spec.logging,
-        limits: accepted.spec.limits.clone(),
-        checked: model::health::check(&accepted.spec.healthcheck, accepted.image.as_ref()).is_some(),
     }
 }
 
