@@ -16,8 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
+
+/* Connections at a time, and seconds that a request may take to come. */
+#define MOST 256
+#define PATIENCE 2
 
 static void leave(int signal)
 {
@@ -37,39 +41,67 @@ static int bound(int type, int port)
     return fd;
 }
 
-/* Reads to the blank line that ends a request: closing with some of it unread would reset the connection. */
-static int whole_request(int fd)
-{
+/* A connection whose request has not come whole. */
+struct asking {
+    int fd;
+    size_t have;
+    time_t since;
     char request[4096];
-    size_t have = 0;
-    while (have < sizeof request) {
-        ssize_t n = read(fd, request + have, sizeof request - have);
-        if (n <= 0)
-            return 0;
-        have += n;
-        if (memmem(request, have, "\r\n\r\n", 4) || memmem(request, have, "\n\n", 2))
-            return 1;
-    }
-    return 0;
-}
+};
 
-static void answer_tcp(int listener, const char *host, unsigned long count)
+static struct asking asking[MOST];
+static int waiting;
+
+static void greet(int listener)
 {
-    char page[512], answer[1024];
-    struct timeval patience = { .tv_sec = 2 };
-    int fd = accept(listener, NULL, NULL);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return;
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    if (whole_request(fd)) {
-        int length = snprintf(page, sizeof page, "hello from %s\npid %d\nrequest %lu\n", host, (int)getpid(), count);
-        int n = snprintf(answer, sizeof answer,
-                         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-                         length, page);
-        if (write(fd, answer, n) != n)
-            fprintf(stderr, "hello: answer cut short: %s\n", strerror(errno));
+    asking[waiting].fd = fd;
+    asking[waiting].have = 0;
+    asking[waiting++].since = time(NULL);
+}
+
+/* 1: it has come whole, up to the blank line that ends it: closing with some of it unread would reset the connection.
+   0: some of it is still to come. -1: it will not come. */
+static int whole_request(struct asking *a)
+{
+    ssize_t n = read(a->fd, a->request + a->have, sizeof a->request - a->have);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return time(NULL) - a->since > PATIENCE ? -1 : 0;
+    if (n <= 0)
+        return -1;
+    a->have += n;
+    if (memmem(a->request, a->have, "\r\n\r\n", 4) || memmem(a->request, a->have, "\n\n", 2))
+        return 1;
+    return a->have < sizeof a->request ? 0 : -1;
+}
+
+static void answer_tcp(int fd, const char *host, unsigned long count)
+{
+    char page[512], answer[1024];
+    int length = snprintf(page, sizeof page, "hello from %s\npid %d\nrequest %lu\n", host, (int)getpid(), count);
+    int n = snprintf(answer, sizeof answer,
+                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+                     length, page);
+    if (write(fd, answer, n) != n)
+        fprintf(stderr, "hello: answer cut short: %s\n", strerror(errno));
+}
+
+/* Goes on with every connection: one that says nothing keeps nobody waiting. */
+static void serve(const char *host, unsigned long *count)
+{
+    for (int i = 0; i < waiting;) {
+        int whole = whole_request(&asking[i]);
+        if (whole == 0) {
+            i++;
+            continue;
+        }
+        if (whole > 0)
+            answer_tcp(asking[i].fd, host, ++*count);
+        close(asking[i].fd);
+        asking[i] = asking[--waiting];
     }
-    close(fd);
 }
 
 static void answer_udp(int fd, const char *host, unsigned long count)
@@ -93,19 +125,23 @@ int main(int argc, char **argv)
     signal(SIGINT, leave);
     signal(SIGPIPE, SIG_IGN);
     gethostname(host, sizeof host - 1);
-    struct pollfd fds[2] = { { .fd = bound(SOCK_STREAM, port), .events = POLLIN },
-                             { .fd = bound(SOCK_DGRAM, port), .events = POLLIN } };
-    if (fds[0].fd < 0 || fds[1].fd < 0 || listen(fds[0].fd, 128) != 0) {
+    struct pollfd fds[2 + MOST] = { { .fd = bound(SOCK_STREAM, port), .events = POLLIN },
+                                    { .fd = bound(SOCK_DGRAM, port), .events = POLLIN } };
+    if (fds[0].fd < 0 || fds[1].fd < 0 || listen(fds[0].fd, 1024) != 0) {
         fprintf(stderr, "hello: cannot listen on port %d: %s\n", port, strerror(errno));
         return 1;
     }
     printf("hello: listening on port %d\n", port);
     fflush(stdout);
     for (;;) {
-        if (poll(fds, 2, -1) < 0)
+        for (int i = 0; i < waiting; i++)
+            fds[2 + i] = (struct pollfd) { .fd = asking[i].fd, .events = POLLIN };
+        fds[0].events = waiting < MOST ? POLLIN : 0;
+        if (poll(fds, 2 + waiting, waiting ? 1000 : -1) < 0)
             continue;
         if (fds[0].revents)
-            answer_tcp(fds[0].fd, host, ++count);
+            greet(fds[0].fd);
+        serve(host, &count);
         if (fds[1].revents)
             answer_udp(fds[1].fd, host, ++count);
     }

@@ -46,6 +46,22 @@ impl Dirty {
     }
 }
 
+/// The parts that the last look could not see.
+pub fn unknown(observed: &Observed) -> Dirty {
+    fn blind<T>(look: &Look<T>) -> bool {
+        look.known().is_none()
+    }
+    Dirty {
+        images: blind(&observed.images),
+        links: blind(&observed.links) || blind(&observed.foreign_addresses) || blind(&observed.forwarding),
+        firewall: blind(&observed.firewall),
+        listeners: blind(&observed.listeners),
+        containers: blind(&observed.containers),
+        names: blind(&observed.dns),
+        volumes: blind(&observed.volumes),
+    }
+}
+
 /// Nothing seen yet: everything is unknown.
 pub fn blank() -> Observed {
     fn unseen<T>() -> Look<T> {

@@ -130,6 +130,8 @@ pub struct Engine {
     plan_requests: Vec<Answer<Plan>>,
     files_dirty: bool,
     dirty: Dirty,
+    /// How many looks in a row could not see everything.
+    blind_looks: u32,
     wake_at: Option<Instant>,
     full_pass_at: Instant,
     passes: u64,
@@ -197,6 +199,7 @@ impl Engine {
             plan_requests: Vec::new(),
             files_dirty: true,
             dirty: Dirty::ALL,
+            blind_looks: 0,
             wake_at: None,
             full_pass_at: Instant::now(),
             passes: 0,

@@ -163,6 +163,7 @@ impl Engine {
                 self.dirty = Dirty::ALL;
             }
         }
+        self.look_again();
         if let (Look::Known(before), Look::Known(after)) = (&before, &self.observed.containers) {
             for event in events::transitions(before, after, Timestamp::now()) {
                 self.events.record(event);
@@ -173,6 +174,18 @@ impl Engine {
         let before = std::mem::take(&mut self.observed.health);
         self.observed.health = self.probers.follow(&self.host, &self.ledger, &self.observed);
         self.tell_of_health(&before);
+    }
+
+    /// What could not be seen is looked at again with whatever wakes the loop next, and soon if nothing does: the change
+    /// that a failed look missed was told of once.
+    fn look_again(&mut self) {
+        let unseen = observe::unknown(&self.observed);
+        if unseen == Dirty::default() {
+            self.blind_looks = 0;
+            return;
+        }
+        self.dirty = self.dirty.or(unseen);
+        self.blind_looks += 1;
     }
 
     /// Host ports somebody asks for by number.
@@ -214,6 +227,10 @@ impl Engine {
                 .unwrap_or(std::time::Duration::ZERO);
             Instant::now() + wait
         });
+        if self.dirty != Dirty::default() {
+            let again = Instant::now() + blind_rest(self.blind_looks);
+            self.wake_at = Some(self.wake_at.map_or(again, |at| at.min(again)));
+        }
     }
 
     /// Writes the ledger; on failure the old one stays in force, nothing that relies on the new one is done, and the
@@ -348,6 +365,14 @@ impl Engine {
     }
 }
 
+/// How long to wait after so many looks in a row that saw not all: 100 ms, doubling up to five seconds.
+fn blind_rest(looks: u32) -> std::time::Duration {
+    let doubled = 1u32.checked_shl(looks.saturating_sub(1)).unwrap_or(u32::MAX);
+    std::time::Duration::from_millis(100)
+        .saturating_mul(doubled)
+        .min(std::time::Duration::from_secs(5))
+}
+
 /// What was put away a day ago goes for good. Nobody waits for that.
 fn empty_trash(host: &Arc<crate::host::Host>) {
     let host = Arc::clone(host);
@@ -406,5 +431,19 @@ fn verb(action: &Action) -> &'static str {
         Action::RepairAttachments { .. } => "repair",
         Action::UpdateContainer { .. } => "update",
         Action::StopContainer { .. } => "stop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::blind_rest;
+
+    #[test]
+    fn a_look_that_keeps_failing_is_repeated_ever_more_seldom() {
+        let rests: Vec<u64> = (1..=8).map(|n| blind_rest(n).as_millis() as u64).collect();
+        assert_eq!(rests, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(blind_rest(u32::MAX), Duration::from_secs(5));
     }
 }

@@ -59,11 +59,10 @@ pub(crate) fn attach(
         },
         None => None,
     };
-    if let Some((host, peer)) = pair {
-        configure_inside(&mut inside, &peer, a, whose)?;
-        return configure_host(route, mark, &host, &master, a, whose);
-    }
-    let (host, peer) = create(route, &mut inside, mark, netns, a, whose)?;
+    let (host, peer) = match pair {
+        Some(pair) => pair,
+        None => create(route, &mut inside, mark, netns, a, whose)?,
+    };
     configure_inside(&mut inside, &peer, a, whose)?;
     configure_host(route, mark, &host, &master, a, whose)?;
     change::neighbour(route, master.index, a.ip, a.mac)
