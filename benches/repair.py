@@ -11,6 +11,14 @@ PORT = 19999
 # Not from /sys, which shows the devices of the namespace that it was mounted in.
 BRIDGE = "bridge=$(ip -o link show type bridge | sed -n 's/^[0-9]*: \\(wh-[^:@]*\\).*/\\1/p' | head -1); "
 VETH = BRIDGE + "veth=$(ip -o link show master $bridge | sed -n 's/^[0-9]*: \\([^:@]*\\).*/\\1/p' | head -1); "
+# The shim shows as `wharf shim NAME`, in this host's processes alone: it says in its environment whose it is.
+SHIM = (
+    "for p in /proc/[0-9]*; do "
+    "tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^wharf shim' || continue; "
+    "tr '\\0' '\\n' <$p/environ 2>/dev/null | grep -qx \"WHARF_RUN_DIR=$WHARF_RUN_DIR\" || continue; "
+    "shim=${p#/proc/}; break; done; [ -n \"$shim\" ]; "
+)
+CHILD = SHIM + "child=$(cut -d' ' -f1 /proc/$shim/task/$shim/children); "
 # What is done, by name. Where the kernel protects a thing (a table with an owner), the tool says so, and nothing is gone.
 DAMAGES = {
     "nft flush ruleset": "nft flush ruleset",
@@ -23,6 +31,9 @@ DAMAGES = {
     "address deleted": BRIDGE + "ip addr flush dev $bridge",
     "route deleted": BRIDGE + "ip route flush dev $bridge proto kernel",
     "ip_forward off": "echo 0 >/proc/sys/net/ipv4/ip_forward",
+    "process killed": CHILD + "kill -9 $child",
+    # The shim alone would not be missed until the agent ends what it left running.
+    "shim and process killed": CHILD + "kill -9 $shim $child",
 }
 
 
@@ -32,7 +43,7 @@ def tries(engine, count):
     for _ in range(count):
         for kind, line in DAMAGES.items():
             try:
-                engine.host.run("sh", "-c", line)
+                engine.host.run("sh", "-c", line, env=engine.env)
                 began = time.monotonic()
                 engine.host.prober.ask("probe", [PORT], 20)
                 found[kind].append(engine.host.prober.answer() - began)

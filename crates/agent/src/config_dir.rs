@@ -27,6 +27,8 @@ pub struct Contents {
     pub broken: Vec<Broken>,
     /// The directory as a whole cannot be trusted: nothing may be removed.
     pub unreadable: Option<Diagnostic>,
+    /// There is no such directory, which is why.
+    pub missing: bool,
     /// The files' texts, for drawing carets.
     pub sources: Vec<Source>,
     /// What a change of which changes the answer: the directory itself, drop-ins, whatever is behind symlinks.
@@ -38,9 +40,9 @@ pub struct Contents {
 /// A directory as such: another one in its place differs, also where the inode number is used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    device: u64,
-    inode: u64,
-    made: Option<SystemTime>,
+    pub device: u64,
+    pub inode: u64,
+    pub made: Option<SystemTime>,
 }
 
 /// Reads every `*.toml` with its drop-ins, in name order. `search`: the settings' `registries.search`.
@@ -48,7 +50,10 @@ pub fn read(dir: &Path, search: &[String]) -> Contents {
     let mut contents = Contents::default();
     contents.watched.directory(dir);
     match names(dir) {
-        Err(problem) => contents.unreadable = Some(problem),
+        Err(problem) => {
+            contents.unreadable = Some(problem);
+            contents.missing = matches!(dir.try_exists(), Ok(false));
+        }
         Ok((identity, names)) => {
             contents.seen = Some((identity, !names.is_empty()));
             let whole: Vec<_> = names

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use model::action::{Action, Instance};
 use storage::LoadOptions;
 
+use crate::contents::deliver;
 use crate::host::Host;
 
 /// Runs an action to its end. Blocking. The text of an error is for users.
@@ -38,12 +39,13 @@ fn phase(action: &Action) -> &'static str {
         Action::ApplyVolume { .. } | Action::RemoveVolume { .. } => "volume",
         Action::ApplyDns { .. } => "dns",
         Action::RestartUnhealthy { .. } => "restart",
+        Action::MendContainer { .. } => "mend",
         Action::PrepareContainer { .. } | Action::StartContainer { .. } => "create",
         Action::ApplyNetwork { .. } | Action::RemoveNetwork { .. } | Action::RepairAttachments { .. } => {
             "network"
         }
         Action::ApplyFirewall { .. } => "firewall",
-        Action::UpdateContainer { .. } => "update",
+        Action::UpdateContainer { .. } | Action::DeliverContents { .. } => "update",
         Action::StopContainer { .. } | Action::RemoveContainer { .. } => "remove",
     }
 }
@@ -77,9 +79,19 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
             guarded(host, host.net.remove_firewall().map_err(chain))
         }
         Action::ApplyFirewall { state } => guarded(host, host.net.apply_firewall(state).map_err(chain)),
-        Action::PrepareContainer { instance } => host.runtime.prepare(instance).map_err(chain),
+        Action::PrepareContainer { instance } => {
+            deliver::give(host, instance)?;
+            host.runtime.prepare(instance).map_err(chain)
+        }
+        Action::DeliverContents {
+            instance,
+            contents,
+            run_no,
+            then,
+        } => deliver::renew(host, instance, contents, *run_no, then),
         Action::StartContainer { instance } => start(host, instance),
         Action::RepairAttachments { instance } => repair(host, instance),
+        Action::MendContainer { instance } => host.runtime.mend(instance).map_err(chain),
         Action::UpdateContainer { id, policy, .. } => host.runtime.update(id, policy).map_err(chain),
         Action::StopContainer {
             id, signal, grace, ..
@@ -95,7 +107,10 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
             for device in host_devices {
                 host.net.detach(device).map_err(chain)?;
             }
-            host.runtime.remove(id, name).map_err(chain)
+            host.runtime.remove(id, name).map_err(chain)?;
+            host.contents
+                .forget(id)
+                .map_err(|e| format!("cannot remove the note of what it was given: {e}"))
         }
     }
 }
@@ -109,6 +124,7 @@ fn guarded(host: &Host, result: Result<(), String>) -> Result<(), String> {
 }
 
 fn start(host: &Host, instance: &Instance) -> Result<(), String> {
+    deliver::give(host, instance)?;
     host.runtime
         .start(instance, &|netns| attach(host, instance, netns))
         .map_err(chain)

@@ -9,6 +9,8 @@ use net::dns::NameServer;
 use runtime::client::Runtime;
 use storage::{Store, Volumes};
 
+use crate::around::Around;
+use crate::contents::Contents;
 use crate::places::Places;
 
 /// What the agent acts through. Blocking: called from threads that may wait.
@@ -18,6 +20,8 @@ pub struct Host {
     pub runtime: Runtime,
     pub volumes: Volumes,
     pub names: NameServer,
+    pub contents: Contents,
+    pub around: Around,
     /// There when forwarding was off before us; of this boot, as the setting is.
     guard: Mutex<PathBuf>,
 }
@@ -37,6 +41,8 @@ impl Host {
             store: Store::open(&roots.store()).context("cannot open the image store")?,
             volumes: Volumes::open(&roots).context("cannot open the volumes")?,
             names: NameServer::new(&roots.run, Path::new("/proc/self/exe")),
+            contents: Contents::open(&roots)?,
+            around: Around::new(),
             runtime: Runtime::new(roots, places.cgroup_parent())
                 .context("cannot set up the container runtime")?,
         }))

@@ -92,13 +92,16 @@ pub fn settle_boot(roots: &Roots) -> anyhow::Result<()> {
     let path = roots.run.join("boot_id");
     let before = std::fs::read_to_string(&path).ok();
     if before.as_deref() != Some(now.as_str()) {
-        let stale = roots.run.join("containers");
-        match std::fs::remove_dir_all(&stale) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("cannot drop {} of an earlier boot", stale.display()));
+        for stale in ["containers", "contents", "delivered"].map(|name| roots.run.join(name)) {
+            match std::fs::remove_dir_all(&stale) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    let doing = || format!("cannot drop {} of an earlier boot", stale.display());
+                    return Err(e).with_context(doing);
+                }
+                _ => {}
             }
-            _ => std::fs::write(&path, now).with_context(|| format!("cannot write {}", path.display()))?,
         }
+        std::fs::write(&path, now).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

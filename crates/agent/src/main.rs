@@ -4,13 +4,16 @@
 //! everything else goes through [`cli`].
 
 mod api;
+mod around;
 mod cli;
 mod config_dir;
+mod contents;
 mod engine;
 mod events;
 mod execute;
 mod host;
 mod instance_lock;
+mod journal;
 mod ledger_file;
 mod observe;
 mod places;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Some("dns") => net::dns::main(),
         Some("hold") => systemd::hold::main(),
         Some("init") => runtime::init::main(),
+        Some("refresh") => runtime::contents::child_main(),
         Some("prepare") => runtime::prepare::child_main(),
         _ => cli::main(),
     }

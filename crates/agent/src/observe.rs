@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use model::firewall::Protocol;
+use model::name::ContainerId;
 use model::observed::{Listener, Look, Observed};
+use runtime::damage::Depth;
 
 use crate::host::Host;
 
@@ -18,6 +20,10 @@ pub struct Dirty {
     pub containers: bool,
     pub names: bool,
     pub volumes: bool,
+    /// What configs, secrets and environment files hold.
+    pub contents: bool,
+    /// Mounts, the way to the network, time zones.
+    pub around: bool,
 }
 
 impl Dirty {
@@ -30,6 +36,8 @@ impl Dirty {
         containers: true,
         names: true,
         volumes: true,
+        contents: true,
+        around: true,
     };
 
     /// Both.
@@ -42,6 +50,8 @@ impl Dirty {
             containers: self.containers || other.containers,
             names: self.names || other.names,
             volumes: self.volumes || other.volumes,
+            contents: self.contents || other.contents,
+            around: self.around || other.around,
         }
     }
 }
@@ -59,6 +69,9 @@ pub fn unknown(observed: &Observed) -> Dirty {
         containers: blind(&observed.containers),
         names: blind(&observed.dns),
         volumes: blind(&observed.volumes),
+        // What is missing or too large is so until somebody changes it, which is watched.
+        contents: false,
+        around: blind(&observed.around.mounts) || blind(&observed.around.online),
     }
 }
 
@@ -75,12 +88,32 @@ pub fn blank() -> Observed {
         firewall: unseen(),
         firewall_there: false,
         foreign_drops: Vec::new(),
+        around: Default::default(),
         listeners: unseen(),
         dns: unseen(),
         dns_ports: Default::default(),
+        damage: BTreeMap::new(),
         volumes: unseen(),
+        contents: BTreeMap::new(),
+        delivered: BTreeMap::new(),
         health: BTreeMap::new(),
         containers: unseen(),
+    }
+}
+
+/// A host on which nothing is, and nothing stands in the way.
+pub fn empty() -> Observed {
+    Observed {
+        images: Look::Known(BTreeMap::new()),
+        links: Look::Known(BTreeMap::new()),
+        foreign_addresses: Look::Known(Vec::new()),
+        forwarding: Look::Known(true),
+        firewall: Look::Known(None),
+        listeners: Look::Known(Vec::new()),
+        dns: Look::Known(None),
+        volumes: Look::Known(BTreeMap::new()),
+        containers: Look::Known(BTreeMap::new()),
+        ..blank()
     }
 }
 
@@ -110,9 +143,50 @@ pub fn refresh(host: &Host, observed: &mut Observed, dirty: Dirty, ports: &BTree
     if dirty.volumes {
         observed.volumes = look(host.volumes.list());
     }
+    if dirty.around {
+        observed.around = host.around.look(&host.net);
+    }
+    if dirty.contents {
+        observed.contents = host.contents.look();
+    }
     if dirty.containers {
+        observed.delivered = host.contents.delivered();
         observed.containers = look(host.runtime.observe());
     }
+}
+
+/// What was taken of containers, or scribbled over: of all of them where a depth is given, else of those that were
+/// touched. Those that were damaged by the last look are looked at closely in any case.
+pub fn look_for_damage(
+    host: &Host,
+    observed: &mut Observed,
+    all: Option<Depth>,
+    touched: BTreeSet<ContainerId>,
+) {
+    let Some(containers) = observed.containers.known() else {
+        return;
+    };
+    let mut damage = match all {
+        Some(depth) => host.runtime.damages(containers, depth),
+        None => BTreeMap::new(),
+    };
+    let before = std::mem::take(&mut observed.damage);
+    for id in touched.into_iter().chain(before.into_keys()) {
+        let seen = containers.get(&id).and_then(Look::known);
+        let found = seen.map(|seen| host.runtime.damage_of(seen, Depth::Legible));
+        match found.filter(|found| !found.is_empty()) {
+            Some(found) => drop(damage.insert(id, found)),
+            None => drop(damage.remove(&id)),
+        }
+    }
+    observed.damage = damage;
+}
+
+/// Bridges of ours whose settings are as they should be.
+pub fn bridges(observed: &Observed) -> Vec<String> {
+    let links = observed.links.known().into_iter().flatten();
+    let right = links.filter(|(_, link)| link.ours && link.route_localnet);
+    right.map(|(name, _)| name.clone()).collect()
 }
 
 fn look_at_firewall(host: &Host, observed: &mut Observed) {

@@ -27,6 +27,13 @@ pub struct PlanLine {
 impl PlanReport {
     /// The very plan a pass carries out, as lines.
     pub fn of(plan: &Plan) -> Self {
+        let taken_up = plan.taken_up.iter().map(|t| PlanLine {
+            op: Op::Update,
+            kind: t.noun.kind().to_owned(),
+            name: t.noun.name().to_owned(),
+            reasons: t.reasons.clone(),
+            text: reconciler::plan::describe_taken_up(t),
+        });
         let actions = plan.actions.iter().map(|p| PlanLine {
             op: p.op,
             kind: p.action.noun().kind().to_owned(),
@@ -42,14 +49,14 @@ impl PlanReport {
             text: reconciler::plan::describe_wait(w),
         });
         Self {
-            actions: actions.chain(waits).collect(),
+            actions: taken_up.chain(actions).chain(waits).collect(),
         }
     }
 }
 
 /// `web: backoff, exited with 1: …`.
 pub fn why_not_converged(c: &ContainerStatus) -> String {
-    let mut text = format!("{}: {}", c.name, state_word(c.state));
+    let mut text = format!("{}: {}", full_name(c), state_word(c.state));
     if c.state == State::Running && c.health != "none" {
         let _ = write!(text, ", {}", c.health); // writing to a String cannot fail
     }
@@ -60,6 +67,14 @@ pub fn why_not_converged(c: &ContainerStatus) -> String {
         let _ = write!(text, ": {error}");
     }
     text
+}
+
+/// The name, with the role of one that runs beside the active one.
+pub fn full_name(c: &ContainerStatus) -> String {
+    match c.role.as_str() {
+        "active" => c.name.clone(),
+        role => format!("{} ({role})", c.name),
+    }
 }
 
 /// A state as the contract spells it.

@@ -183,10 +183,16 @@ mod tests {
             names: ["wanted".into()].into(),
         };
         watch.arm(&Trails(BTreeMap::from([(dir.path().to_owned(), only)])));
-        std::fs::write(dir.path().join("other"), "x").unwrap();
-        std::fs::write(dir.path().join("wanted"), "x").unwrap();
+        // A file that is moved in is one event, where one that is written is several.
+        let outside = tempfile::tempdir().unwrap();
+        let move_in = |name: &str| {
+            std::fs::write(outside.path().join(name), "x").unwrap();
+            std::fs::rename(outside.path().join(name), dir.path().join(name)).unwrap();
+        };
+        move_in("other");
+        move_in("wanted");
         assert!(matches!(inbox.blocking_recv(), Some(Wake::Files)));
-        std::fs::write(dir.path().join("other"), "y").unwrap();
+        move_in("other");
         drop(watch);
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(inbox.try_recv().is_err());

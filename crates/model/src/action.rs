@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::content::{ContentKey, ContentState, Delivered, Then};
 use crate::dns::DnsState;
 use crate::firewall::FirewallState;
 use crate::image::{Image, ImageSource};
@@ -84,6 +85,9 @@ pub struct Instance {
     /// Whose namespaces it joins.
     #[serde(default)]
     pub joins: Joins,
+    /// The configs and secrets it sees.
+    #[serde(default)]
+    pub contents: Vec<Delivered>,
 }
 
 /// The containers whose namespaces an instance lives in (`container:NAME`), by their ids at its start.
@@ -169,6 +173,16 @@ pub enum Action {
     StartContainer { instance: Box<Instance> },
     /// Put missing or changed interfaces of a running container right.
     RepairAttachments { instance: Box<Instance> },
+    /// Put right in place what of a running container's own files or control group was damaged.
+    MendContainer { instance: Box<Instance> },
+    /// Put these contents into a running container's files, and do what then follows. Where the sources have others by
+    /// then, nothing is done.
+    DeliverContents {
+        instance: Box<Instance>,
+        contents: BTreeMap<ContentKey, ContentState>,
+        run_no: u64,
+        then: Then,
+    },
     /// Tell the shim.
     UpdateContainer {
         id: ContainerId,
@@ -213,7 +227,9 @@ impl Action {
             Self::ApplyFirewall { .. } => Noun::Firewall,
             Self::PrepareContainer { instance }
             | Self::StartContainer { instance }
-            | Self::RepairAttachments { instance } => Noun::Container(instance.name.clone()),
+            | Self::RepairAttachments { instance }
+            | Self::MendContainer { instance }
+            | Self::DeliverContents { instance, .. } => Noun::Container(instance.name.clone()),
             Self::UpdateContainer { name, .. }
             | Self::RestartUnhealthy { name, .. }
             | Self::StopContainer { name, .. }
@@ -226,7 +242,9 @@ impl Action {
         match self {
             Self::PrepareContainer { instance }
             | Self::StartContainer { instance }
-            | Self::RepairAttachments { instance } => {
+            | Self::RepairAttachments { instance }
+            | Self::MendContainer { instance }
+            | Self::DeliverContents { instance, .. } => {
                 (Some(instance.id.clone()), fingerprint(&instance.spec))
             }
             Self::UpdateContainer { id, .. }

@@ -40,7 +40,8 @@ pub struct FirewallBridge {
     pub dns_port: Option<u16>,
 }
 
-/// One published port, leading to one container. No two rules share protocol, address and port.
+/// One published port, leading to one container. Rules that share protocol, address and port are of one service: each
+/// new connection goes to one of their targets. They have one list of who is let in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortRule {
     pub protocol: Protocol,
@@ -55,6 +56,19 @@ pub struct PortRule {
     pub allow: Vec<Ipv4Net>,
     /// For messages only.
     pub container: Name,
+    /// The replicated service it is an instance of; none where it stands alone.
+    #[serde(default)]
+    pub service: Option<Name>,
+}
+
+/// Targets of one port at most: it has that many slots, and each target at least one of them.
+pub const MOST_TARGETS: usize = 64;
+
+impl PortRule {
+    /// Whose port it is: the service's, or the container's where that stands alone.
+    pub fn holder(&self) -> &Name {
+        self.service.as_ref().unwrap_or(&self.container)
+    }
 }
 
 /// All of it, sorted. Two equal values render to the same table.

@@ -3,6 +3,9 @@
 //! Everything else speaks in these types. No I/O, no async runtime, no kernel, no clock: `now` is always handed in.
 
 pub mod action;
+pub mod calendar;
+pub mod content;
+pub mod damage;
 pub mod desired;
 pub mod diagnostic;
 pub mod digest;
@@ -18,7 +21,10 @@ pub mod network;
 pub mod observed;
 pub mod paths;
 pub mod plan;
+pub mod replica;
 pub mod restart;
 pub mod spec;
 pub mod status;
+pub mod surroundings;
+pub mod timetable;
 pub mod units;

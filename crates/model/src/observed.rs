@@ -8,12 +8,15 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::content::{ContentKey, ContentRecord};
+use crate::damage::Damage;
 use crate::dns::DnsState;
 use crate::firewall::{FirewallState, Protocol};
 use crate::health::HealthState;
 use crate::image::Image;
 use crate::name::{ContainerId, Name};
 use crate::spec::VolumeSpec;
+use crate::surroundings::Surroundings;
 
 /// The result of a look. Unknown is never planned as absent: a failed look deletes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +62,16 @@ pub struct Observed {
     pub dns_ports: BTreeMap<Name, u16>,
     /// Volumes that have a directory of ours.
     pub volumes: Look<BTreeMap<Name, ObservedVolume>>,
+    /// Fingerprints of what the sources of configs, secrets and environment files hold now.
+    pub contents: BTreeMap<ContentKey, Look<String>>,
+    /// What the files of containers hold; one whose record is not there, or cannot be read, is missing.
+    pub delivered: BTreeMap<ContainerId, ContentRecord>,
     /// What the probes found so far, of the run each is about.
     pub health: BTreeMap<ContainerId, HealthState>,
+    /// What of running containers was found damaged; those that are well are not listed.
+    pub damage: BTreeMap<ContainerId, Vec<Damage>>,
+    /// What is only waited for.
+    pub around: Surroundings,
     /// Every container that has a directory, a shim or a cgroup of ours.
     pub containers: Look<BTreeMap<ContainerId, Look<ObservedContainer>>>,
 }

@@ -31,6 +31,12 @@ impl Roots {
         self.run.join("containers").join(id.as_str())
     }
 
+    /// This boot's files of one container with what its configs and secrets hold: only ever in the run dir, which is
+    /// memory.
+    pub fn container_contents(&self, id: &ContainerId) -> PathBuf {
+        self.run.join("contents").join(id.as_str())
+    }
+
     /// The ledger.
     pub fn ledger(&self) -> PathBuf {
         self.state.join("ledger.json")

@@ -13,6 +13,9 @@ pub struct Plan {
     pub actions: Vec<Planned>,
     /// What is not done now, and why: a busy noun, a deadline, a failure waiting to be tried again.
     pub waits: Vec<Wait>,
+    /// Changes in the files that need no action of their noun: they are in force once the ledger is written, or by an
+    /// action of another noun (ports: the firewall).
+    pub taken_up: Vec<TakenUp>,
     /// To be written before the first action.
     pub ledger: Ledger,
     /// The earliest deadline: look again then, whatever happens.
@@ -33,6 +36,13 @@ pub struct Planned {
     pub action: Action,
     /// Indices into [`Plan::actions`] that must have succeeded before.
     pub after: Vec<usize>,
+    pub reasons: Vec<Reason>,
+}
+
+/// A change in the files that acts in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenUp {
+    pub noun: Noun,
     pub reasons: Vec<Reason>,
 }
 

@@ -65,11 +65,21 @@ pub struct ContainerStatus {
     pub hold: Option<String>,
     pub rolled_back: Option<RolledBack>,
     pub next_run: Option<Timestamp>,
-    pub last_runs: Vec<serde_json::Value>,
+    pub last_runs: Vec<RunStatus>,
     pub networks: BTreeMap<String, EndpointStatus>,
     pub ports: Vec<PortStatus>,
     pub file: Option<String>,
     pub error: Option<String>,
+}
+
+/// A finished run of a container with a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStatus {
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub exit_code: i32,
+    /// As durations are written: `1m30s`.
+    pub duration: String,
 }
 
 /// An update that was taken back.
@@ -121,6 +131,8 @@ pub struct VolumeStatus {
     pub path: String,
     pub kept: bool,
     pub used_by: Vec<String>,
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// A row of `images`.

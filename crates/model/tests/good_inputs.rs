@@ -46,6 +46,8 @@ fn good_files_are_accepted_as_they_are_meant() {
         "image.toml",
         "empty.toml",
         "dotted.toml",
+        "schedule.toml",
+        "content.toml",
     ] {
         insta::assert_debug_snapshot!(name, accepted(&good(name), &[]));
     }
@@ -82,7 +84,13 @@ fn the_good_files_use_every_key_that_works() {
         let values = names.iter().map(|n| good(n).text.parse::<toml::Table>().unwrap());
         values.map(toml::Value::Table).collect::<Vec<_>>()
     };
-    let desired = text(&["container.toml", "network.toml", "image.toml"]);
+    let desired = text(&[
+        "container.toml",
+        "network.toml",
+        "image.toml",
+        "content.toml",
+        "schedule.toml",
+    ]);
     assert_eq!(missing(DESIRED, &desired, true), Vec::<&str>::new());
     assert_eq!(
         missing(SETTINGS, &text(&["settings.toml"]), true),

@@ -15,7 +15,8 @@ mod sys;
 mod sysctl;
 
 pub use error::NetError;
-pub use monitor::{Monitor, MonitorEvent};
+pub use monitor::{Changer, Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};
 pub use net::{FirewallLook, Net};
 pub use netlink::KernelError;
+pub use sysctl::bridge_settings_are_on;

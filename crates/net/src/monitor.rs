@@ -20,13 +20,30 @@ const FIREWALL_GROUP: u32 = 7;
 /// Bytes the kernel may queue before it says that word was lost.
 const QUEUE: usize = 1 << 20;
 
+/// Who changed something, as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changer {
+    /// Of its thread, in the first pid namespace.
+    pub pid: u32,
+    /// Its command name, at most 15 bytes.
+    pub name: String,
+}
+
+impl std::fmt::Display for Changer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
 /// What may be different now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MonitorEvent {
     /// Devices, IPv4 addresses, routes, or whether they forward.
     pub links: bool,
     /// The table `inet wharf`, or what other tables do to forwarded packets.
     pub firewall: bool,
+    /// Who else did the last of that. Of devices, addresses and routes the kernel does not tell.
+    pub by: Option<Changer>,
     /// Word was lost: everything may be different.
     pub overrun: bool,
 }
@@ -57,8 +74,21 @@ impl Monitor {
         let mut event = MonitorEvent::default();
         let lost_links =
             drain(&self.route, |_| event.links = true).doing(|| "read changes of devices".to_owned())?;
-        let lost_rules = drain(&self.firewall, |datagram| event.firewall |= is_about_us(datagram))
-            .doing(|| "read changes of nftables".to_owned())?;
+        let mut transaction = false;
+        let lost_rules = drain(&self.firewall, |datagram| {
+            for (kind, payload) in messages(datagram) {
+                transaction |= firewall::is_about_us(kind, payload);
+                event.firewall |= transaction;
+                // The last message of a transaction.
+                if let Some((pid, name)) = firewall::committed_by(kind, payload)
+                    && std::mem::take(&mut transaction)
+                    && !is_own(pid)
+                {
+                    event.by = Some(Changer { pid, name });
+                }
+            }
+        })
+        .doing(|| "read changes of nftables".to_owned())?;
         event.overrun = lost_links || lost_rules;
         Ok(event)
     }
@@ -92,17 +122,17 @@ fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
     }
 }
 
-/// Any message of it.
-fn is_about_us(mut datagram: &[u8]) -> bool {
-    while let Some(length) = u32_at(datagram, 0).map(|l| l as usize) {
-        let Some(message) = datagram.get(..length).filter(|m| m.len() >= 16) else {
-            return false;
-        };
-        let kind = u16::from_ne_bytes([message[4], message[5]]);
-        if firewall::is_about_us(kind, &message[16..]) {
-            return true;
-        }
+/// Type and content of each message of a datagram.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32_at(datagram, 0)? as usize;
+        let message = datagram.get(..length).filter(|m| m.len() >= 16)?;
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    }
-    false
+        Some((u16::from_ne_bytes([message[4], message[5]]), &message[16..]))
+    })
+}
+
+/// A thread of this process.
+fn is_own(pid: u32) -> bool {
+    std::fs::exists(format!("/proc/self/task/{pid}")).unwrap_or(false)
 }

@@ -88,8 +88,7 @@ impl Net {
         let observe = |l: &link::Link| {
             let ours = self.mark.is_on(l);
             // A device that went away since has no settings any more.
-            let on = |setting: String| sysctl::read(&setting).is_ok_and(|v| v == 1);
-            let settings = || on(sysctl::route_localnet(&l.name)) && on(sysctl::forwarding(&l.name));
+            let settings = || sysctl::bridge_settings_are_on(&l.name);
             let observed = ObservedLink {
                 kind: l.kind.clone(),
                 ours,
@@ -131,6 +130,12 @@ impl Net {
     /// Whether the host forwards IPv4 packets.
     pub fn forwarding(&self) -> Result<bool, NetError> {
         Ok(sysctl::read(sysctl::FORWARD)? != 0)
+    }
+
+    /// Whether the host has a way to the network that is not ours: a device that is up with a default route, and an
+    /// address of global scope.
+    pub fn is_online(&self) -> Result<bool, NetError> {
+        link::is_online(&mut self.route(), &self.mark).doing(|| "see whether the host is online".to_owned())
     }
 
     /// Makes a network's bridge, or puts right what was changed about it; turns forwarding on.

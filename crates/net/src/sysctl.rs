@@ -6,6 +6,13 @@ use crate::error::NetError;
 
 pub(crate) const FORWARD: &str = "ipv4/ip_forward";
 
+/// Whether packets of this bridge are forwarded, to and from 127.0.0.1 too, in the network namespace of the calling
+/// thread. The kernel tells nobody when `route_localnet` is turned off: whoever wants to know asks now and then.
+pub fn bridge_settings_are_on(bridge: &str) -> bool {
+    let on = |setting: String| read(&setting).is_ok_and(|value| value == 1);
+    on(route_localnet(bridge)) && on(forwarding(bridge))
+}
+
 /// The setting as a number.
 pub(crate) fn read(name: &str) -> Result<u32, NetError> {
     let path = path(name);

@@ -468,6 +468,7 @@ fn the_monitor_tells_of_changes_and_is_quiet_otherwise() {
     ] {
         let event = told(line);
         assert!(event.firewall && !event.overrun, "{line}: {event:?}");
+        assert_eq!(event.by.unwrap().name, "nft", "the kernel tells who");
     }
     assert!(!told("nft add table inet foreign").firewall);
     // More than the queue holds: that word was lost is told, once, and what comes later is told again.

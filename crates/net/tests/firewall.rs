@@ -351,6 +351,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
                         })
                         .collect(),
                     container: name.parse().unwrap(),
+                    service: None,
                 },
             );
             FirewallState {

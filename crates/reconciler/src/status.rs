@@ -1,5 +1,8 @@
 //! `wharf status`: what is, in the contract's words, from the same inputs as the plan.
 
+mod beside;
+mod schedule;
+
 use std::collections::BTreeMap;
 
 use model::action::{Action, Noun};
@@ -49,7 +52,8 @@ pub fn status_of(input: &Input<'_>, plan: &Plan) -> Status {
 /// INTERFACE's table: which states count as converged.
 pub fn counts(c: &ContainerStatus) -> bool {
     match c.state {
-        State::Running => c.health != "starting" && c.health != "unhealthy",
+        // One on trial is to be decided about.
+        State::Running => c.role != "trial" && c.health != "starting" && c.health != "unhealthy",
         State::Paused | State::Stopped | State::Exited => true,
         State::Pending | State::Creating | State::Backoff | State::Failed | State::Removing => false,
     }
@@ -71,7 +75,13 @@ impl View<'_> {
             .collect();
         names.sort();
         names.dedup();
-        names.into_iter().map(|name| self.container(name)).collect()
+        let rows = names.into_iter().flat_map(|name| {
+            let active = self.container(name);
+            let entry = ledger.containers.get(name);
+            let others = entry.map(|e| self.beside(e, &active)).unwrap_or_default();
+            std::iter::once(active).chain(others)
+        });
+        rows.collect()
     }
 
     fn container(&self, name: &Name) -> ContainerStatus {
@@ -79,6 +89,7 @@ impl View<'_> {
         let accepted = entry.map(|e| self.shown(e));
         let seen = accepted.and_then(|a| self.seen(a));
         let declared = self.input.desired.containers.get(name);
+        let place = entry.map_or_else(|| self.input.desired.places.get(name), |e| e.place.as_ref());
         let spec = accepted.map(|a| &a.spec).or(declared.map(|d| &d.spec));
         let file = declared
             .map(|d| &d.origin.file)
@@ -93,12 +104,12 @@ impl View<'_> {
         let rolled_back = rejected.map(|r| RolledBack {
             at: r.at,
             reason: r.reason.clone(),
-            log: Vec::new(),
+            log: r.log.clone(),
         });
         ContainerStatus {
             name: name.to_string(),
-            service: name.to_string(),
-            instance: 1,
+            service: place.map_or(name, |p| &p.service).to_string(),
+            instance: place.map_or(1, |p| p.number),
             role: "active".to_owned(),
             id: accepted.map(|a| a.id.to_string()),
             state,
@@ -116,8 +127,8 @@ impl View<'_> {
             oom_killed: exit.is_some_and(|e| e.oom_killed) && up.is_none(),
             hold: hold.map(|h| h.reason.clone()),
             rolled_back,
-            next_run: None,
-            last_runs: Vec::new(),
+            next_run: accepted.and_then(|a| self.next_run(name, a)),
+            last_runs: self.last_runs(name),
             networks: accepted.map(endpoints).unwrap_or_default(),
             ports: accepted.map(ports).unwrap_or_default(),
             file: file.filter(|f| !f.is_empty()).cloned(),
@@ -134,7 +145,7 @@ impl View<'_> {
     fn shown<'e>(&self, entry: &'e ContainerEntry) -> &'e Accepted {
         let up = |a: &Accepted| self.seen(a).is_some_and(is_up);
         match &entry.next {
-            Some(next) if !up(&entry.current) && up(&next.accepted) => &next.accepted,
+            Some(next) if !entry.is_steady() && !up(&entry.current) && up(&next.accepted) => &next.accepted,
             _ => &entry.current,
         }
     }
@@ -170,6 +181,9 @@ impl View<'_> {
                 .and_then(|c| c.last_exit.as_ref())
                 .is_some_and(|exit| exit.code != 0);
             return if failed { State::Failed } else { State::Exited };
+        }
+        if accepted.is_some_and(|a| self.is_ready_for_its_time(name, a)) {
+            return State::Exited;
         }
         self.state_before_start(name)
     }
@@ -324,9 +338,21 @@ impl View<'_> {
                 path: seen.map(|v| v.path.display().to_string()).unwrap_or_default(),
                 kept: accepted.or(declared).is_none_or(|s| s.keep),
                 used_by,
+                error: self
+                    .wait_error(&Noun::Volume(name.clone()))
+                    .or_else(|| self.table_error("volume", name)),
             }
         };
         used.into_iter().map(one).collect()
+    }
+
+    /// A registry that could not be asked whether it has a newer one keeps nobody from running.
+    fn not_asked(&self, key: &str) -> Option<String> {
+        let failure = self.input.failures.get(&Noun::Image(key.to_owned()))?;
+        Some(format!(
+            "whether there is a newer one is not known: {}",
+            failure.message
+        ))
     }
 
     fn images(&self) -> Vec<ImageStatus> {
@@ -351,7 +377,9 @@ impl View<'_> {
                 digest: image.and_then(|i| i.digest).map(|d| d.to_string()),
                 size: image.map_or(0, |i| i.size),
                 used_by: using.map(|(name, _)| name.to_string()).collect(),
-                error: self.wait_error(&Noun::Image(key.clone())),
+                error: self
+                    .wait_error(&Noun::Image(key.clone()))
+                    .or_else(|| image.and_then(|_| self.not_asked(&key))),
                 reference: key,
             }
         };

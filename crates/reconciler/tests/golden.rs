@@ -1,6 +1,6 @@
 //! Golden plans: from what was dropped before to what is there after, pass by pass, as people read it.
 //!
-//! Each folder of `tests/plan` holds `before.toml`, `after.toml` and `plan.txt`; `WHARF_GOLDEN=write` writes the
+//! Each folder of `tests/plan` holds `before.toml`, `after.toml` (or folders of files) and `plan.txt`; `WHARF_GOLDEN=write` writes the
 //! last one anew.
 
 #![allow(
@@ -21,7 +21,7 @@ use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::plan::Plan;
 use model::spec::Settings;
-use reconciler::plan::{Input, describe, describe_wait, plan};
+use reconciler::plan::{Input, describe, describe_taken_up, describe_wait, plan};
 use reconciler::resolve::{Broken, resolve};
 use sim::host::Host;
 
@@ -78,7 +78,7 @@ impl Lab {
             for planned in plan.actions.iter().filter(|p| p.after.is_empty()) {
                 let result = self.host.apply(&planned.action, self.now, false);
                 if result.is_ok() {
-                    sim::note(&mut self.ledger, &planned.action);
+                    sim::note(&mut self.ledger, &planned.action, self.now);
                 }
                 let noun = planned.action.noun();
                 let count = self.failures.remove(&noun).map_or(1, |f| f.count + 1);
@@ -96,7 +96,7 @@ impl Lab {
                     );
                 }
             }
-            self.host.finish_jobs(self.now);
+            self.host.finish_jobs(&self.ledger, self.now);
             self.now = plan
                 .wake_at
                 .unwrap_or(self.now)
@@ -132,6 +132,9 @@ impl Lab {
 
 fn show(plan: &Plan, title: &str) -> String {
     let mut text = format!("{title}:\n");
+    for taken in &plan.taken_up {
+        text.push_str(&format!("  {}\n", describe_taken_up(taken)));
+    }
     for planned in &plan.actions {
         let after = if planned.after.is_empty() {
             String::new()
@@ -151,25 +154,33 @@ fn show(plan: &Plan, title: &str) -> String {
     text
 }
 
-fn desired(path: &Path) -> Desired {
-    let text = std::fs::read_to_string(path).unwrap();
-    let outcome = model::file::parse(&Source::new("web.toml", text), &[]);
-    let settings = Settings::default();
-    match outcome {
-        Outcome::Parsed(parsed) => resolve(&[parsed], &[], &settings),
-        Outcome::Broken {
-            diagnostics,
-            declares,
-        } => resolve(
-            &[],
-            &[Broken {
-                file: "web.toml".to_owned(),
+/// Of `NAME.toml`, which stands for `web.toml`, or of all files in the folder `NAME`.
+fn desired(folder: &Path, name: &str) -> Desired {
+    let single = folder.join(format!("{name}.toml"));
+    let mut files = vec![("web.toml".to_owned(), single.clone())];
+    if !single.exists() {
+        let all = std::fs::read_dir(folder.join(name)).unwrap().map(|e| e.unwrap());
+        files = all
+            .map(|e| (e.file_name().into_string().unwrap(), e.path()))
+            .collect();
+        files.sort();
+    }
+    let (mut parsed, mut broken) = (Vec::new(), Vec::new());
+    for (file, path) in files {
+        let text = std::fs::read_to_string(path).unwrap();
+        match model::file::parse(&Source::new(file.clone(), text), &[]) {
+            Outcome::Parsed(outcome) => parsed.push(outcome),
+            Outcome::Broken {
                 diagnostics,
                 declares,
-            }],
-            &settings,
-        ),
+            } => broken.push(Broken {
+                file,
+                diagnostics,
+                declares,
+            }),
+        }
     }
+    resolve(&parsed, &broken, &Settings::default())
 }
 
 #[test]
@@ -180,12 +191,12 @@ fn plans_are_as_written_down() {
         .map(|e| e.unwrap().path())
         .collect();
     folders.sort();
-    assert!(folders.len() >= 25, "the golden plans are gone");
+    assert!(folders.len() >= 36, "the golden plans are gone");
     let write = std::env::var_os("WHARF_GOLDEN").is_some();
     let mut wrong = Vec::new();
     for folder in folders {
         let mut lab = Lab::new();
-        let before = desired(&folder.join("before.toml"));
+        let before = desired(&folder, "before");
         assert!(
             before.errors.is_empty(),
             "{}: {:?}",
@@ -193,7 +204,7 @@ fn plans_are_as_written_down() {
             before.errors
         );
         lab.settle(&before);
-        let text = lab.settle(&desired(&folder.join("after.toml")));
+        let text = lab.settle(&desired(&folder, "after"));
         let golden = folder.join("plan.txt");
         if write {
             std::fs::write(&golden, &text).unwrap();

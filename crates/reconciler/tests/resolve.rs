@@ -318,3 +318,15 @@ fn replicas_are_told_apart() {
         [""; 0]
     );
 }
+
+#[test]
+fn an_exclusive_volume_has_one_container() {
+    let volume = "[volume.data]\nexclusive = true\n";
+    let mounts = |name| container(name, "volumes = [\"data:/data\", \"data:/again\"]");
+    let texts = [volume.to_owned(), mounts("a"), mounts("b"), container("c", "")];
+    let error =
+        "a.toml:2:1 + b.toml:3:1 + c.toml:3:1: volume data is exclusive, and containers a, b mount it";
+    case(&texts.each_ref().map(String::as_str), error, &["c"]);
+    let desired = files(&[volume, &mounts("a")]);
+    assert_eq!(errors(&desired), Vec::<String>::new());
+}

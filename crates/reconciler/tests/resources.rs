@@ -228,7 +228,7 @@ fn a_volume_is_there_before_who_mounts_it_and_stays_after() {
     let mut lab = with_volume();
     let plan = lab.pass();
     assert!(
-        lines(&plan).contains(&"+ volume data: container db mounts it".to_owned()),
+        lines(&plan).contains(&"+ volume data: container db mounts it (all.toml:1)".to_owned()),
         "{:?}",
         lines(&plan)
     );

@@ -84,7 +84,7 @@ fn whatever_happens_it_converges_and_breaks_no_law() {
     let sum = sum.into_inner().unwrap();
     assert_eq!(
         sum.kinds.len(),
-        14,
+        16,
         "every kind of action comes up: {:?}",
         sum.kinds
     );
@@ -116,6 +116,16 @@ fn a_broken_rule_is_noticed() {
         Mutation::VolumesAreLost,
         Mutation::OwnersAreIgnored,
         Mutation::NamesComeLate,
+        Mutation::SchedulesAreIgnored,
+        Mutation::RunsAreRepeated,
+        Mutation::MountsAreIgnored,
+        Mutation::RenewedIsIgnored,
+        Mutation::DamageStays,
+        Mutation::TrialsArePromotedEarly,
+        Mutation::NobodyDrains,
+        Mutation::AllAtOnce,
+        Mutation::NewerIsForgotten,
+        Mutation::ContentsAreIgnored,
     ];
     for rule in rules {
         let found = (0..300).find_map(|seed| Some((seed, run(seed, Some(rule)).err()?)));

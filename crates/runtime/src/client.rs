@@ -3,7 +3,8 @@
 //! Every call may be killed at any instruction and made again: directories appear and vanish by a rename, a shim is
 //! known by its lock, and whatever a dead shim left running is found in the container's cgroup.
 
-mod bundle;
+pub(crate) mod bundle;
+mod contents;
 mod dirs;
 pub(crate) mod exec;
 mod gate;
@@ -24,13 +25,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::{CgroupSet, Hierarchies};
+use crate::contents::deliver;
+use crate::damage;
 pub use crate::error::RuntimeError;
 pub use crate::exec::{ExecEnd, ExecIo, ExecSession, ExecSpec};
 use crate::launch::sealed_exe;
 use crate::observe;
 use crate::shim::files::{self, ContainerFile, Files, ShimState, Stage};
 use crate::shim::protocol::{self, Answer, Command, Reply, Request, RestartCause};
-use crate::shim::start::{group_name, is_locked};
+use crate::shim::start::group_name;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 
@@ -81,7 +84,7 @@ impl Runtime {
     }
 
     /// Makes the directories, checks that user and program are there, and writes the bundle. A container whose shim
-    /// lives keeps the bundle it has.
+    /// lives keeps the bundle it has. Its configs and secrets were delivered before ([`Runtime::deliver`]).
     pub fn prepare(&self, i: &Instance) -> Result<()> {
         let files = self.files(&i.id);
         dirs::make(&files, i)?;
@@ -161,7 +164,7 @@ impl Runtime {
             };
             match self.ask(id, &Request::new(command), grace.saturating_add(PATIENCE)) {
                 Ok(reply) => drop(done(id, reply)?),
-                Err(e) if is_passing(&e) => {}
+                Err(e) if is_passing(&e) => self.end_by_signal(id, pidfd.as_ref(), grace),
                 Err(e) => tracing::warn!(container = %name, "its shim does not stop it ({e}) and is killed"),
             }
             if !self.await_no_shim(id)? {
@@ -169,6 +172,15 @@ impl Runtime {
             }
         }
         self.clear_cgroup(id, name)
+    }
+
+    /// A shim whose socket somebody deleted is asked as init would ask it: the signal and the grace period of its table.
+    fn end_by_signal(&self, id: &ContainerId, pidfd: Option<&OwnedFd>, grace: Duration) {
+        if let Some(pidfd) = pidfd.filter(|_| !self.files(id).socket().exists()) {
+            // Gone already is as good.
+            let _ = pidfd_send_signal(pidfd, Signal::TERM);
+            ended(pidfd, grace.saturating_add(PASSING));
+        }
     }
 
     /// Ends the run and begins another one, which goes by no policy and is not counted.
@@ -208,6 +220,7 @@ impl Runtime {
     pub fn remove(&self, id: &ContainerId, name: &Name) -> Result<()> {
         let _gate = self.gate(id)?;
         self.stop_held(id, name, "SIGKILL", Duration::ZERO)?;
+        deliver::remove(&self.roots.container_contents(id))?;
         dirs::remove(&self.roots, id)
     }
 
@@ -235,12 +248,7 @@ impl Runtime {
 
     /// What a live shim last wrote of itself, its payload's process among it.
     pub fn shim_state(&self, id: &ContainerId) -> Result<Option<ShimState>> {
-        if !self.has_shim(id)? {
-            return Ok(None);
-        }
-        let path = self.files(id).shim_state();
-        let state: Option<ShimState> = files::read(&path).map_err(RuntimeError::file("read", &path))?;
-        Ok(state.filter(|state| state.boot_id == self.boot_id))
+        self.shim_state_asked(id)
     }
 
     /// Removes what no container owns: run dirs of another boot, directories that were being made or removed when an
@@ -267,8 +275,30 @@ impl Runtime {
         spawn::shim(&self.exe, &self.roots, i, gate)
     }
 
+    /// The state and run dir.
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// A container's control groups.
+    pub(crate) fn group_of(&self, name: &str) -> CgroupSet {
+        CgroupSet::new(&self.hierarchies, &self.cgroup_parent, name)
+    }
+
+    /// [`Self::shim_state`], from the shim itself where what it wrote is lost.
+    pub(crate) fn shim_state_asked(&self, id: &ContainerId) -> Result<Option<ShimState>> {
+        if !self.has_shim(id)? {
+            return Ok(None);
+        }
+        let files = self.files(id);
+        let written = damage::legible(&files.shim_state())
+            .map_err(RuntimeError::file("read", &files.shim_state()))?
+            .filter(|state: &ShimState| state.boot_id == self.boot_id);
+        Ok(written.or_else(|| damage::ask_shim(&files)))
+    }
+
     /// Until what this gives is dropped, no shim comes about.
-    fn gate(&self, id: &ContainerId) -> Result<Option<OwnedFd>> {
+    pub(crate) fn gate(&self, id: &ContainerId) -> Result<Option<OwnedFd>> {
         let files = self.files(id);
         gate::take(&files, PATIENCE).map_err(RuntimeError::file("lock", &files.run))
     }
@@ -308,8 +338,8 @@ impl Runtime {
     }
 
     fn has_shim(&self, id: &ContainerId) -> Result<bool> {
-        let path = self.files(id).lock();
-        is_locked(&path).map_err(RuntimeError::file("ask for the lock on", &path))
+        let files = self.files(id);
+        damage::has_shim(&files).map_err(RuntimeError::file("ask for the lock on", &files.lock()))
     }
 
     /// Waits for a shim to leave that is about to. False if it did not.

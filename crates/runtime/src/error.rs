@@ -40,6 +40,9 @@ pub enum RuntimeError {
     Refused { id: ContainerId, why: String },
     #[error("container {}: there is no such container here, or it was never prepared", id.short())]
     Unknown { id: ContainerId },
+    /// The text says which, as the kernel or the runtime names them.
+    #[error("container {}: cannot put the new content of its configs in place: {why}", id.short())]
+    Contents { id: ContainerId, why: String },
     #[error("container {}: it is not running", id.short())]
     NotRunning { id: ContainerId },
     #[error("container {}: cannot {doing}: {source}", id.short())]

@@ -3,6 +3,8 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod client;
+pub mod contents;
+pub mod damage;
 pub mod embedded;
 pub mod error;
 pub mod exec;
@@ -11,6 +13,7 @@ pub mod init;
 mod join;
 pub mod launch;
 pub mod log;
+mod members;
 pub mod observe;
 pub mod prepare;
 mod probe;

@@ -9,8 +9,8 @@ use model::name::ContainerId;
 use model::observed::{Look, ObservedContainer, Phase};
 use model::paths::Roots;
 
+use crate::damage::{ask_shim, has_shim, legible};
 use crate::shim::files::{self, ContainerFile, ExitFile, Files, RunRecord, ShimConfig, ShimState, Stage};
-use crate::shim::start::is_locked;
 
 /// Every container that has a directory of ours.
 pub fn all(roots: &Roots, boot_id: &str) -> io::Result<BTreeMap<ContainerId, Look<ObservedContainer>>> {
@@ -50,35 +50,47 @@ enum Began {
 
 fn look(files: &Files, boot_id: &str) -> io::Result<Option<ObservedContainer>> {
     // Before all else: a shim that leaves writes its exit record first and lets go of the lock last.
-    let locked = is_locked(&files.lock())?;
-    let Some(container) = identity(files, locked)? else {
+    let locked = has_shim(files)?;
+    let state: Option<ShimState> = legible(&files.shim_state())?;
+    let mut state = state.filter(|state| state.boot_id == boot_id);
+    if locked && state.is_none() {
+        // On its way in or out it does not answer; otherwise somebody took its word away.
+        state = ask_shim(files);
+    }
+    let Some(container) = identity(files, locked, state.as_ref())? else {
         return Ok(None);
     };
-    let state: Option<ShimState> = files::read(&files.shim_state())?;
     let found = Found {
         locked,
-        state: state.filter(|state| state.boot_id == boot_id),
+        state,
         run: began(files)?,
-        exit: files::read(&files.exit())?,
+        // One that cannot be understood is none: the run it was about counts as cut off.
+        exit: legible(&files.exit())?,
     };
     Ok(Some(found.describe(container)))
 }
 
-/// Who it is. Where the state dir was deleted behind our back, the run dir may still know.
-fn identity(files: &Files, locked: bool) -> io::Result<Option<ContainerFile>> {
+/// Who it is. Where the state dir was deleted or scribbled over behind our back, the shim or the run dir may still know.
+fn identity(files: &Files, locked: bool, state: Option<&ShimState>) -> io::Result<Option<ContainerFile>> {
     let path = files.container();
     match std::fs::metadata(&path) {
         // Made by a power cut: the container was being made, nothing of it ever ran.
-        Ok(meta) if meta.len() == 0 => return Ok(None),
-        Ok(_) => return files::read(&path),
+        Ok(meta) if meta.len() == 0 && !locked => return Ok(None),
+        Ok(_) => {
+            if let Some(container) = legible(&path)? {
+                return Ok(Some(container));
+            }
+        }
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Err(_) if !locked => return Ok(None),
         Err(_) => {}
     }
-    let config: Option<ShimConfig> = files::read(&files.config())?;
-    Ok(config.map(|config| ContainerFile {
-        id: config.id,
-        name: config.name,
+    let config: Option<ShimConfig> = legible(&files.config())?;
+    let of_shim = state.map(|state| (state.id.clone(), state.name.clone()));
+    let known = of_shim.or_else(|| config.map(|config| (config.id, config.name)));
+    Ok(known.map(|(id, name)| ContainerFile {
+        id,
+        name,
         created_at: Timestamp::UNIX_EPOCH,
     }))
 }

@@ -485,9 +485,15 @@ fn the_agent_is_told_to_look() {
 fn what_cannot_be_seen_is_unknown_and_not_gone() {
     let host = Host::new();
     let i = host.fake("torn", &["/bin/sleep", "1000"]);
-    fs::write(host.files(&i).container(), "{ torn").unwrap();
+    let record = host.files(&i).container();
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
     let all = host.runtime.observe().unwrap();
     assert!(matches!(all[&i.id], Look::Unknown(_)));
+    fs::remove_dir(&record).unwrap();
+    // Who it is, the run dir knows as well.
+    fs::write(&record, "{ torn").unwrap();
+    assert_eq!(host.look(&i).name, i.name);
     host.write_fake(&i);
     assert_eq!(host.look(&i).phase, Phase::Prepared);
     assert!(process(1).is_some());

@@ -12,7 +12,7 @@ use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::source::{self, Stamp};
 
-/// Raised when an older record cannot be read as it is; such a record is dropped and the image loaded again.
+/// Raised when an older record cannot be read as it is; such a record is set aside and the image loaded again.
 const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ impl Record {
     }
 }
 
-/// All records. One that cannot be understood is removed: loading the image again writes it anew.
+/// All records. One that cannot be understood is set aside, in `damaged/`: loading the image again writes it anew.
 pub fn read_all(layout: &Layout) -> Result<BTreeMap<String, Record>, StoreError> {
     let listing = || StoreError::io("list", &layout.images);
     let mut records = BTreeMap::new();
@@ -120,7 +120,7 @@ pub fn read_all(layout: &Layout) -> Result<BTreeMap<String, Record>, StoreError>
             Some(record) if layout.record(&record.source.key()) == path => {
                 records.insert(record.source.key(), record);
             }
-            _ => drop_record(&path)?,
+            _ => set_aside(layout, &path)?,
         }
     }
     Ok(records)
@@ -131,7 +131,11 @@ fn understand(bytes: &[u8]) -> Option<Record> {
     (record.version == VERSION).then_some(record)
 }
 
-fn drop_record(path: &Path) -> Result<(), StoreError> {
-    tracing::warn!(path = %path.display(), "an image record cannot be read and is dropped; the image is loaded again");
-    std::fs::remove_file(path).map_err(StoreError::io("remove", path))
+fn set_aside(layout: &Layout, path: &Path) -> Result<(), StoreError> {
+    let dir = layout.root.join("damaged");
+    std::fs::create_dir_all(&dir).map_err(StoreError::io("make the directory", &dir))?;
+    let aside = dir.join(path.file_name().unwrap_or_default());
+    let shown = aside.display();
+    tracing::warn!(path = %path.display(), aside = %shown, "an image record cannot be understood and was set aside; the image is loaded again");
+    std::fs::rename(path, &aside).map_err(StoreError::io("set aside", path))
 }

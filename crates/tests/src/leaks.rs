@@ -204,7 +204,14 @@ impl Seen<'_> {
         }
         list(&run).iter().for_each(|entry| tree(entry, 1, &mut found));
         // Kept by design, one file each: decisions, and that forwarding was off before the agent came.
-        let kept = |path: &PathBuf| path.ends_with("ledger.json") || path.ends_with("run/forward_guard");
+        let names = [
+            "ledger.json",
+            "ledger.copy.json",
+            "events.jsonl",
+            "events.jsonl.1",
+            "run/forward_guard",
+        ];
+        let kept = |path: &PathBuf| names.iter().any(|name| path.ends_with(name));
         for path in found.into_iter().filter(|path| !kept(path)) {
             self.add(
                 Kind::File,

@@ -17,6 +17,7 @@ pub mod host;
 pub mod http;
 pub mod images;
 pub mod leaks;
+pub mod load;
 pub mod namespace;
 pub mod process;
 pub mod pty;

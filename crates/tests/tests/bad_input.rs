@@ -129,7 +129,10 @@ fn syntax_errors_unknown_and_unsupported_keys_have_their_place() {
         .find(|e| e.at.file.ends_with("key.toml"))
         .unwrap();
     assert_eq!((key.at.line, key.at.column), (Some(3), Some(1)), "{key:?}");
-    host.write("later.toml", "[container.c]\nimage = \"oci:/x\"\nreplicas = 3\n");
+    host.write(
+        "later.toml",
+        "[container.c]\nimage = \"oci:/x\"\nlinks = [\"good\"]\n",
+    );
     assert_file_error(&host, "later.toml", &["not supported yet"]);
 }
 

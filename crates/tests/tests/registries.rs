@@ -168,6 +168,58 @@ fn never_pulls_nothing_and_always_asks_for_each_new_container() {
 }
 
 #[test]
+fn slow_newer_follows_its_tag_and_outlives_its_registry() {
+    let site = Site::new();
+    let image = site.push("one", "app:1");
+    site.declare("web", &image, "pull = \"newer\"\nupdate_check = \"1s\"");
+    assert_eq!(site.word("web"), "one");
+    let (repository, _) = image.rsplit_once(':').unwrap();
+    let before = site.host.container("web");
+    let digest = before.image_digest.clone().unwrap();
+    let pinned = format!("{repository}@{digest}");
+    site.declare("pinned", &pinned, "pull = \"newer\"\nupdate_check = \"1s\"");
+    assert_eq!(site.word("pinned"), "one");
+    // It is asked again and again, and nothing comes of it.
+    let questions = ["wharf/", "/manifests/1"];
+    let asked = site.registry.requests(&questions, 1);
+    assert!(site.registry.requests(&questions, asked + 3) >= asked + 3);
+    let same = site.host.container("web");
+    assert_eq!((same.id, same.pid), (before.id.clone(), before.pid));
+    assert!(site.host.status().converged);
+    // The tag is moved, and nobody says a word here.
+    site.push("two", "app:1");
+    site.host.until("the new image", |s| {
+        let web = s.containers.iter().find(|c| c.name == "web");
+        s.converged && web.is_some_and(|c| c.id != before.id && c.state == State::Running)
+    });
+    assert_eq!(site.word("web"), "two");
+    let after = site.host.container("web");
+    assert_ne!(after.image_digest.as_ref(), Some(&digest));
+    let by_digest = ["wharf/", digest.as_str()];
+    let once = site.registry.requests(&by_digest, 1);
+    // Without the registry nothing happens to who runs, nor to who is made.
+    let Site { host, registry } = site;
+    assert_eq!(
+        registry.requests(&by_digest, once),
+        once,
+        "what a digest leads to is not asked for"
+    );
+    drop(registry);
+    host.until("a registry that is away", |s| {
+        s.images.iter().any(|i| i.reference == image && i.error.is_some())
+    });
+    let status = host.status();
+    assert!(status.converged, "{status:#?}");
+    let web = host.container("web");
+    assert_eq!((web.pid, web.error), (after.pid, None));
+    let more = format!("[container.more]\nimage = {image:?}\npull = \"newer\"\nstop_signal = \"SIGKILL\"\n");
+    host.write("more.toml", &more);
+    host.wait_for("more");
+    assert_eq!(host.container("more").image_digest, after.image_digest);
+    assert_eq!(host.container("web").pid, after.pid);
+}
+
+#[test]
 fn the_settings_log_in() {
     let login = Options {
         login: true,

@@ -75,8 +75,8 @@ fn passes(filters: &Filters, snapshot: &Snapshot, c: &ContainerStatus) -> bool {
 }
 
 fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
-    let entry = entry(snapshot, &c.name);
-    let command = entry.map(|e| command(&e.current).join(" ")).unwrap_or_default();
+    let accepted = accepted(snapshot, c);
+    let command = accepted.map(|a| command(a).join(" ")).unwrap_or_default();
     json!({
         "Id": c.id,
         "Names": [format!("/{}", c.name)],
@@ -87,12 +87,12 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
         "Ports": c.ports.iter().map(|p| json!({
             "IP": p.ip, "PrivatePort": p.container, "PublicPort": p.host, "Type": p.protocol,
         })).collect::<Vec<_>>(),
-        "Labels": entry.map(|e| e.current.spec.labels.clone()).unwrap_or_default(),
+        "Labels": accepted.map(|a| a.spec.labels.clone()).unwrap_or_default(),
         "State": docker_state(c.state),
         "Status": report::docker_status(c, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": "default" },
         "NetworkSettings": { "Networks": networks(c) },
-        "Mounts": details::mounts(snapshot, entry.map(|e| &e.current.spec)),
+        "Mounts": details::mounts(snapshot, accepted.map(|a| &a.spec)),
     })
 }
 
@@ -100,8 +100,8 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
 pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
     let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
-    let entry = entry(&snapshot, &c.name);
-    let spec = entry.map(|e| &e.current.spec);
+    let accepted = accepted(&snapshot, c);
+    let spec = accepted.map(|a| &a.spec);
     let running = matches!(c.state, ContainerState::Running | ContainerState::Paused);
     let ports: BTreeMap<String, Vec<Value>> = c.ports.iter().fold(BTreeMap::new(), |mut map, p| {
         let binding = json!({ "HostIp": p.ip, "HostPort": p.host.to_string() });
@@ -121,13 +121,13 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "Restarting": c.state == ContainerState::Backoff, "OOMKilled": c.oom_killed, "Dead": false,
             "Pid": c.pid.unwrap_or(0), "ExitCode": c.exit_code.unwrap_or(0), "Error": c.error.clone().unwrap_or_default(),
             "StartedAt": c.started_at, "FinishedAt": c.finished_at,
-            "Health": details::health(&snapshot, c, entry.map(|e| &e.current)),
+            "Health": details::health(&snapshot, c, accepted),
         },
         "Config": {
             "Hostname": spec.and_then(|s| s.hostname.clone()).unwrap_or_else(|| c.name.clone()),
             "User": spec.and_then(|s| s.user.clone()).unwrap_or_default(),
             "Env": spec.map(|s| s.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()).unwrap_or_default(),
-            "Cmd": entry.map(|e| command(&e.current)).unwrap_or_default(),
+            "Cmd": accepted.map(command).unwrap_or_default(),
             "Image": c.image,
             "Labels": spec.map(|s| s.labels.clone()).unwrap_or_default(),
             "Tty": false, "OpenStdin": false,
@@ -183,6 +183,13 @@ fn command(accepted: &Accepted) -> Vec<String> {
 
 fn entry<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a ContainerEntry> {
     snapshot.ledger.containers.get(name)
+}
+
+/// The one a row is about: the active one, or one that runs beside it.
+pub(super) fn accepted<'a>(snapshot: &'a Snapshot, c: &ContainerStatus) -> Option<&'a Accepted> {
+    let entry = entry(snapshot, &c.name)?;
+    let of_row = entry.all().find(|a| c.id.as_deref() == Some(a.id.as_str()));
+    Some(of_row.unwrap_or(&entry.current))
 }
 
 /// By name, or by an id's first four digits or more.
@@ -315,8 +322,8 @@ pub async fn kill(
     let snapshot = refreshed(&handle, false).await?;
     let c = find(&snapshot, &name)?;
     let signal = query.signal.unwrap_or_else(|| "SIGKILL".to_owned());
-    let id = match (&c.state, entry(&snapshot, &c.name)) {
-        (ContainerState::Running | ContainerState::Paused, Some(entry)) => entry.current.id.clone(),
+    let id = match (&c.state, accepted(&snapshot, c)) {
+        (ContainerState::Running | ContainerState::Paused, Some(accepted)) => accepted.id.clone(),
         _ => return Err(Problem::conflict(format!("container {} is not running", c.name))),
     };
     let host = Arc::clone(&handle.host);

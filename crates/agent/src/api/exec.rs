@@ -28,7 +28,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
-use super::containers::find;
+use super::containers::{accepted, find};
 use super::exec_table::Phase;
 use super::problem::Problem;
 use super::session::{self, Attached, QUEUED, Streams};
@@ -91,9 +91,8 @@ pub async fn create(State(handle): State<Handle>, Path(name): Path<String>, body
     }
     let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
-    let entry = snapshot.ledger.containers.get(c.name.as_str());
-    let id = match (c.state, entry) {
-        (ContainerState::Running, Some(entry)) => entry.current.id.clone(),
+    let id = match (c.state, accepted(&snapshot, c)) {
+        (ContainerState::Running, Some(accepted)) => accepted.id.clone(),
         (ContainerState::Paused, _) => {
             let text = format!("container {} is paused; `wharf unpause {}` first", c.name, c.name);
             return Err(Problem::conflict(text));

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, channel};
 use tracing::warn;
 
-use super::containers::find;
+use super::containers::{accepted, find};
 use super::problem::Problem;
 use super::wharf::current;
 use crate::engine::Handle;
@@ -63,17 +63,13 @@ pub async fn logs(
     let wanted = decide(&query)?;
     let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
-    let Some(entry) = snapshot.ledger.containers.get(c.name.as_str()) else {
+    let Some(accepted) = accepted(&snapshot, c) else {
         return Err(Problem::conflict(format!(
             "container {} was not created yet and has no log",
             c.name
         )));
     };
-    let dir = handle
-        .places
-        .roots()
-        .container_state(&entry.current.id)
-        .join("log");
+    let dir = handle.places.roots().container_state(&accepted.id).join("log");
     let (sender, receiver) = channel::<Vec<u8>>(16);
     tokio::task::spawn_blocking(move || {
         if let Err(e) = send_all(&dir, &wanted, &sender) {

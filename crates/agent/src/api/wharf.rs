@@ -7,6 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use model::plan::Plan;
 use model::status::{self, Status};
 use serde::{Deserialize, Serialize};
@@ -32,8 +33,22 @@ pub async fn plan(State(handle): State<Handle>) -> Result<Json<PlanReport>> {
     Ok(Json(PlanReport::of(&plan)))
 }
 
+/// How a full pass is asked for.
+#[derive(Debug, Deserialize)]
+pub struct ReloadQuery {
+    /// An empty or missing directory is meant.
+    #[serde(default)]
+    accept_empty: bool,
+}
+
 /// A full pass; answered when it was decided.
-pub async fn reload(State(handle): State<Handle>) -> Result<Json<Status>> {
+pub async fn reload(State(handle): State<Handle>, Query(query): Query<ReloadQuery>) -> Result<Json<Status>> {
+    if query.accept_empty {
+        let (answer, done) = oneshot::channel();
+        ask(&handle, Request::AcceptEmpty { answer })?;
+        done.await.map_err(|_| Problem::leaving())?;
+        return Ok(Json(handle.snapshot.borrow().status.clone()));
+    }
     Ok(Json(refreshed(&handle, true).await?.status.clone()))
 }
 
@@ -124,18 +139,26 @@ fn missing(status: &Status, names: &[&str]) -> Vec<String> {
 pub struct EventsQuery {
     #[serde(default)]
     follow: bool,
+    /// RFC 3339 or seconds; empty: all that is kept.
+    #[serde(default)]
+    since: String,
+    /// Likewise; nothing is followed then.
+    #[serde(default)]
+    until: String,
 }
 
 /// Events as JSON lines: what is kept, and with `follow` what comes.
-pub async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuery>) -> Response {
-    let (kept, live) = handle.events.follow();
+pub async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuery>) -> Result<Response> {
+    let (since, until) = (time(&query.since)?, time(&query.until)?);
+    let (mut kept, live) = handle.events.follow();
+    kept.retain(|e| since.is_none_or(|t| e.time >= t) && until.is_none_or(|t| e.time < t));
     let line = |event: &model::event::Event| {
         let mut text = serde_json::to_vec(event).expect("events are plain data");
         text.push(b'\n');
         text
     };
-    if !query.follow {
-        return kept.iter().flat_map(line).collect::<Vec<u8>>().into_response();
+    if !query.follow || until.is_some() {
+        return Ok(kept.iter().flat_map(line).collect::<Vec<u8>>().into_response());
     }
     let kept = tokio_stream::iter(
         kept.into_iter()
@@ -144,7 +167,15 @@ pub async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuer
     let live = tokio_stream::wrappers::BroadcastStream::new(live);
     // A follower too slow for the ring has missed some; it goes on with what is still there.
     let live = tokio_stream::StreamExt::filter_map(live, move |e| e.ok().map(|e| Ok(line(&e))));
-    Body::from_stream(tokio_stream::StreamExt::chain(kept, live)).into_response()
+    Ok(Body::from_stream(tokio_stream::StreamExt::chain(kept, live)).into_response())
+}
+
+fn time(text: &str) -> Result<Option<Timestamp>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let unknown = || Problem::bad_request(format!("{text:?} is no time: RFC 3339, or seconds since 1970"));
+    super::logs::seconds(text).map(Some).ok_or_else(unknown)
 }
 
 /// Has the directory read (and with `whole` everything looked at) and gives the picture after that pass.

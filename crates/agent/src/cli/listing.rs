@@ -25,6 +25,14 @@ pub fn status(status: &Status, one: bool) -> String {
         let why = c.error.clone().or_else(|| c.hold.clone()).unwrap_or_default();
         text += &format!("{}: {why}\n", c.name);
     }
+    for c in &status.containers {
+        text += &runs(c, one);
+    }
+    for c in status.containers.iter().filter(|_| one) {
+        for line in c.rolled_back.iter().flat_map(|r| &r.log) {
+            text += &format!("  it said: {line}\n");
+        }
+    }
     for network in status.networks.iter().filter(|_| !one) {
         if let Some(error) = &network.error {
             text += &format!("network {}: {error}\n", network.name);
@@ -51,9 +59,22 @@ pub fn status(status: &Status, one: bool) -> String {
     text
 }
 
+/// What there is to say of a schedule; of the runs there were where it is about this one.
+fn runs(c: &ContainerStatus, one: bool) -> String {
+    let mut text = String::new();
+    if let Some(next) = c.next_run {
+        text += &format!("{}: next run {next}\n", c.name);
+    }
+    for run in c.last_runs.iter().filter(|_| one) {
+        let (began, code) = (run.started_at, run.exit_code);
+        text += &format!("  ran {began} for {}, exit code {code}\n", run.duration);
+    }
+    text
+}
+
 fn container(c: &ContainerStatus) -> Vec<String> {
     vec![
-        c.name.clone(),
+        report::full_name(c),
         report::state_word(c.state).to_owned(),
         if c.health == "none" {
             "-".to_owned()

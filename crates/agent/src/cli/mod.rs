@@ -74,6 +74,9 @@ enum Command {
     },
     /// Have the agent look at everything now
     Reload {
+        /// The config dir is empty, or not there, on purpose: have everything removed
+        #[arg(long)]
+        accept_empty: bool,
         #[arg(long)]
         json: bool,
     },
@@ -106,8 +109,14 @@ enum Command {
     /// Show what happened
     Events {
         /// Go on with what happens from now on
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "until")]
         follow: bool,
+        /// Only what happened since a time (RFC 3339) or a duration ago (10m)
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Only what happened before that
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
         #[arg(long)]
         json: bool,
     },

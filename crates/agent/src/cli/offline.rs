@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{DONE, FAILED, TO_DO, colour};
 use crate::config_dir::{self, Contents};
 use crate::report::PlanReport;
-use crate::{engine, observe};
+use crate::{contents, engine, observe};
 
 /// `wharf validate [DIR]`.
 pub fn validate(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
@@ -55,14 +55,12 @@ pub fn plan(dir: &Path, settings: &Path, json: bool) -> anyhow::Result<u8> {
     } else {
         print!("{told}");
     }
-    let mut observed = observe::blank();
-    observed.images = Look::Known(Default::default());
-    observed.links = Look::Known(Default::default());
-    observed.foreign_addresses = Look::Known(Vec::new());
-    observed.forwarding = Look::Known(true);
-    observed.firewall = Look::Known(None);
-    observed.listeners = Look::Known(Vec::new());
-    observed.containers = Look::Known(Default::default());
+    let mut observed = observe::empty();
+    // What the files of some host hold is for that host to say.
+    observed.contents = contents::sources(&desired, &Ledger::default())
+        .into_keys()
+        .map(|key| (key, Look::Known(String::new())))
+        .collect();
     let input = Input {
         desired: &desired,
         observed: &observed,

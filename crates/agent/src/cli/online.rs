@@ -31,12 +31,17 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
         }
         Command::Status { name, json } => status(client, name.as_deref(), json).await,
         Command::Wait { names, timeout, json } => wait(client, &names, timeout, json).await,
-        Command::Reload { json } => reload(client, json).await,
+        Command::Reload { accept_empty, json } => reload(client, accept_empty, json).await,
         Command::Ps { all, quiet, json } => ps(client, all, quiet, json).await,
         Command::Inspect { names } => inspect(client, &names).await,
         Command::Port { name, port, json } => self::port(client, &name, port.as_deref(), json).await,
         Command::Logs(args) => logs(client, &args).await,
-        Command::Events { follow, json } => events(client, follow, json).await,
+        Command::Events {
+            follow,
+            since,
+            until,
+            json,
+        } => events(client, follow, [since.as_deref(), until.as_deref()], json).await,
         Command::Start { names } => each(client, &names, "start", "").await,
         Command::Stop { names } => each(client, &names, "stop", "").await,
         Command::Restart { names, time } => {
@@ -112,8 +117,9 @@ async fn wait(client: &Client, names: &[String], timeout: Duration, json: bool) 
     Ok(NOT_CONVERGED)
 }
 
-async fn reload(client: &Client, json: bool) -> anyhow::Result<u8> {
-    let status: Status = client.post("/wharf/v1/reload").await?;
+async fn reload(client: &Client, accept_empty: bool, json: bool) -> anyhow::Result<u8> {
+    let path = format!("/wharf/v1/reload?accept_empty={accept_empty}");
+    let status: Status = client.post(&path).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     }
@@ -217,15 +223,18 @@ async fn logs(client: &Client, args: &LogsArgs) -> anyhow::Result<u8> {
 
 /// RFC 3339, seconds since 1970, or a duration ago; as seconds with a fraction.
 fn since_seconds(text: &str) -> anyhow::Result<String> {
+    seconds("--since", text)
+}
+
+fn seconds(flag: &str, text: &str) -> anyhow::Result<String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(format!("{}.{:09}", time.as_second(), time.subsec_nanosecond()));
     }
     if text.parse::<f64>().is_ok() {
         return Ok(text.to_owned());
     }
-    let ago = model::units::parse_duration(text).with_context(|| {
-        format!("--since {text}: write a time (2026-01-31T12:00:00Z) or a duration (10m)")
-    })?;
+    let ago = model::units::parse_duration(text)
+        .with_context(|| format!("{flag} {text}: write a time (2026-01-31T12:00:00Z) or a duration (10m)"))?;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .context("the clock is before 1970")?;
@@ -233,7 +242,18 @@ fn since_seconds(text: &str) -> anyhow::Result<String> {
     Ok(format!("{}.{:09}", then.as_secs(), then.subsec_nanos()))
 }
 
-async fn events(client: &Client, follow: bool, json: bool) -> anyhow::Result<u8> {
+async fn events(
+    client: &Client,
+    follow: bool,
+    [since, until]: [Option<&str>; 2],
+    json: bool,
+) -> anyhow::Result<u8> {
+    let mut path = format!("/wharf/v1/events?follow={follow}");
+    for (name, text) in [("since", since), ("until", until)] {
+        if let Some(text) = text {
+            path += &format!("&{name}={}", seconds(&format!("--{name}"), text)?);
+        }
+    }
     let mut rest = Vec::new();
     let print = |line: &[u8]| -> anyhow::Result<()> {
         if json {
@@ -249,7 +269,7 @@ async fn events(client: &Client, follow: bool, json: bool) -> anyhow::Result<u8>
         Ok(())
     };
     client
-        .stream(&format!("/wharf/v1/events?follow={follow}"), |bytes| {
+        .stream(&path, |bytes| {
             rest.extend_from_slice(bytes);
             while let Some(end) = rest.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::paths::Roots;
 use model::status::{ContainerStatus, State, Status};
@@ -10,6 +11,8 @@ use tracing::warn;
 
 /// Lines shown.
 const LINES: usize = 3;
+/// Lines kept of an update that was taken back.
+const KEPT: usize = 10;
 /// Characters shown of each.
 const WIDTH: usize = 200;
 
@@ -44,6 +47,19 @@ impl LastWords {
     }
 }
 
+/// Puts what the new one wrote last beside why its update is taken back, before it is removed with its log.
+pub fn keep(ledger: &mut Ledger, before: &Ledger, roots: &Roots) {
+    for (name, entry) in &mut ledger.containers {
+        let known = before.containers.get(name).and_then(|e| e.rejected.as_ref());
+        let (Some(rejected), Some(next)) = (&mut entry.rejected, &entry.next) else {
+            continue;
+        };
+        if Some(&*rejected) != known && rejected.log.is_empty() {
+            rejected.log = lines(roots, &next.accepted.id, KEPT, None);
+        }
+    }
+}
+
 /// A container whose latest run went wrong, and when that ended.
 fn fallen(c: &ContainerStatus) -> Option<(ContainerId, Timestamp)> {
     let wrong = c.exit_code.is_some_and(|code| code != 0) || c.state == State::Backoff;
@@ -53,17 +69,20 @@ fn fallen(c: &ContainerStatus) -> Option<(ContainerId, Timestamp)> {
 }
 
 fn read(roots: &Roots, id: &ContainerId, since: Option<Timestamp>) -> String {
+    lines(roots, id, LINES, since).join(" / ")
+}
+
+fn lines(roots: &Roots, id: &ContainerId, most: usize, since: Option<Timestamp>) -> Vec<String> {
     let dir = roots.container_state(id).join("log");
-    let lines = runtime::log::tail::last_lines(&dir, LINES).unwrap_or_else(|e| {
+    let lines = runtime::log::tail::last_lines(&dir, most).unwrap_or_else(|e| {
         warn!(%id, "the end of its log cannot be read: {e}");
         Vec::new()
     });
     let of_this_run = lines.iter().filter(|l| since.is_none_or(|t| l.time >= t));
-    let text: Vec<String> = of_this_run
+    of_this_run
         .map(|l| one_line(&l.log))
         .filter(|l| !l.is_empty())
-        .collect();
-    text.join(" / ")
+        .collect()
 }
 
 fn one_line(text: &str) -> String {

@@ -1,15 +1,18 @@
 //! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
 
+mod guard;
 mod health;
 mod last_words;
 mod pass;
 mod publish;
+mod repairs;
 mod repeats;
 mod request;
 mod shims;
 mod sources;
 mod stores;
 pub mod sys;
+mod taken;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,17 +30,18 @@ use model::status::Status;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tracing::error;
 
 pub use request::{Answer, Refusal, Request};
 
-use crate::config_dir::Identity;
 use crate::events::Events;
 use crate::host::Host;
+use crate::instance_lock;
+use crate::ledger_file::LedgerFile;
 use crate::observe::{self, Dirty};
 use crate::places::Places;
 use crate::systemd::{Manager, Notifier};
 use crate::watch::Watch;
-use crate::{instance_lock, ledger_file};
 
 /// Something that may have changed what there is to do.
 #[derive(Debug)]
@@ -52,8 +56,12 @@ pub enum Wake {
     Health,
     /// The kernel reported a change of devices, addresses or routes.
     Links,
-    /// The kernel reported a change of the firewall.
-    Firewall,
+    /// Something was mounted or unmounted.
+    Mounts,
+    /// The kernel reported a change of the firewall, and, where it is somebody else's, whose.
+    Firewall(Option<net::Changer>),
+    /// Something of a container, a volume or the agent itself was deleted or written to by somebody else.
+    Taken(taken::Owner),
     /// Messages were lost: look at everything.
     Everything,
     /// An action ended.
@@ -67,6 +75,8 @@ pub enum Wake {
 pub struct Done {
     pub action: Option<Action>,
     pub noun: Noun,
+    /// What it was done for, as the plan says it; empty for what clients asked for.
+    pub why: String,
     pub result: Result<(), String>,
 }
 
@@ -107,18 +117,27 @@ pub struct Engine {
     wakes: UnboundedSender<Wake>,
     inbox: UnboundedReceiver<Wake>,
     watch: Watch,
-    /// The directory that last held files.
-    config_dir: Option<Identity>,
+    /// An empty or missing directory is meant: said, and not yet taken up.
+    accepts_empty: bool,
+    boot_id: String,
     published: watch::Sender<Arc<Snapshot>>,
     desired: Desired,
     settings_errors: Vec<Diagnostic>,
     ledger: Ledger,
+    ledger_file: LedgerFile,
     ledger_error: Option<String>,
     observed: Observed,
     /// Nouns with an action under way.
     in_flight: BTreeSet<Noun>,
     failures: Failures,
     repeats: repeats::Repeats,
+    repairs: repairs::Repairs,
+    taken: taken::Taken,
+    /// Containers of which something was deleted or written to.
+    touched: BTreeSet<ContainerId>,
+    bridges: sources::Bridges,
+    /// When sockets were last looked at.
+    listened: Instant,
     /// Starts and image loads under way at a time: they cost processor time, and more only make each other slow.
     permits: Arc<Semaphore>,
     /// Pulls under way at a time.
@@ -145,7 +164,8 @@ impl Engine {
         let roots = places.roots();
         let lock = instance_lock::take(&roots)?;
         instance_lock::settle_boot(&roots)?;
-        let ledger = ledger_file::read(&roots.ledger())?;
+        let mut ledger_file = LedgerFile::new(&roots);
+        let (ledger, found) = ledger_file.read()?;
         let manager = Manager::settle(&mut places)?;
         let host = Host::open(&places)?;
         host.runtime
@@ -153,7 +173,19 @@ impl Engine {
             .context("cannot sweep what an interrupted run left")?;
         let (wakes, inbox) = unbounded_channel();
         let watch = Watch::new(wakes.clone()).context("cannot watch directories (inotify)")?;
-        let events = Arc::new(Events::default());
+        let events = Arc::new(Events::open(&roots.state.join("events.jsonl")));
+        let taken = taken::Taken::new(wakes.clone()).context("cannot watch the state dir (inotify)")?;
+        events.emit(
+            "agent",
+            "wharf",
+            "start",
+            format!("version {}", env!("CARGO_PKG_VERSION")),
+        );
+        if let Some(found) = found {
+            error!("{found}");
+            events.emit("agent", "ledger", "repair", found);
+            ledger_file.write(&ledger)?;
+        }
         let places = Arc::new(places);
         let blank = Arc::new(Snapshot {
             status: publish::empty_status(&places),
@@ -164,7 +196,8 @@ impl Engine {
             search: Vec::new(),
         });
         let (published, snapshot) = watch::channel(blank);
-        sources::start(&places, &wakes)?;
+        let bridges = sources::Bridges::default();
+        sources::start(&places, &wakes, &bridges)?;
         let handle = Handle {
             wakes: wakes.clone(),
             snapshot,
@@ -183,16 +216,23 @@ impl Engine {
             wakes,
             inbox,
             watch,
-            config_dir: None,
+            accepts_empty: false,
+            boot_id: runtime::shim::files::boot_id().context("cannot read this boot's id")?,
             published,
             desired: Desired::default(),
             settings_errors: Vec::new(),
             ledger,
+            ledger_file,
             ledger_error: None,
             observed: observe::blank(),
             in_flight: BTreeSet::new(),
             failures: Failures::new(),
             repeats: repeats::Repeats::default(),
+            repairs: repairs::Repairs::default(),
+            taken,
+            touched: BTreeSet::new(),
+            bridges,
+            listened: Instant::now(),
             permits: Arc::new(Semaphore::new(at_once())),
             pulls: Arc::new(Semaphore::new(PULLS)),
             after_pass: Vec::new(),
@@ -283,9 +323,23 @@ impl Engine {
             // The verdicts are taken along with every look.
             Wake::Shim | Wake::Health => self.dirty.containers = true,
             Wake::Names => self.dirty.names = true,
-            Wake::Links => self.dirty.links = true,
-            Wake::Firewall => self.dirty.firewall = true,
+            Wake::Links => {
+                self.dirty.links = true;
+                self.dirty.around = true;
+            }
+            Wake::Mounts => self.dirty.around = true,
+            Wake::Firewall(by) => {
+                self.repairs.note_changer(by);
+                self.dirty.firewall = true;
+            }
+            Wake::Taken(taken::Owner::Container(id)) => {
+                self.touched.insert(id);
+                self.dirty.containers = true;
+            }
+            Wake::Taken(taken::Owner::Volumes) => self.dirty.volumes = true,
+            Wake::Taken(taken::Owner::Agent) => self.guard_ledger(),
             Wake::Everything => {
+                self.guard_ledger();
                 self.files_dirty = true;
                 self.dirty = Dirty::ALL;
             }

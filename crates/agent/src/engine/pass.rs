@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use model::action::{Action, Failure, Noun};
-use model::diagnostic::{Diagnostic, Location};
+use model::diagnostic::Diagnostic;
 use model::firewall::Protocol;
 use model::image::ImageSource;
 use model::ledger::Ledger;
@@ -15,18 +15,22 @@ use model::observed::Look;
 use model::plan::{Plan, Planned};
 use model::spec::Settings;
 use reconciler::plan::Input;
+use runtime::damage::Depth;
 use storage::RegistryConfig;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Done, Engine, Wake, fresh_id};
+use super::{Done, Engine, Wake, fresh_id, last_words};
 use crate::config_dir::Contents;
 use crate::observe::{self, Dirty};
-use crate::{config_dir, events, execute, ledger_file};
+use crate::{config_dir, contents, events, execute};
 
 /// The host's name servers (resolv.conf(5)), which ours asks where no others are set.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Nobody tells that a socket was closed: with a pass after so long, sockets are looked at as well.
+const LISTEN_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How often the config dir is read in one pass while what has to be watched changes.
 const MAX_READS: usize = 8;
@@ -53,7 +57,14 @@ impl Engine {
             // The usual case, and then the plan that was made is the one to be told of.
             self.publish(reconciler::status::status_of(&self.input(now), &plan));
         } else {
-            if known || self.write_ledger(plan.ledger.clone()).is_ok() {
+            let mut ledger = plan.ledger.clone();
+            last_words::keep(&mut ledger, &self.ledger, &self.places.roots());
+            if known || self.write_ledger(ledger).is_ok() {
+                for taken in &plan.taken_up {
+                    let why = reconciler::plan::reasons(&taken.reasons);
+                    self.events
+                        .emit(taken.noun.kind(), taken.noun.name(), "update", why);
+                }
                 self.manager.before_actions();
                 plan.actions
                     .into_iter()
@@ -72,6 +83,7 @@ impl Engine {
             let (settings, mut contents) = self.read_once();
             contents.watched.path(&self.places.settings);
             contents.watched.path(Path::new(RESOLV_CONF));
+            self.watch_contents(&mut contents);
             let news = self.watch.arm(&contents.watched);
             if !news {
                 return self.take_files(settings, contents);
@@ -89,6 +101,15 @@ impl Engine {
             .map_or(&self.desired.settings.search, |settings| &settings.search);
         let contents = config_dir::read(&self.places.config_dir, search);
         (settings, contents)
+    }
+
+    /// What files of the host containers see, by what the directory says now and by what was accepted before.
+    fn watch_contents(&self, read: &mut Contents) {
+        let settings = &self.desired.settings;
+        let desired = reconciler::resolve::resolve(&read.files, &read.broken, settings);
+        for path in contents::paths(&contents::sources(&desired, &self.ledger)) {
+            read.watched.path(&path);
+        }
     }
 
     fn take_files(&mut self, settings: Result<Settings, Vec<Diagnostic>>, mut contents: Contents) {
@@ -114,35 +135,28 @@ impl Engine {
             self.events
                 .emit("config", &place, "error", problem.message.clone());
         }
+        self.host
+            .contents
+            .set_sources(contents::sources(&desired, &self.ledger));
+        self.dirty.contents = true;
+        self.host
+            .around
+            .set_wanted(crate::around::Wanted::by(&desired, &self.ledger));
+        self.dirty.around = true;
         self.desired = desired;
     }
 
-    /// An empty directory is a valid wish, but not where it took the place of one with files: somebody is at work
-    /// there, or something is not mounted.
-    fn beware_of_another_directory(&mut self, contents: &mut Contents) {
-        let Some((now, has_files)) = contents.seen.take() else {
-            return;
-        };
-        if has_files {
-            self.config_dir = Some(now);
-            return;
-        }
-        let kept = !self.ledger.containers.is_empty() || !self.ledger.networks.is_empty();
-        if kept && self.config_dir.as_ref().is_some_and(|before| *before != now) {
-            let message = format!(
-                "the config dir {} is another directory than before and holds no files; nothing is removed meanwhile",
-                self.places.config_dir.display()
-            );
-            let hint =
-                "put the files there; to have everything removed, add a file without tables, `none.toml`";
-            contents.unreadable = Some(Diagnostic::new(Location::file("."), message).hint(hint));
-        }
-    }
-
     async fn look(&mut self) {
+        if self.listened.elapsed() >= LISTEN_AGAIN {
+            // Whoever waits for a port waits by the clock, and passes that come meanwhile put that off.
+            self.dirty.listeners = true;
+        }
         let dirty = std::mem::take(&mut self.dirty);
         if dirty == Dirty::default() {
             return;
+        }
+        if dirty.listeners {
+            self.listened = Instant::now();
         }
         if dirty == Dirty::ALL {
             empty_trash(&self.host);
@@ -151,8 +165,17 @@ impl Engine {
         let before = observed.containers.clone();
         let ports = self.wanted_ports();
         let host = Arc::clone(&self.host);
+        let depth = (dirty == Dirty::ALL).then_some(match self.passes {
+            // What was scribbled over without an agent was not told.
+            0 => Depth::Legible,
+            _ => Depth::There,
+        });
+        let touched = std::mem::take(&mut self.touched);
         let looked = tokio::task::spawn_blocking(move || {
             observe::refresh(&host, &mut observed, dirty, &ports);
+            if dirty.containers {
+                observe::look_for_damage(&host, &mut observed, depth, touched);
+            }
             observed
         });
         match looked.await {
@@ -168,6 +191,13 @@ impl Engine {
             for event in events::transitions(before, after, Timestamp::now()) {
                 self.events.record(event);
             }
+        }
+        if dirty.containers || dirty.volumes {
+            let roots = self.places.roots();
+            self.taken.follow(&roots, &self.host, &self.observed);
+        }
+        if dirty.links {
+            self.bridges.set(observe::bridges(&self.observed));
         }
         self.shims.follow(&self.host, &self.observed);
         self.shims.follow_names(&self.host, &self.observed);
@@ -236,8 +266,11 @@ impl Engine {
     /// Writes the ledger; on failure the old one stays in force, nothing that relies on the new one is done, and the
     /// next full pass tries again.
     pub(super) fn write_ledger(&mut self, ledger: Ledger) -> Result<(), String> {
-        match ledger_file::write(&self.places.roots().ledger(), &ledger) {
+        match self.ledger_file.write(&ledger) {
             Ok(()) => {
+                for event in events::turns::turns(&self.ledger, &ledger, Timestamp::now()) {
+                    self.events.record(event);
+                }
                 self.ledger = ledger;
                 self.ledger_error = None;
                 Ok(())
@@ -261,6 +294,7 @@ impl Engine {
         info!("{}", reconciler::plan::describe(&planned));
         self.in_flight.insert(noun.clone());
         let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
+        let why = reconciler::plan::reasons(&planned.reasons);
         let action = planned.action;
         let permits = self.permits_for(&action);
         tokio::spawn(async move {
@@ -279,11 +313,13 @@ impl Engine {
                 Ok((action, result)) => Done {
                     action: Some(action),
                     noun,
+                    why,
                     result,
                 },
                 Err(e) => Done {
                     action: None,
                     noun,
+                    why,
                     result: Err(format!("broke off inside wharf: {e}")),
                 },
             };
@@ -310,33 +346,50 @@ impl Engine {
         self.in_flight.remove(&done.noun);
         self.dirty = self.dirty.or(touched(&done.noun));
         match done.result {
-            Ok(()) => self.book_success(&done.noun, done.action.as_ref()),
+            Ok(()) => self.book_success(&done.noun, done.action.as_ref(), done.why),
             Err(message) => self.book_failure(done.noun, done.action.as_ref(), message),
         }
     }
 
-    fn book_success(&mut self, noun: &Noun, action: Option<&Action>) {
+    fn book_success(&mut self, noun: &Noun, action: Option<&Action>, why: String) {
         self.failures.remove(noun);
         let Some(action) = action else { return };
-        self.events
-            .emit(noun.kind(), noun.name(), verb(action), "as planned");
-        if let Action::LoadImage {
-            refresh: true,
-            source,
-        } = action
-        {
+        self.tell_of_success(noun, action, why);
+        if let Action::LoadImage { source, refresh } = action {
             let mut ledger = self.ledger.clone();
-            ledger.note_pulled(&source.key());
+            if *refresh {
+                ledger.note_pulled(&source.key());
+            }
+            ledger.note_checked(&source.key(), Timestamp::now());
             if ledger != self.ledger {
                 // Not written, it is asked for once more: no harm.
                 self.write_ledger(ledger).ok();
             }
         }
-        if let Some((count, message)) = self.repeats.done(action, Timestamp::now()) {
+        if let Some((count, mut message)) = self.repeats.done(action, Timestamp::now()) {
+            if let Some(by) = self.repairs.changer_of(noun) {
+                message = format!("{message}: it was {by}, as the kernel tells");
+            }
             self.book_failure(noun.clone(), Some(action), message);
             if let Some(failure) = self.failures.get_mut(noun) {
                 failure.count = count;
             }
+        }
+    }
+
+    /// An event, as a repair where what was in force was undone; and by whom, where the kernel tells.
+    fn tell_of_success(&mut self, noun: &Noun, action: &Action, why: String) {
+        let (kind, name) = (noun.kind(), noun.name());
+        if !self.repairs.is_repair(action) {
+            return self.events.emit(kind, name, verb(action), why);
+        }
+        match self.repairs.changer_of(noun) {
+            Some(by) => {
+                let why = format!("{why}; changed by {by}");
+                let who = [("by", by.name.clone()), ("byPid", by.pid.to_string())];
+                self.events.emit_with(kind, name, "repair", why, who);
+            }
+            None => self.events.emit(kind, name, "repair", why),
         }
     }
 
@@ -428,7 +481,8 @@ fn verb(action: &Action) -> &'static str {
         Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
         Action::PrepareContainer { .. } => "prepare",
         Action::StartContainer { .. } => "create",
-        Action::RepairAttachments { .. } => "repair",
+        Action::RepairAttachments { .. } | Action::MendContainer { .. } => "repair",
+        Action::DeliverContents { .. } => "deliver",
         Action::UpdateContainer { .. } => "update",
         Action::StopContainer { .. } => "stop",
     }

@@ -35,6 +35,8 @@ pub type Answer<T> = oneshot::Sender<T>;
 pub enum Request {
     /// Read the directory as it is now and decide; answered once that was done.
     Refresh { whole: bool, answer: Answer<()> },
+    /// The same whole, with an empty or missing directory for what is wished.
+    AcceptEmpty { answer: Answer<()> },
     /// What a pass would do now, with the directory as it is.
     Plan { answer: Answer<Plan> },
     /// Hold it stopped.
@@ -83,6 +85,7 @@ impl Engine {
                 }
                 self.after_pass.push(answer);
             }
+            Request::AcceptEmpty { answer } => self.accept_empty(answer),
             Request::Plan { answer } => {
                 self.files_dirty = true;
                 self.plan_requests.push(answer);
@@ -133,6 +136,10 @@ impl Engine {
         if let Some(entry) = ledger.containers.get_mut(&name) {
             entry.current.finished = false;
         }
+        if let Some(table) = ledger.timetables.get_mut(&name) {
+            // A run by hand: the next due time stays what it is.
+            table.due.get_or_insert(Timestamp::now());
+        }
         self.failures.remove(&Noun::Container(name));
         self.commit(ledger)
     }
@@ -171,6 +178,7 @@ impl Engine {
             drop(wakes.send(Wake::Done(Box::new(Done {
                 action: None,
                 noun,
+                why: String::new(),
                 result: Ok(()),
             }))));
         });

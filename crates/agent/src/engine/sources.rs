@@ -1,6 +1,9 @@
 //! Where wakes come from: the shims' datagrams and the kernel's notifications.
 
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,12 +12,62 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use super::Wake;
+use crate::around;
 use crate::places::Places;
 
-/// Starts listening to both.
-pub fn start(places: &Places, wakes: &UnboundedSender<Wake>) -> anyhow::Result<()> {
+/// How often what the kernel tells nobody of is looked at: two small files a bridge.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The bridges whose settings were all right when they were last looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Bridges(Arc<Mutex<Vec<String>>>);
+
+impl Bridges {
+    /// Those of the latest look.
+    pub fn set(&self, bridges: Vec<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bridges;
+    }
+
+    /// Whether a setting of one was turned off since. Asked once: what is done about it sets them anew.
+    fn take_turned_off(&self) -> bool {
+        let mut bridges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let off = !bridges.iter().all(|bridge| net::bridge_settings_are_on(bridge));
+        if off {
+            bridges.clear();
+        }
+        off
+    }
+}
+
+/// Starts listening to all of them.
+pub fn start(places: &Places, wakes: &UnboundedSender<Wake>, bridges: &Bridges) -> anyhow::Result<()> {
     shim_reports(&places.run_dir.join("agent.sock"), wakes.clone())?;
-    kernel_reports(wakes.clone())
+    mount_reports(wakes.clone())?;
+    kernel_reports(wakes.clone(), bridges.clone())
+}
+
+/// A thread of its own, which sleeps until something is mounted or unmounted: proc(5), "mountinfo".
+fn mount_reports(wakes: UnboundedSender<Wake>) -> anyhow::Result<()> {
+    let mounts = std::fs::File::open(around::MOUNTINFO)
+        .with_context(|| format!("cannot open {} to be told of mounts", around::MOUNTINFO))?;
+    std::thread::Builder::new()
+        .name("wharf-mounts".to_owned())
+        .spawn(move || {
+            loop {
+                let mut fds = [PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(e) => {
+                        return error!("the wait for mounts failed, only full passes see them: {e}");
+                    }
+                }
+                if wakes.send(Wake::Mounts).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot start the thread that waits for mounts")?;
+    Ok(())
 }
 
 /// A shim sends a datagram at each change; what it says is not needed, a look tells more.
@@ -42,18 +95,27 @@ fn shim_reports(path: &Path, wakes: UnboundedSender<Wake>) -> anyhow::Result<()>
 }
 
 /// A thread of its own: netlink sockets belong to the network namespace of the thread that made them.
-fn kernel_reports(wakes: UnboundedSender<Wake>) -> anyhow::Result<()> {
+fn kernel_reports(wakes: UnboundedSender<Wake>, bridges: Bridges) -> anyhow::Result<()> {
     let mut monitor = net::Monitor::new().context("cannot listen to the kernel's network notifications")?;
     std::thread::Builder::new()
         .name("wharf-monitor".to_owned())
         .spawn(move || {
+            let mut looked = Instant::now();
             loop {
+                if looked.elapsed() >= LOOK {
+                    looked = Instant::now();
+                    if bridges.take_turned_off() && wakes.send(Wake::Links).is_err() {
+                        return;
+                    }
+                }
                 let [a, b] = monitor.fds();
                 let mut fds = [
                     PollFd::new(a, PollFlags::POLLIN),
                     PollFd::new(b, PollFlags::POLLIN),
                 ];
-                match poll(&mut fds, PollTimeout::NONE) {
+                // Rounded up, so that the time is over when it wakes.
+                let rest = u16::try_from(LOOK.saturating_sub(looked.elapsed()).as_millis() + 1);
+                match poll(&mut fds, PollTimeout::from(rest.unwrap_or(u16::MAX))) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => {
                         return error!(
@@ -87,7 +149,7 @@ fn report(monitor: &mut net::Monitor, wakes: &UnboundedSender<Wake>) -> bool {
         list.push(Wake::Links);
     }
     if seen.firewall {
-        list.push(Wake::Firewall);
+        list.push(Wake::Firewall(seen.by));
     }
     list.into_iter().all(|wake| wakes.send(wake).is_ok())
 }

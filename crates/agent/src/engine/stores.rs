@@ -69,6 +69,7 @@ impl Engine {
             drop(wakes.send(Wake::Done(Box::new(Done {
                 action: None,
                 noun,
+                why: String::new(),
                 result: Ok(()),
             }))));
             reply(answer, value);

@@ -245,7 +245,9 @@ fn order_keys(table: &Table<'_>, spec: &mut ContainerSpec) {
         &mut spec.after_network_online,
         Item::boolean,
     );
-    table.fill("schedule", &mut spec.schedule, Item::filled);
+    table.fill("schedule", &mut spec.schedule, |item| {
+        item.or_fault(item.text()?.parse())
+    });
     table.set("randomized_delay", &mut spec.randomized_delay, Item::duration);
     table.set("persistent", &mut spec.persistent, Item::boolean);
 }

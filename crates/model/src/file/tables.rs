@@ -118,7 +118,7 @@ fn mounted_file(table: &Table<'_>, sources: &[&str], mode: u32) -> Option<Mounte
     let source = file_source(table, sources);
     let mut target = None;
     if sources.contains(&"content") {
-        table.fill("target", &mut target, Item::path_text);
+        table.fill("target", &mut target, self::target);
     }
     let mut spec_mode = mode;
     table.set("mode", &mut spec_mode, container::mode);
@@ -153,10 +153,59 @@ fn file_source(table: &Table<'_>, sources: &[&str]) -> Option<FileSource> {
     let item = table.get(key)?;
     Some(match *key {
         "file" => FileSource::File(item.path()?),
-        "content" => FileSource::Content(item.string()?),
-        "env" => FileSource::Env(item.filled()?),
-        _ => FileSource::Credential(item.filled()?),
+        "content" => FileSource::Content(content(&item)?),
+        "env" => FileSource::Env(named(&item, known::env_name_problem)?),
+        _ => FileSource::Credential(named(&item, credential_problem)?),
     })
+}
+
+/// Where a config appears: a file of its own, of the container's.
+fn target(item: &Item<'_>) -> Option<String> {
+    let target = item.path_text()?;
+    let kernels = ["/proc", "/sys", "/dev"];
+    let below = |dir: &&str| target == **dir || target.starts_with(&format!("{dir}/"));
+    if target == "/" || target.split('/').any(|part| part == ".." || part == ".") {
+        item.fault(
+            format!("cannot be {target:?}"),
+            "write the file's own path, from / on",
+        );
+        return None;
+    }
+    if let Some(dir) = kernels.iter().find(|dir| below(dir)) {
+        item.fault(format!("cannot be below {dir}, which is the kernel's"), "");
+        return None;
+    }
+    Some(target)
+}
+
+/// A content of which no more is delivered than of a file.
+fn content(item: &Item<'_>) -> Option<String> {
+    let text = item.string()?;
+    if text.len() as u64 > crate::content::LIMIT {
+        let message = format!(
+            "has {} bytes; at most {} are delivered",
+            text.len(),
+            crate::content::LIMIT
+        );
+        item.fault(message, "use a volume");
+        return None;
+    }
+    Some(text)
+}
+
+fn named(item: &Item<'_>, problem: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let name = item.filled()?;
+    if let Some(problem) = problem(&name) {
+        item.fault(format!("has {name:?}, which {problem}"), "");
+        return None;
+    }
+    Some(name)
+}
+
+/// A credential is a file in a directory (systemd.exec(5)).
+fn credential_problem(name: &str) -> Option<String> {
+    let wrong = name.contains('/') || name == "." || name == "..";
+    wrong.then(|| "is no credential's name".to_owned())
 }
 
 fn on_change(item: &Item<'_>) -> Option<OnChange> {

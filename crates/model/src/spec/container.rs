@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::calendar::Calendar;
 use crate::firewall::Protocol;
 use crate::image::ImageSource;
 use crate::name::Name;
@@ -73,7 +74,7 @@ pub struct ContainerSpec {
     pub limits: Limits,
     pub update: UpdateSpec,
     pub logging: Logging,
-    pub schedule: Option<String>,
+    pub schedule: Option<Calendar>,
     pub randomized_delay: Duration,
     pub persistent: bool,
 }

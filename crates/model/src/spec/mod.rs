@@ -4,6 +4,7 @@
 //! them, in [`Parsed`].
 
 mod container;
+mod content;
 mod network;
 mod settings;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use container::*;
+pub use content::*;
 pub use network::*;
 pub use settings::*;
 

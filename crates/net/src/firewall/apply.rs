@@ -12,7 +12,7 @@ use super::foreign::ForeignChain;
 use super::read::{Found, FoundTable, read};
 use super::render::{render, set};
 use super::table::{Element, Set, Table};
-use super::{allow, conntrack, nl, sidedoor};
+use super::{allow, conntrack, nl, sidedoor, slots};
 use crate::error::{Doing, NetError};
 use crate::netlink::{BatchError, Message, Netlink};
 
@@ -164,7 +164,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
 /// removed, which forgets them as well.
 fn whole(table: &FoundTable, guarded: bool) -> Option<FirewallState> {
     let state = elements::read(&table.elements)?;
-    let wanted = render(&state, guarded);
+    let wanted = render(&state, guarded, &table.elements);
     let empty = state == FirewallState::default();
     let same = |set: &Set| {
         table.elements.get(set.name) == Some(&set.elements) || empty && set.name == set::STALE_UDP
@@ -189,10 +189,10 @@ pub(crate) fn apply(
     for _ in 0..TRIES {
         let found = keeper.seize(filter)?;
         let kept = found.table.as_ref().is_some_and(FoundTable::is_guarded);
-        let mut wanted = render(state, guarded || kept);
         if let Some(table) = &found.table {
             earlier.clone_from(&table.elements);
         }
+        let mut wanted = render(state, guarded || kept, &earlier);
         let stale = stale_udp(&earlier, &wanted, &forgotten);
         note(&mut wanted, &stale);
         let mut steps = steps(&found, &wanted, keeper);
@@ -264,17 +264,22 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
         .map(|set| (set.name.to_owned(), set.elements.clone()))
         .collect();
     let lists = allow::changed(earlier, &later);
-    let none = BTreeSet::new();
     let mut out = BTreeSet::new();
-    for name in [set::BOUND, set::ANY, set::NAMES] {
-        let stale = |e: &Element| match name {
-            set::NAMES => elements::stale_names(e),
+    let (bound, any) = ([set::BOUND, set::BOUND_SLOTS], [set::ANY, set::ANY_SLOTS]);
+    for names in [&bound[..], &any, &[set::NAMES]] {
+        let stale = |e: &Element| match names {
+            [set::NAMES] => elements::stale_names(e),
             _ => elements::stale(e),
         };
-        let [before, after] = [earlier, &later].map(|all| all.get(name).unwrap_or(&none));
-        let [was, is] = [before, after].map(|set| set.iter().filter_map(stale).collect::<BTreeSet<_>>());
+        // A target that stays among others keeps its flows, whatever slots it has.
+        let targets = |all: &Elements| -> BTreeSet<Element> {
+            let of = |name: &&str| Some(slots::targets(name, all.get(*name)?));
+            names.iter().filter_map(of).flatten().collect()
+        };
+        let [before, after] = [earlier, &later].map(targets);
+        let [was, is] = [&before, &after].map(|set| set.iter().filter_map(stale).collect::<BTreeSet<_>>());
         out.extend(was.symmetric_difference(&is).cloned());
-        let other_list = before.union(after).filter(|e| lists.contains(&e.key));
+        let other_list = before.union(&after).filter(|e| lists.contains(&e.key));
         out.extend(other_list.filter_map(stale));
     }
     out

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule, Protocol};
+use model::name::Name;
 
 use super::allow::{self, Lists, network};
 use super::render::set;
+use super::slots;
 use super::table::{Element, Field, Set};
 use crate::error::NetError;
 use crate::names::check_device;
@@ -46,17 +48,41 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
             ));
         }
     }
-    let mut taken = BTreeMap::new();
+    let mut taken = Taken::new();
     for port in &state.ports {
         check_port(port, &bridges)?;
-        let key = (port.protocol, port.host_ip, port.host_port);
-        if let Some(other) = taken.insert(key, &port.container) {
-            return Err(NetError::invalid(
-                of(port),
-                format!("container {other} has the same host port"),
+        take(port, &mut taken).map_err(|why| NetError::invalid(of(port), why))?;
+    }
+    Ok(())
+}
+
+/// Who has which port.
+type Taken<'a> = BTreeMap<(Protocol, Option<Ipv4Addr>, u16), Vec<&'a PortRule>>;
+
+/// A port is of one container, or of several of one service that let in the same.
+fn take<'a>(port: &'a PortRule, taken: &mut Taken<'a>) -> Result<(), String> {
+    let others = taken
+        .entry((port.protocol, port.host_ip, port.host_port))
+        .or_default();
+    for other in others.iter() {
+        let together = port.service.is_some() && port.service == other.service;
+        let target = |p: &PortRule| (p.target_ip, p.target_port);
+        if !together || port.container == other.container || target(port) == target(other) {
+            return Err(format!("container {} has the same host port", other.container));
+        }
+        if port.allow != other.allow {
+            return Err(format!(
+                "`allow` differs from that of container {}",
+                other.container
             ));
         }
     }
+    if others.len() == MOST_TARGETS {
+        return Err(format!(
+            "{MOST_TARGETS} others have the same host port: there is room for no more"
+        ));
+    }
+    others.push(port);
     Ok(())
 }
 
@@ -80,6 +106,7 @@ fn check_port(port: &PortRule, bridges: &BTreeSet<&str>) -> Result<(), NetError>
         p if !bridges.contains(p.bridge.as_str()) => {
             format!("its bridge {} is not in the firewall", p.bridge)
         }
+        p if number(p).is_none() => format!("it is no instance of {}", p.holder()),
         p if p.target_ip.is_unspecified() || p.target_ip.is_loopback() || p.target_ip.is_multicast() => {
             format!("{} is no container's address", p.target_ip)
         }
@@ -97,8 +124,8 @@ fn check_port(port: &PortRule, bridges: &BTreeSet<&str>) -> Result<(), NetError>
     Err(NetError::invalid(of(port), why))
 }
 
-/// All sets, with the state's elements.
-pub fn sets(state: &FirewallState) -> Vec<Set> {
+/// All sets, with the state's elements. `earlier`: those there were.
+pub fn sets(state: &FirewallState, earlier: &Elements) -> Vec<Set> {
     use Field::{Device, Ipv4, Port, Protocol};
     let bridges = |wanted: fn(&FirewallBridge) -> bool, element: fn(&FirewallBridge) -> Element| {
         state.bridges.iter().filter(|b| wanted(b)).map(element).collect()
@@ -151,10 +178,15 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
         map(
             set::BOUND,
             &[Protocol, Ipv4, Port],
-            bound.into_iter().map(port).collect(),
+            slots::alone(&bound).into_iter().map(port).collect(),
         ),
-        map(set::ANY, &[Protocol, Port], any.into_iter().map(port).collect()),
+        map(
+            set::ANY,
+            &[Protocol, Port],
+            slots::alone(&any).into_iter().map(port).collect(),
+        ),
     ];
+    sets.extend(slots::sets(&state.ports, earlier));
     sets.extend(allow::sets(&state.ports));
     sets.push(set(
         set::STALE_UDP,
@@ -233,12 +265,50 @@ pub fn port_key(rule: &PortRule) -> Vec<u8> {
     [vec![protocol, 0, 0, 0], address, port_number(rule.host_port)].concat()
 }
 
-fn port(rule: &PortRule) -> Element {
+/// The element of a port that leads to one container.
+pub fn port(rule: &PortRule) -> Element {
+    // A device's name has no slash.
+    let number = number(rule)
+        .flatten()
+        .map(|n| format!("/{n}"))
+        .unwrap_or_default();
     Element {
         value: [rule.target_ip.octets().to_vec(), port_number(rule.target_port)].concat(),
-        comment: Some(format!("{}@{}", rule.container, rule.bridge)),
+        comment: Some(format!("{}@{}{number}", rule.container, rule.bridge)),
         ..plain(port_key(rule))
     }
+}
+
+/// Which instance of its service its container is, if of any; none where it cannot be.
+fn number(rule: &PortRule) -> Option<Option<u32>> {
+    let Some(service) = &rule.service else {
+        return Some(None);
+    };
+    if *service == rule.container {
+        return Some(Some(1));
+    }
+    let number = rule.container.as_str().strip_prefix(service.as_str())?;
+    let number = number.strip_prefix('-')?.parse().ok()?;
+    (number > 1).then_some(Some(number))
+}
+
+/// A comment's container, bridge and service.
+fn read_comment(text: &str) -> Option<(Name, String, Option<Name>)> {
+    let (container, rest) = text.split_once('@')?;
+    let (bridge, number) = match rest.split_once('/') {
+        Some((bridge, number)) => (bridge, Some(number)),
+        None => (rest, None),
+    };
+    let service = match number {
+        None => None,
+        Some("1") => Some(container),
+        Some(number) => Some(container.strip_suffix(number)?.strip_suffix('-')?),
+    };
+    let service = match service {
+        None => None,
+        Some(service) => Some(service.parse().ok()?),
+    };
+    Some((container.parse().ok()?, bridge.to_owned(), service))
 }
 
 /// The state these elements say, as far as they say something; none where one of them is not ours.
@@ -265,11 +335,12 @@ pub fn salvage(elements: &Elements) -> FirewallState {
         .filter(|b| is_right(b) && seen.insert(b.bridge.clone()))
         .collect();
     let known = bridges.iter().map(|b| b.bridge.as_str()).collect();
-    let ports = ports(elements)
-        .flatten()
-        .filter(|p| check_port(p, &known).is_ok());
+    let ports: Vec<PortRule> = ports(elements).flatten().collect();
+    let mut taken = Taken::new();
+    let right = |p: &&PortRule| check_port(p, &known).is_ok();
+    let fit = ports.iter().filter(right).filter(|p| take(p, &mut taken).is_ok());
     FirewallState {
-        ports: ports.collect(),
+        ports: fit.cloned().collect(),
         bridges,
     }
     .sorted()
@@ -295,10 +366,11 @@ fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> 
 
 fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
     let lists = Lists::read(elements);
-    let of = |name: &str| elements.get(name).into_iter().flatten();
-    of(set::BOUND)
-        .chain(of(set::ANY))
-        .map(move |element| read_port(element, &lists))
+    let names = [set::BOUND, set::ANY, set::BOUND_SLOTS, set::ANY_SLOTS];
+    let all = names
+        .into_iter()
+        .filter_map(|name| Some(slots::targets(name, elements.get(name)?)));
+    all.flatten().map(move |element| read_port(&element, &lists))
 }
 
 fn read_subnet(element: &Element) -> Option<(String, Ipv4Net)> {
@@ -317,7 +389,7 @@ fn ip_at(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
 }
 
 fn read_port(element: &Element, lists: &Lists) -> Option<PortRule> {
-    let (container, bridge) = element.comment.as_ref()?.split_once('@')?;
+    let (container, bridge, service) = read_comment(element.comment.as_ref()?)?;
     let protocol = match *element.key.first()? {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
@@ -334,8 +406,9 @@ fn read_port(element: &Element, lists: &Lists) -> Option<PortRule> {
         host_port: number_at(&element.key, if bound { 8 } else { 4 })?,
         target_ip: ip_at(&element.value, 0)?,
         target_port: number_at(&element.value, 4)?,
-        bridge: bridge.to_owned(),
+        bridge,
         allow: lists.of(&element.key)?,
-        container: container.parse().ok()?,
+        container,
+        service,
     })
 }

@@ -53,6 +53,11 @@ pub enum Expr {
         set: &'static str,
         key: u8,
     },
+    /// A number below this one, another one for each packet.
+    Random {
+        below: u32,
+        to: u8,
+    },
     Dnat {
         address: u8,
         port: u8,
@@ -177,6 +182,14 @@ impl Expr {
                 "lookup",
                 vec![Attr::text(1, set), register(2, *key), Attr::be32(5, 1)],
             ),
+            Self::Random { below, to } => {
+                const RANDOM: u32 = 1;
+                let (kind, offset) = (Attr::be32(3, RANDOM), Attr::be32(4, 0));
+                (
+                    "numgen",
+                    vec![register(1, *to), Attr::be32(2, *below), kind, offset],
+                )
+            }
             Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
             Self::Redirect { port } => ("redir", redirect(*port)),
             Self::Masquerade => ("masq", Vec::new()),
@@ -254,6 +267,7 @@ impl fmt::Display for Expr {
                 to: Some(to),
             } => write!(f, "r{to} = @{set}[r{key}]"),
             Self::NotIn { set, key } => write!(f, "r{key} not in @{set}"),
+            Self::Random { below, to } => write!(f, "r{to} = numgen random mod {below}"),
             Self::Dnat { address, port } => write!(f, "dnat ip to r{address} : r{port}"),
             Self::Redirect { port } => write!(f, "redirect to : r{port}"),
             Self::Masquerade => f.write_str("masquerade"),

@@ -1,7 +1,7 @@
 //! The one nftables table, `inet wharf`: what must be in it, what is in it, and the way from one to the other.
 //!
 //! `render` is pure: a [`model::firewall::FirewallState`] becomes a typed description of the table. Its chains and
-//! rules never change; bridges and ports are elements of its sets and maps. `read` looks at what the kernel has;
+//! rules do not change (those of replicas come with the first of these); bridges and ports are elements of its sets and maps. `read` looks at what the kernel has;
 //! `change` makes one transaction of the difference.
 //!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
@@ -22,6 +22,7 @@ mod phrase;
 mod read;
 mod render;
 mod sidedoor;
+mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,4 +30,4 @@ mod tests;
 pub(crate) use apply::{Current, Keeper, apply, current, remove};
 pub(crate) use judge::drops;
 pub(crate) use legacy::drops as legacy_drops;
-pub(crate) use nl::is_about_us;
+pub(crate) use nl::{committed_by, is_about_us};

@@ -23,9 +23,12 @@ pub const GETSET: u16 = 10;
 pub const NEWSETELEM: u16 = 12;
 pub const GETSETELEM: u16 = 13;
 pub const DELSETELEM: u16 = 14;
+pub const NEWGEN: u16 = 15;
 pub const GETGEN: u16 = 16;
 
 pub const GEN_ID: u16 = 1;
+pub const GEN_PROC_PID: u16 = 2;
+pub const GEN_PROC_NAME: u16 = 3;
 
 pub const TABLE_NAME: u16 = 1;
 pub const TABLE_FLAGS: u16 = 2;
@@ -131,6 +134,13 @@ pub fn read_comment(data: &[u8]) -> Option<String> {
     let length = usize::from(*data.get(1)?);
     let text = data.get(2..2 + length).filter(|_| data[0] == 0)?;
     String::from_utf8(text.strip_suffix(&[0]).unwrap_or(text).to_vec()).ok()
+}
+
+/// Pid and command name of whoever made the transaction that this notification is the end of.
+pub fn committed_by(kind: u16, payload: &[u8]) -> Option<(u32, String)> {
+    let attrs = attrs(payload);
+    let pid = read_be32(attrs, GEN_PROC_PID).filter(|_| kind == self::kind(NEWGEN))?;
+    Some((pid, read_text(attrs, GEN_PROC_NAME).unwrap_or_default()))
 }
 
 /// The change that a notification tells concerns our table, or what others do to packets forwarded or for the host.

@@ -12,12 +12,13 @@
 
 use model::firewall::FirewallState;
 
-use super::elements;
+use super::elements::{self, Elements};
 use super::expr::{Expr, Meta, Verdict};
 use super::phrase::{
     accept, daddr_127, destination, destination_port, dnatted, drop, flowing, from, ipv4, is_in, is_not_in,
     load, local_daddr, masquerade, protocol, saddr_127, source, to, verdict,
 };
+use super::slots;
 use super::table::{Chain, Hook, Rule, Table};
 
 /// Names of the sets.
@@ -38,9 +39,13 @@ pub mod set {
     pub const BOUND: &str = "ports_bound";
     /// protocol . host port : address . port
     pub const ANY: &str = "ports_any";
-    /// Of [`BOUND`], the ports that are not for everybody.
+    /// protocol . host address . host port . slot : address . port, of ports with several targets
+    pub const BOUND_SLOTS: &str = "ports_bound_slots";
+    /// protocol . host port . slot : address . port, of ports with several targets
+    pub const ANY_SLOTS: &str = "ports_any_slots";
+    /// Of [`BOUND`] and [`BOUND_SLOTS`], the ports that are not for everybody.
     pub const CLOSED_BOUND: &str = "closed_bound";
-    /// Of [`ANY`], the ports that are not for everybody.
+    /// Of [`ANY`] and [`ANY_SLOTS`], the ports that are not for everybody.
     pub const CLOSED_ANY: &str = "closed_any";
     /// Whom those are for: protocol . host address . host port . sources
     pub const ALLOWED_BOUND: &str = "allowed_bound";
@@ -68,8 +73,9 @@ const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
-/// The whole table. `guard`: what concerns no bridge of ours is not forwarded.
-pub fn render(state: &FirewallState, guarded: bool) -> Table {
+/// The whole table. `guarded`: what concerns no bridge of ours is not forwarded. `earlier`: what was there, of which
+/// slots are kept.
+pub fn render(state: &FirewallState, guarded: bool, earlier: &Elements) -> Table {
     let mut forward = forward();
     if guarded {
         forward.push(guard());
@@ -81,18 +87,22 @@ pub fn render(state: &FirewallState, guarded: bool) -> Table {
         priority,
         rules,
     };
+    let (mut prerouting, mut output) = (
+        prerouting(),
+        vec![bound_port(), bound_slot(), any_port(), any_slot()],
+    );
+    if state.ports.iter().all(|port| port.service.is_none()) {
+        // `nft` does not read again what it writes down of these: who has no replicas has no need of them.
+        let slots = [bound_slot(), any_slot()];
+        prerouting.retain(|rule| !slots.contains(rule));
+        output.retain(|rule| !slots.contains(rule));
+    }
     Table {
-        sets: elements::sets(state),
+        sets: elements::sets(state, earlier),
         chains: vec![
             chain("loopback", "filter", Hook::Prerouting, RAW, loopback()),
-            chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting()),
-            chain(
-                "output",
-                "nat",
-                Hook::Output,
-                DSTNAT,
-                vec![bound_port(), any_port()],
-            ),
+            chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting),
+            chain("output", "nat", Hook::Output, DSTNAT, output),
             chain("postrouting", "nat", Hook::Postrouting, SRCNAT, postrouting()),
             chain(FORWARD, "filter", Hook::Forward, FILTER, forward),
         ],
@@ -143,6 +153,7 @@ fn prerouting() -> Vec<Rule> {
             ],
         ),
         bound_port(),
+        bound_slot(),
         rule(
             "published on every address: whoever is not on its list",
             [
@@ -156,6 +167,7 @@ fn prerouting() -> Vec<Rule> {
             ],
         ),
         any_port(),
+        any_slot(),
     ]
 }
 
@@ -194,6 +206,27 @@ fn any_port() -> Rule {
         "published on every address",
         [ipv4(), local_daddr(false), any_key(), to_container(set::ANY)],
     )
+}
+
+fn bound_slot() -> Rule {
+    let key = [bound_key(), slot(3), to_container(set::BOUND_SLOTS)].concat();
+    rule(
+        "the same, of several containers",
+        [ipv4(), local_daddr(false), key],
+    )
+}
+
+fn any_slot() -> Rule {
+    let key = [any_key(), slot(2), to_container(set::ANY_SLOTS)].concat();
+    rule(
+        "the same, of several containers",
+        [ipv4(), local_daddr(false), key],
+    )
+}
+
+fn slot(to: u8) -> Vec<Expr> {
+    let below = slots::COUNT;
+    vec![Expr::Random { below, to }]
 }
 
 fn to_container(map: &'static str) -> Vec<Expr> {

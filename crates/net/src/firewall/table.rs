@@ -32,6 +32,8 @@ pub enum Field {
     Ipv4,
     Protocol,
     Port,
+    /// A number in the machine's byte order.
+    Slot,
 }
 
 /// The bytes as the kernel has them.
@@ -79,6 +81,8 @@ impl Field {
             Self::Ipv4 => 7,
             Self::Protocol => 12,
             Self::Port => 13,
+            // A packet's mark, which nft shows as the number it is.
+            Self::Slot => 19,
         }
     }
 
@@ -86,14 +90,14 @@ impl Field {
     pub fn len(self) -> u32 {
         match self {
             Self::Device => 16,
-            Self::Ipv4 | Self::Protocol | Self::Port => 4,
+            Self::Ipv4 | Self::Protocol | Self::Port | Self::Slot => 4,
         }
     }
 
     /// Of those, the ones that are not padding.
     pub fn bytes(self) -> u32 {
         match self {
-            Self::Device | Self::Ipv4 => self.len(),
+            Self::Device | Self::Ipv4 | Self::Slot => self.len(),
             Self::Protocol => 1,
             Self::Port => 2,
         }
@@ -105,6 +109,7 @@ impl Field {
             Self::Ipv4 => Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string(),
             Self::Protocol => if bytes[0] == 17 { "udp" } else { "tcp" }.to_owned(),
             Self::Port => u16::from_be_bytes([bytes[0], bytes[1]]).to_string(),
+            Self::Slot => u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).to_string(),
         }
     }
 }

@@ -28,6 +28,7 @@ fn state() -> FirewallState {
         bridge: "wh-front".to_owned(),
         allow: Vec::new(),
         container: "web".parse().unwrap(),
+        service: None,
     };
     let mut state = FirewallState {
         bridges: vec![
@@ -50,14 +51,14 @@ fn state() -> FirewallState {
 
 #[test]
 fn the_table_as_text() {
-    insta::assert_snapshot!(render(&state(), true));
+    insta::assert_snapshot!(render(&state(), true, &Elements::new()));
 }
 
 #[test]
 fn only_the_last_rule_comes_with_the_guard() {
     let (with, without) = (
-        render(&state(), true).to_string(),
-        render(&state(), false).to_string(),
+        render(&state(), true, &Elements::new()).to_string(),
+        render(&state(), false, &Elements::new()).to_string(),
     );
     assert_eq!(
         with.strip_prefix(&without).map(|rest| rest.lines().count()),
@@ -68,13 +69,13 @@ fn only_the_last_rule_comes_with_the_guard() {
 #[test]
 fn rules_do_not_depend_on_the_state() {
     assert_eq!(
-        render(&state(), false).chains,
-        render(&FirewallState::default(), false).chains
+        render(&state(), false, &Elements::new()).chains,
+        render(&FirewallState::default(), false, &Elements::new()).chains
     );
 }
 
 fn elements_of(state: &FirewallState) -> Elements {
-    elements::sets(state)
+    elements::sets(state, &Elements::new())
         .into_iter()
         .map(|set| (set.name.to_owned(), set.elements))
         .collect()
@@ -148,4 +149,72 @@ fn a_removal_that_ended_early_leaves_a_table_to_be_removed() {
     }
     remove(&mut filter, &mut route, &keeper).unwrap();
     assert!(read(&mut filter).unwrap().table.is_none());
+}
+
+/// A port of three instances on any address, and one of two on a single one.
+fn replicated() -> FirewallState {
+    let mut state = state();
+    let (any, mut bound) = (state.ports[0].clone(), state.ports[0].clone());
+    bound.host_ip = Some("192.0.2.1".parse().unwrap());
+    bound.protocol = Protocol::Udp;
+    let number = |rule: &PortRule, n: u8| PortRule {
+        container: if n == 1 {
+            "web".to_owned()
+        } else {
+            format!("web-{n}")
+        }
+        .parse()
+        .unwrap(),
+        service: Some("web".parse().unwrap()),
+        host_port: 9000,
+        target_ip: [10, 88, 1, 20 + n].into(),
+        ..rule.clone()
+    };
+    state.ports.extend((1..=3).map(|n| number(&any, n)));
+    state.ports.extend((1..=2).map(|n| number(&bound, n)));
+    state.sorted()
+}
+
+#[test]
+fn slots_as_text() {
+    let table = render(&replicated(), false, &Elements::new());
+    let slots = table.sets.iter().filter(|s| s.name.ends_with("_slots"));
+    let text: Vec<String> = slots.map(ToString::to_string).collect();
+    insta::assert_snapshot!(text.concat());
+}
+
+#[test]
+fn slots_say_their_state() {
+    assert_eq!(elements::read(&elements_of(&replicated())), Some(replicated()));
+    assert_eq!(elements::salvage(&elements_of(&replicated())), replicated());
+    elements::check(&replicated()).unwrap();
+}
+
+#[test]
+fn a_port_is_shared_within_one_service_alone() {
+    let bad = |change: fn(&mut PortRule)| {
+        let mut state = replicated();
+        let found = state.ports.iter_mut().find(|p| p.container.as_str() == "web-3");
+        change(found.unwrap());
+        elements::check(&state).unwrap_err().to_string()
+    };
+    insta::assert_snapshot!(bad(|p| p.service = None), @"container web-3, port 9000/tcp: container web has the same host port");
+    insta::assert_snapshot!(bad(|p| p.service = Some("db".parse().unwrap())), @"container web-3, port 9000/tcp: it is no instance of db");
+    insta::assert_snapshot!(bad(|p| p.container = "web-2".parse().unwrap()), @"container web-2, port 9000/tcp: container web-2 has the same host port");
+    insta::assert_snapshot!(bad(|p| p.target_ip = "10.88.1.21".parse().unwrap()), @"container web-3, port 9000/tcp: container web has the same host port");
+    insta::assert_snapshot!(bad(|p| p.allow = vec!["10.0.0.0/8".parse().unwrap()]), @"container web-3, port 9000/tcp: `allow` differs from that of container web");
+}
+
+#[test]
+fn a_missing_slot_is_seen_and_only_it_is_put_back() {
+    let [mut filter, mut route, _] = sockets();
+    let keeper = Keeper::new(&mut filter, "test", false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &replicated(), false).unwrap();
+    assert_eq!(current(&mut filter, &keeper).unwrap().state, Some(replicated()));
+    let whole = read(&mut filter).unwrap().table.unwrap().elements;
+    let mut less = whole.clone();
+    less.get_mut(set::ANY_SLOTS).unwrap().pop_first().unwrap();
+    let again = render(&replicated(), false, &less);
+    let slots = again.sets.iter().find(|s| s.name == set::ANY_SLOTS).unwrap();
+    assert_eq!(slots.elements, whole[set::ANY_SLOTS]);
 }

@@ -4,6 +4,7 @@ mod bridge;
 mod change;
 mod check;
 mod dump;
+mod online;
 mod route;
 mod veth;
 
@@ -14,6 +15,7 @@ use crate::names::fnv1a;
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
 pub(crate) use check::check_attachment;
 pub(crate) use dump::{addresses, links};
+pub(crate) use online::is_online;
 pub(crate) use route::are_there as routes_are_there;
 pub(crate) use veth::{attach, detach};
 

@@ -213,6 +213,7 @@ pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment
         bridge: to.bridge.clone(),
         allow: Vec::new(),
         container: "web".parse().unwrap(),
+        service: None,
     }
 }
 

@@ -1,10 +1,11 @@
 //! What differs between a definition and what was accepted, field by field, and what that asks for.
 
 pub mod classes;
+pub mod docs;
 
 use model::diagnostic::Location;
 use model::plan::Reason;
-use model::spec::{ContainerSpec, Origin};
+use model::spec::{ContainerSpec, NetworkSpec, Origin, VolumeSpec};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,24 +20,17 @@ pub struct Change {
 
 /// What changed from one container definition to another, in order of the fields' names.
 pub fn container(from: &ContainerSpec, to: &ContainerSpec, origin: &Origin) -> Vec<Change> {
-    let class = |field: &str, a: &Value, b: &Value| match field {
-        "logging" if a.get("driver") == b.get("driver") => Class::Shim,
-        "networks"
-            if from
-                .networks
-                .iter()
-                .map(without_names)
-                .eq(to.networks.iter().map(without_names)) =>
-        {
-            Class::Record
-        }
-        _ => classes::of_container(field),
-    };
-    if from == to {
-        Vec::new()
-    } else {
-        fields(from, to, origin, class)
-    }
+    fields("container.*", from, to, origin)
+}
+
+/// The same of a network.
+pub fn network(from: &NetworkSpec, to: &NetworkSpec, origin: &Origin) -> Vec<Change> {
+    fields("network.*", from, to, origin)
+}
+
+/// The same of a volume.
+pub fn volume(from: &VolumeSpec, to: &VolumeSpec, origin: &Origin) -> Vec<Change> {
+    fields("volume.*", from, to, origin)
 }
 
 /// The strongest thing the changes ask for.
@@ -44,33 +38,40 @@ pub fn strongest(changes: &[Change]) -> Option<Class> {
     changes.iter().map(|c| c.class).max()
 }
 
-/// What of a network's use makes a container another one.
-fn without_names(usage: &model::spec::NetworkUse) -> model::spec::NetworkUse {
-    model::spec::NetworkUse {
-        aliases: Vec::new(),
-        // It has done its work in the order of the list.
-        priority: 0,
-        ..usage.clone()
+fn fields<T: Serialize + PartialEq>(table: &str, from: &T, to: &T, origin: &Origin) -> Vec<Change> {
+    if from == to {
+        return Vec::new();
     }
-}
-
-fn fields<T: Serialize>(
-    from: &T,
-    to: &T,
-    origin: &Origin,
-    class: impl Fn(&str, &Value, &Value) -> Class,
-) -> Vec<Change> {
     let (Value::Object(from), Value::Object(to)) = (object(from), object(to)) else {
         return Vec::new();
     };
     let changed = to.iter().filter_map(|(field, b)| {
         let a = from.get(field).unwrap_or(&Value::Null);
         (a != b).then(|| Change {
-            class: class(field, a, b),
+            class: class(&format!("{table}.{field}"), a, b),
             reason: reason(field, a, b, &place(origin, field)),
         })
     });
     changed.collect()
+}
+
+/// What a key's change from one value to another asks for. Where parts of it have classes of their own, those that
+/// changed say; a field that is in no table of keys is replaced with its container, which is never wrong.
+fn class(path: &str, from: &Value, to: &Value) -> Class {
+    let parts: Option<Class> = match (from, to) {
+        _ if !classes::has_parts(path) => None,
+        (Value::Object(from), Value::Object(to)) => {
+            let changed = to.iter().filter(|(key, b)| from.get(*key) != Some(b));
+            let of = |(key, b): (&String, &Value)| class(&format!("{path}.{key}"), &from[key], b);
+            changed.map(of).max()
+        }
+        (Value::Array(from), Value::Array(to)) if from.len() == to.len() => {
+            let changed = from.iter().zip(to).filter(|(a, b)| a != b);
+            changed.map(|(a, b)| class(&format!("{path}.*"), a, b)).max()
+        }
+        _ => None,
+    };
+    parts.or_else(|| classes::of(path)).unwrap_or(Class::Replace)
 }
 
 fn object<T: Serialize>(value: &T) -> Value {
@@ -89,7 +90,11 @@ fn reason(field: &str, from: &Value, to: &Value, at: &Location) -> Reason {
     Reason {
         field: field.to_owned(),
         from: Some(text::of(field, from)),
-        to: Some(text::of(field, to)),
+        to: Some(match text::of(field, to) {
+            // Of what is not shown (values that may be secrets, the end of a long text), all the same.
+            same if same == text::of(field, from) => "another value".to_owned(),
+            other => other,
+        }),
         file: Some(at.file.clone()).filter(|f| !f.is_empty()),
         line: at.line,
     }
@@ -98,13 +103,21 @@ fn reason(field: &str, from: &Value, to: &Value, at: &Location) -> Reason {
 mod text {
     //! Values as people wrote them, near enough to recognise, and short.
 
+    use model::spec::{NetworkUse, VolumeSource, VolumeUse};
     use serde_json::Value;
 
     const LONGEST: usize = 60;
 
     pub(super) fn of(field: &str, value: &Value) -> String {
         let text = match (field, value) {
-            ("ports", Value::Array(list)) => list.iter().map(port).collect::<Vec<_>>().join(", "),
+            ("ports" | "networks" | "volumes", Value::Array(list)) if !list.is_empty() => {
+                let one = match field {
+                    "ports" => port,
+                    "networks" => network,
+                    _ => volume,
+                };
+                list.iter().map(one).collect::<Vec<_>>().join(", ")
+            }
             ("image", _) => image(value),
             ("env", Value::Object(map)) => {
                 // Values may be secrets: the names are enough to find the line.
@@ -148,6 +161,36 @@ mod text {
     fn image(value: &Value) -> String {
         let source: Result<model::image::ImageSource, _> = serde_json::from_value(value.clone());
         source.map_or_else(|_| plain(value), |s| s.key())
+    }
+
+    fn network(value: &Value) -> String {
+        let Ok(usage) = serde_json::from_value::<NetworkUse>(value.clone()) else {
+            return plain(value);
+        };
+        let mut more = Vec::new();
+        more.extend(usage.ip.map(|ip| format!("ip {ip}")));
+        more.extend(usage.mac.map(|mac| format!("mac {mac}")));
+        more.extend((usage.priority != 0).then(|| format!("priority {}", usage.priority)));
+        let aliases: Vec<&str> = usage.aliases.iter().map(|a| a.as_str()).collect();
+        more.extend((!aliases.is_empty()).then(|| format!("aliases {}", aliases.join(" "))));
+        match more.is_empty() {
+            true => usage.network.to_string(),
+            false => format!("{} ({})", usage.network, more.join(", ")),
+        }
+    }
+
+    fn volume(value: &Value) -> String {
+        let Ok(usage) = serde_json::from_value::<VolumeUse>(value.clone()) else {
+            return plain(value);
+        };
+        let target = &usage.target;
+        let text = match &usage.source {
+            VolumeSource::Named(name) => format!("{name}:{target}"),
+            VolumeSource::Anonymous => target.clone(),
+            VolumeSource::Bind { source, .. } => format!("{}:{target}", source.display()),
+            VolumeSource::Tmpfs { .. } => format!("tmpfs:{target}"),
+        };
+        if usage.read_only { text + ":ro" } else { text }
     }
 
     fn port(value: &Value) -> String {

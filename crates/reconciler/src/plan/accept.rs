@@ -2,16 +2,16 @@
 
 use model::action::{Joins, Noun};
 use model::desired::Declared;
-use model::digest::Digest;
 use model::image::Image;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement, asks_registry};
 use model::name::Name;
 use model::observed::Phase;
-use model::spec::ContainerSpec;
+use model::spec::{ContainerSpec, UpdateStrategy};
 
 use super::claims::{Kind, Mover};
 use super::finish::definition;
 use super::presence::Wish;
+use super::resources::Leased;
 use super::sight::Sight;
 use super::{Blocked, Mutation, Pass};
 use crate::diff::{self, Class};
@@ -39,7 +39,7 @@ impl<'a> Pass<'a, '_> {
                 Wish::Kept => self.note_image(&name).map(|()| self.switch_when_prepared(&name)),
                 Wish::Gone => Ok(None),
             };
-            match mover {
+            match mover.and_then(|mover| self.in_turn(&name, mover)) {
                 Ok(mover) => movers.extend(mover),
                 Err(blocked) => self.hold_up(Noun::Container(name), blocked),
             }
@@ -59,10 +59,14 @@ impl<'a> Pass<'a, '_> {
         let Some(mut entry) = self.ledger.containers.get(name).cloned() else {
             return self.new_one(name, declared, image, 1, Kind::New).map(Some);
         };
+        if entry.next.as_ref().is_some_and(|n| n.phase.is_beside()) {
+            return self.on_trial(name, declared, image, entry);
+        }
         let old = self.look_at(&entry.current);
         let mut stopped_for_it = false;
         if let Some(next) = &mut entry.next {
-            let wanted = same(&next.accepted, &declared.spec, image);
+            let wanted =
+                same(&next.accepted, &declared.spec, image) && self.outgrown(&next.accepted).is_empty();
             if next.phase == ReplacePhase::Switching && !self.look_at(&next.accepted).may_be_live() {
                 if old.is_up() {
                     // Nothing was done yet: whether it is to be done is decided afresh.
@@ -80,7 +84,10 @@ impl<'a> Pass<'a, '_> {
                 }
                 ReplacePhase::Preparing => {}
                 ReplacePhase::Switching if stopped_for_it => {}
-                ReplacePhase::Switching | ReplacePhase::Reverting => return Ok(None),
+                ReplacePhase::Switching
+                | ReplacePhase::Reverting
+                | ReplacePhase::Trial
+                | ReplacePhase::Dropping => return Ok(None),
             }
             entry.next = None;
         }
@@ -90,6 +97,34 @@ impl<'a> Pass<'a, '_> {
             Some(mover) if stopped_for_it => self.instead(mover).map(Some),
             mover => Ok(mover),
         }
+    }
+
+    /// While it is what is wanted, a trial goes on; else it is broken off, and what is wanted taken up once it is gone.
+    fn on_trial(
+        &mut self,
+        name: &Name,
+        declared: &'a Declared<ContainerSpec>,
+        image: Option<&'a Image>,
+        mut entry: ContainerEntry,
+    ) -> Result<Option<Mover>, Blocked> {
+        let Some(mut next) = entry.next.take() else {
+            return Ok(None);
+        };
+        let mut came = Ok(());
+        let wanted = same(&next.accepted, &declared.spec, image) && self.outgrown(&next.accepted).is_empty();
+        if next.phase == ReplacePhase::Trial && wanted {
+            next.accepted.origin.clone_from(&declared.origin);
+            came = self.take_image(name, &mut next.accepted, image);
+        } else if self.is_gone(&next.accepted) {
+            self.free_spare(name);
+            self.ledger.containers.insert(name.clone(), entry.clone());
+            return self.changed(name, declared, image, entry);
+        } else {
+            next.phase = ReplacePhase::Dropping;
+        }
+        entry.next = Some(next);
+        self.ledger.containers.insert(name.clone(), entry);
+        came.map(|()| None)
     }
 
     /// A running one is not stopped while the image is not there: the one to come may be another one, or the old one's.
@@ -130,6 +165,7 @@ impl<'a> Pass<'a, '_> {
         let strongest = diff::strongest(&changes);
         let replace = strongest == Some(Class::Replace)
             || other_image(&entry.current, image)
+            || !self.outgrown(&entry.current).is_empty()
             || (self.broken(Mutation::LabelsReplace) && changes.iter().any(|c| c.reason.field == "labels"));
         if !replace {
             entry.current.origin.clone_from(&declared.origin);
@@ -165,7 +201,7 @@ impl<'a> Pass<'a, '_> {
         }
         // One that has its image was made before anybody said "always".
         accepted.pulled |= accepted.image.is_some() && accepted.asks_registry();
-        if accepted.image.is_none() && !accepted.asks_registry() {
+        if accepted.image.is_none() && !accepted.asks_registry() && !self.asks_first(&accepted.spec) {
             set_image(&mut accepted, image);
         }
         for (attachment, usage) in accepted.attachments.iter_mut().zip(&declared.spec.networks) {
@@ -187,7 +223,8 @@ impl<'a> Pass<'a, '_> {
         accepted: &mut Accepted,
         image: Option<&Image>,
     ) -> Result<(), Blocked> {
-        if accepted.image.is_some() || image.is_none() || accepted.asks_registry() {
+        let asks = accepted.asks_registry() || self.asks_first(&accepted.spec);
+        if accepted.image.is_some() || image.is_none() || asks {
             return Ok(());
         }
         accepted.ports = self.ports(name, &accepted.spec, image, &accepted.attachments, true)?;
@@ -202,7 +239,8 @@ impl<'a> Pass<'a, '_> {
         image: Option<&'a Image>,
         mut entry: ContainerEntry,
     ) -> Result<Option<Mover>, Blocked> {
-        let wanted = definition(&declared.spec, image.and_then(|i| i.id.as_ref()));
+        let contents = self.contents_of(&declared.spec);
+        let wanted = definition(&declared.spec, image.and_then(|i| i.id.as_ref()), &contents);
         let sight = self.look_at(&entry.current);
         // Where the one before cannot run any more, there is nothing left to be kept from it.
         let homeless = !sight.may_be_live() && entry.current.attachments.iter().any(|a| self.is_misplaced(a));
@@ -221,10 +259,21 @@ impl<'a> Pass<'a, '_> {
         if image.is_none() {
             return Err(self.waits_for_image(&declared.spec.image.key()));
         }
+        let start_first = declared.spec.update.strategy == UpdateStrategy::StartFirst;
+        let fallback = self.stops_first(name, &entry.current, &declared.spec);
+        if start_first && fallback.is_none() {
+            self.may_try(&entry, &declared.spec)?;
+            self.may_replace(name)?;
+            self.note_replacing(name);
+            return self.new_one(name, declared, image, rev, Kind::Trial).map(Some);
+        }
+        self.may_replace(name)?;
+        self.note_replacing(name);
         let mover = self.new_one(name, declared, image, rev, Kind::Direct)?;
         entry.next = Some(Replacement {
             accepted: mover.accepted,
             phase: ReplacePhase::Preparing,
+            fallback,
         });
         self.ledger.containers.insert(name.clone(), entry);
         Ok(None)
@@ -242,8 +291,13 @@ impl<'a> Pass<'a, '_> {
         // One that is made because the store has other content is made from what was asked for just now.
         let before = self.ledger.containers.get(name).map(|e| &e.current);
         let pulled = before.is_some_and(|b| other_image(b, image));
-        let image = image.filter(|_| pulled || !asks_registry(&declared.spec));
-        let attachments = self.attachments(name, &id, &declared.spec)?;
+        let asks = asks_registry(&declared.spec) || self.asks_first(&declared.spec);
+        let image = image.filter(|_| pulled || !asks);
+        let lease = match kind {
+            Kind::Trial => Leased::Spare,
+            Kind::New | Kind::InPlace | Kind::Direct | Kind::Switch => Leased::Own,
+        };
+        let attachments = self.attachments(name, &id, &declared.spec, lease)?;
         let ports = self.ports(name, &declared.spec, image, &attachments, true)?;
         let mut accepted = Accepted {
             id,
@@ -261,7 +315,9 @@ impl<'a> Pass<'a, '_> {
             stale: false,
             joins: Joins::default(),
             joined_run: None,
+            begun_with: Default::default(),
             pulled,
+            contents: self.contents_of(&declared.spec),
         };
         set_image(&mut accepted, image);
         Ok(Mover::new(name, accepted, kind))
@@ -288,8 +344,7 @@ impl<'a> Pass<'a, '_> {
         let Some(mut entry) = self.ledger.containers.get(name).cloned() else {
             return Ok(());
         };
-        let next = entry.next.as_mut().map(|n| &mut n.accepted);
-        for accepted in std::iter::once(&mut entry.current).chain(next) {
+        for accepted in entry.all_mut() {
             let image = self.image(&accepted.spec.image.key());
             self.take_image(name, accepted, image)?;
         }
@@ -302,7 +357,7 @@ impl<'a> Pass<'a, '_> {
         let mut blocked = Vec::new();
         for (name, entry) in &self.ledger.containers {
             // What is being switched had its ports before, and keeps them.
-            let starts = entry.next.is_none()
+            let starts = entry.is_steady()
                 && entry.gone_since.is_none()
                 && !entry.current.finished
                 && !self.ledger.holds.contains_key(name)
@@ -338,7 +393,8 @@ pub(super) fn is_prepared(sight: Sight<'_>) -> bool {
     matches!(sight, Sight::Seen(c) if matches!(c.phase, Phase::Prepared | Phase::Created))
 }
 
-/// The text of an image id, where there is one.
-pub(super) fn id_text(id: Option<&Digest>) -> String {
-    id.map_or_else(|| "none".to_owned(), |d| format!("sha256:{}", &d.hex()[..12]))
+/// What tells an image's content: the digest of its manifest, of its config where there is none.
+pub(super) fn content_text(accepted: &Accepted) -> String {
+    let digest = accepted.image_digest.or(accepted.image_id);
+    digest.map_or_else(|| "none".to_owned(), |d| d.to_string())
 }

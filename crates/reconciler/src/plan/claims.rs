@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Direct,
     /// The old one is, or was, stopped for it, and is kept in case.
     Switch,
+    /// The old one runs on, until the new one is known to be good.
+    Trial,
 }
 
 /// One change that wants to be taken up.
@@ -63,8 +65,8 @@ impl Mover {
     }
 }
 
-/// Where a port is bound, and by whom; none: on every address.
-type Bound = (Option<Ipv4Addr>, Name);
+/// Where a port is bound, and by whom of whose; none: on every address.
+type Bound = (Option<Ipv4Addr>, Name, Name);
 
 /// What is taken, and by whom.
 #[derive(Default)]
@@ -77,7 +79,7 @@ impl Taken {
     fn add(&mut self, name: &Name, accepted: &Accepted) {
         for rule in &accepted.ports {
             let at = self.ports.entry((rule.protocol, rule.host_port)).or_default();
-            at.push((rule.host_ip, name.clone()));
+            at.push((rule.host_ip, name.clone(), rule.holder().clone()));
         }
         for a in &accepted.attachments {
             self.addresses.insert((a.network.clone(), a.ip), name.clone());
@@ -87,17 +89,21 @@ impl Taken {
     /// All of an entry that does not change.
     fn add_entry(&mut self, name: &Name, entry: &ContainerEntry) {
         self.add(name, &entry.current);
+        for a in entry.draining.iter().flat_map(|d| &d.accepted.attachments) {
+            self.addresses.insert((a.network.clone(), a.ip), name.clone());
+        }
         if let Some(next) = entry.next.as_ref().filter(|n| n.phase != ReplacePhase::Preparing) {
             self.add(name, &next.accepted);
         }
     }
 
+    /// Instances of one service have their ports together.
     fn port_of(&self, name: &Name, rule: &PortRule) -> Option<&Name> {
         let at = self.ports.get(&(rule.protocol, rule.host_port))?;
-        let mut others = at.iter().filter(|(_, by)| by != name);
+        let mut others = at.iter().filter(|(_, by, of)| by != name && of != rule.holder());
         others
-            .find(|(ip, _)| overlaps(*ip, rule.host_ip))
-            .map(|(_, by)| by)
+            .find(|(ip, ..)| overlaps(*ip, rule.host_ip))
+            .map(|(_, by, _)| by)
     }
 
     fn by_another(&self, name: &Name, accepted: &Accepted) -> Option<(String, Name)> {
@@ -131,7 +137,9 @@ impl Pass<'_, '_> {
             .filter_map(|m| self.unless_foreign(m))
             .collect();
         let mut taken = Taken::default();
-        let moving: BTreeSet<&Name> = movers.iter().map(|m| &m.name).collect();
+        // Until a trial is over, the old one keeps what it has.
+        let moving = movers.iter().filter(|m| m.kind != Kind::Trial);
+        let moving: BTreeSet<&Name> = moving.map(|m| &m.name).collect();
         for (name, entry) in self
             .ledger
             .containers
@@ -150,6 +158,20 @@ impl Pass<'_, '_> {
             let mover = movers.remove(index);
             if let Some(entry) = self.ledger.containers.get(&mover.name) {
                 taken.add_entry(&mover.name, entry);
+            }
+            let leaves = |by: &Name| {
+                self.ledger
+                    .containers
+                    .get(by)
+                    .is_some_and(|e| e.gone_since.is_some())
+            };
+            if mover.kind == Kind::Trial && !leaves(&by) {
+                // The other one may want what this one has: stopped both, they can swap.
+                let why = format!(
+                    "cannot be updated start-first, so the old one is stopped first: container {by} still has {what}"
+                );
+                self.prepare_instead(mover, why);
+                continue;
             }
             let until = self.ledger.containers.get(&by).and_then(|e| e.gone_since);
             let until = until.map(|since| super::after(since, self.input.desired.settings.removal_grace));
@@ -235,14 +257,35 @@ impl Pass<'_, '_> {
         }
     }
 
+    /// A change that cannot be tried beside the old one takes its place once that was stopped.
+    fn prepare_instead(&mut self, mover: Mover, why: String) {
+        if let Some(entry) = self.ledger.containers.get_mut(&mover.name) {
+            entry.next = Some(Replacement {
+                accepted: mover.accepted,
+                phase: ReplacePhase::Preparing,
+                fallback: Some(why),
+            });
+        }
+    }
+
     fn take_up(&mut self, mover: Mover) {
         let Mover { name, accepted, kind } = mover;
         let old = self.ledger.containers.remove(&name);
         let entry = match (old, kind) {
             (Some(mut entry), Kind::Switch) => {
+                let fallback = entry.next.take().and_then(|n| n.fallback);
                 entry.next = Some(Replacement {
                     accepted,
                     phase: ReplacePhase::Switching,
+                    fallback,
+                });
+                entry
+            }
+            (Some(mut entry), Kind::Trial) => {
+                entry.next = Some(Replacement {
+                    accepted,
+                    phase: ReplacePhase::Trial,
+                    fallback: None,
                 });
                 entry
             }
@@ -250,11 +293,13 @@ impl Pass<'_, '_> {
                 current: accepted,
                 ..entry
             },
-            (_, Kind::New | Kind::Direct | Kind::InPlace | Kind::Switch) => ContainerEntry {
+            (old, Kind::New | Kind::Direct | Kind::InPlace | Kind::Switch | Kind::Trial) => ContainerEntry {
                 current: accepted,
                 next: None,
                 rejected: None,
                 gone_since: None,
+                draining: old.and_then(|e| e.draining),
+                place: self.place_to_be(&name),
             },
         };
         self.ledger.containers.insert(name, entry);

@@ -1,10 +1,16 @@
 //! One line a person reads for an action or a wait.
 
-use model::plan::{Op, Planned, Reason, Wait};
+use model::digest::Digest;
+use model::plan::{Op, Planned, Reason, TakenUp, Wait};
 
 /// `~ container web: ports 8080:80 → 8081:80 (web.toml:6)`.
 pub fn describe(planned: &Planned) -> String {
     line(planned.op, &planned.action.noun().to_string(), &planned.reasons)
+}
+
+/// `~ container web: labels tier = front → tier = back (web.toml:3)`.
+pub fn describe_taken_up(taken: &TakenUp) -> String {
+    line(Op::Update, &taken.noun.to_string(), &taken.reasons)
 }
 
 /// `? container web: waits for image …`.
@@ -13,14 +19,19 @@ pub fn describe_wait(wait: &Wait) -> String {
 }
 
 fn line(op: Op, noun: &str, reasons: &[Reason]) -> String {
+    format!("{} {noun}: {}", op.mark(), self::reasons(reasons))
+}
+
+/// `ports 8080:80 → 8081:80 (web.toml:6); labels …`.
+pub fn reasons(reasons: &[Reason]) -> String {
     let why: Vec<String> = reasons.iter().map(reason).collect();
-    format!("{} {noun}: {}", op.mark(), why.join("; "))
+    why.join("; ")
 }
 
 fn reason(reason: &Reason) -> String {
     let mut text = reason.field.clone();
     if let (Some(from), Some(to)) = (&reason.from, &reason.to) {
-        text.push_str(&format!(" {from} → {to}"));
+        text.push_str(&format!(" {} → {}", short(from), short(to)));
     }
     match (&reason.file, reason.line) {
         (Some(file), Some(line)) => text.push_str(&format!(" ({file}:{line})")),
@@ -28,4 +39,10 @@ fn reason(reason: &Reason) -> String {
         _ => {}
     }
     text
+}
+
+/// A digest by its beginning, as people compare them; anything else as it is.
+fn short(text: &str) -> &str {
+    let whole = text.parse::<Digest>().is_ok();
+    text.get(.."sha256:".len() + 12).filter(|_| whole).unwrap_or(text)
 }

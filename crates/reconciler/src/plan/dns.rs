@@ -3,12 +3,14 @@
 //! A container is started once its own names are answered: they are part of what "started" promises. One that runs is
 //! never touched for the name server's sake.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::action::{Action, Noun};
 use model::dns::{DnsContainer, DnsEndpoint, DnsNetwork, DnsState};
-use model::ledger::{Accepted, Ledger};
+use model::ledger::{Accepted, ContainerEntry, Ledger};
 use model::name::Name;
+use model::network::Attachment;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 use model::spec::{NetworkMode, Settings};
@@ -20,7 +22,9 @@ use super::{Mutation, Pass, Ready};
 const LISTED: usize = 4;
 
 /// What the name server should know.
-pub(super) fn wanted(ledger: &Ledger, settings: &Settings) -> DnsState {
+///
+/// `idle`: instances of replicated services that do not answer to the name of all.
+pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>) -> DnsState {
     let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
     let networks = served.map(|(name, n)| {
         let network = DnsNetwork {
@@ -45,7 +49,7 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings) -> DnsState {
         let endpoints = served.map(|a| {
             let endpoint = DnsEndpoint {
                 ip: a.ip,
-                names: a.aliases.clone(),
+                names: names(entry, a, idle.contains(name)),
             };
             (a.network.clone(), endpoint)
         });
@@ -59,9 +63,25 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings) -> DnsState {
     state
 }
 
+/// The names of one place. An instance of a replicated service has its number's name always, and the names of all while
+/// it is ready.
+fn names(entry: &ContainerEntry, at: &Attachment, idle: bool) -> Vec<String> {
+    let Some(place) = &entry.place else {
+        return at.aliases.clone();
+    };
+    let own = place.numbered();
+    let mut names = vec![own.clone()];
+    if !idle {
+        names.push(place.service.to_string());
+        // The first of these is the container's name: one of the two above.
+        names.extend(at.aliases.iter().skip(1).filter(|alias| **alias != own).cloned());
+    }
+    names
+}
+
 impl Pass<'_, '_> {
     pub(super) fn act_on_dns(&mut self) {
-        let wanted = wanted(&self.ledger, &self.input.desired.settings);
+        let wanted = wanted(&self.ledger, &self.input.desired.settings, &self.idle());
         self.names.clone_from(&wanted);
         let seen = match &self.input.observed.dns {
             Look::Known(seen) => seen,

@@ -1,12 +1,13 @@
 //! Containers: prepared, started, told, repaired and stopped, one step of each a pass.
 
 use model::action::{Action, Instance, Joins, Noun, ShimPolicy};
+use model::damage::Mend;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
 use model::name::Name;
 use model::observed::{ObservedContainer, Phase};
 use model::plan::{Op, Reason};
 
-use super::accept::{id_text, is_prepared};
+use super::accept::{content_text, is_prepared};
 use super::gates::LOOK_AGAIN;
 use super::presence::Wish;
 use super::sight::{Sight, is_live};
@@ -39,8 +40,10 @@ impl<'a> Pass<'a, '_> {
             if matches!(self.wish(&name), Wish::Gone) {
                 continue;
             }
+            let begun = self.actions.len();
             let after = self.remove_strays(&name, &entry);
             self.drive(&name, &entry, after);
+            self.drive_draining(&name, &entry, begun);
         }
     }
 
@@ -48,7 +51,13 @@ impl<'a> Pass<'a, '_> {
         let Some(next) = &entry.next else {
             return self.drive_current(name, &entry.current, after);
         };
-        let reasons = || replace_reasons(&entry.current, &next.accepted);
+        let contents = self.content_reasons(&entry.current, &next.accepted);
+        let reasons = || {
+            let mut reasons = replace_reasons(&entry.current, &next.accepted);
+            reasons.extend(contents.clone());
+            reasons.extend(next.fallback.iter().map(Reason::because));
+            reasons
+        };
         match next.phase {
             // It cannot take the place of one that ended meanwhile: that one is wanted again.
             ReplacePhase::Preparing if !self.look_at(&entry.current).may_be_live() => {
@@ -72,6 +81,9 @@ impl<'a> Pass<'a, '_> {
                 let why = "the new one could not be started: the old one is taken back";
                 self.remove_one(name, &next.accepted, vec![Reason::because(why)], after);
             }
+            ReplacePhase::Trial | ReplacePhase::Dropping => {
+                self.drive_beside(name, entry, next, after, reasons());
+            }
         }
     }
 
@@ -79,7 +91,10 @@ impl<'a> Pass<'a, '_> {
         if let Sight::Unknown(why) = self.look_at(next) {
             return self.unseen(name, why);
         }
-        if let Err(blocked) = self.volumes_for(&next.spec) {
+        if let Err(blocked) = self
+            .volumes_for(&next.spec)
+            .and_then(|_| self.contents_for(&next.spec))
+        {
             return self.hold_up(Noun::Container(name.clone()), blocked);
         }
         if let Some(instance) = self.instance(name, next) {
@@ -130,7 +145,7 @@ impl<'a> Pass<'a, '_> {
         });
     }
 
-    fn drive_current(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
+    pub(super) fn drive_current(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
         let held = self.ledger.holds.contains_key(name);
         match self.look_at(accepted) {
             Sight::Unknown(why) => self.unseen(name, why),
@@ -140,11 +155,16 @@ impl<'a> Pass<'a, '_> {
                 self.stop(name, accepted, Op::Update, vec![reason], after);
             }
             Sight::Seen(c) if is_live(c) && accepted.stale => {
-                let reasons = vec![self.why_stale(accepted)];
+                let reasons = self.why_stale(accepted);
                 self.stop(name, accepted, Op::Replace, reasons, after);
+            }
+            Sight::Seen(c) if is_live(c) && self.stands_on_nothing(accepted) => {
+                let reasons = self.damage_of(accepted, Mend::Restart);
+                self.stop(name, accepted, Op::Update, reasons, after);
             }
             sight if sight.is_up() => self.keep(name, accepted, sight, after),
             _ if held || accepted.finished => {}
+            _ if self.waits_for_its_time(name, accepted) => self.make_ready(name, accepted, after),
             sight => {
                 let (op, reasons) = start_reasons(accepted, sight);
                 self.start(Step {
@@ -159,14 +179,28 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    fn why_stale(&self, accepted: &Accepted) -> Reason {
-        Reason::because(match self.lost_owner(accepted) {
+    fn why_stale(&self, accepted: &Accepted) -> Vec<Reason> {
+        if let Some(why) = self.renewed(accepted) {
+            return vec![Reason::because(why)];
+        }
+        let mut reasons = vec![Reason::because(match self.lost_owner(accepted) {
             Some(why) => format!("{why}: it is started again there"),
             None if accepted.joins == Joins::default() => {
                 "its network changed: it is started again with new addresses".to_owned()
             }
             None => "what it was joined to changed: it is started again".to_owned(),
-        })
+        })];
+        for a in &accepted.attachments {
+            let entry = self.ledger.networks.get(&a.network);
+            if let Some((entry, old)) = entry.and_then(|e| Some((e, e.replacing.as_ref()?))) {
+                let of_it = super::networks::why_anew(entry, old).into_iter();
+                reasons.extend(of_it.map(|r| Reason {
+                    field: format!("network {}: {}", a.network, r.field),
+                    ..r
+                }));
+            }
+        }
+        reasons
     }
 
     fn unseen(&mut self, name: &Name, why: &str) {
@@ -187,6 +221,9 @@ impl<'a> Pass<'a, '_> {
         if seen.rev != accepted.rev {
             return self.tell(name, accepted, seen, after);
         }
+        if self.put_right(name, accepted, &after) || self.renew_contents(name, accepted, seen, &after) {
+            return;
+        }
         self.mend(name, accepted, seen, after);
     }
 
@@ -203,6 +240,11 @@ impl<'a> Pass<'a, '_> {
             .filter(|c| c.class == diff::Class::Shim)
             .map(|c| c.reason)
             .collect();
+        let entry = self.ledger.containers.get(name);
+        if reasons.is_empty() && entry.is_some_and(|e| e.draining.is_some()) {
+            let why = "is on trial no more: its shim works by the table's restart policy from now on";
+            reasons.push(Reason::because(why));
+        }
         if reasons.is_empty() {
             let text = format!(
                 "its shim works by revision {} of its settings, not by {}",
@@ -258,7 +300,7 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    fn resting_container(&self, noun: &Noun, accepted: &Accepted) -> Option<Blocked> {
+    pub(super) fn resting_container(&self, noun: &Noun, accepted: &Accepted) -> Option<Blocked> {
         self.resting(noun, Some(&accepted.id), &accepted.spec, &accepted.spec.restart)
     }
 
@@ -266,12 +308,14 @@ impl<'a> Pass<'a, '_> {
     fn start(&mut self, step: Step<'_>) {
         let ready = self.needs(&step).and_then(|needs| {
             self.volumes_for(&step.accepted.spec)?;
+            self.contents_for(&step.accepted.spec)?;
             Ok((needs, self.joined(&step.accepted.spec)?))
         });
         match ready {
             Err(blocked) => self.hold_up(Noun::Container(step.name.clone()), blocked),
             Ok((needs, joined)) => {
                 let accepted = self.join(step.name, step.accepted, joined);
+                self.note_begun_with(step.name, &accepted);
                 let Some(instance) = self.instance(step.name, &accepted) else {
                     return;
                 };
@@ -302,6 +346,7 @@ impl<'a> Pass<'a, '_> {
         if !step.switching {
             self.dependencies(name, &accepted.spec)?;
         }
+        self.surrounded(&accepted.spec)?;
         for a in &accepted.attachments {
             if self.is_misplaced(a) {
                 let why = format!("has no address yet in network {} as it is now", a.network);
@@ -332,7 +377,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// It is to be stopped in any case: a network of it changed, or waits for it to be gone.
-    fn has_to_leave(&self, old: &Accepted) -> bool {
+    pub(super) fn has_to_leave(&self, old: &Accepted) -> bool {
         let networks = &self.ledger.networks;
         let anew = |name: &Name| networks.get(name).is_some_and(|n| n.replacing.is_some());
         old.stale || old.attachments.iter().any(|a| anew(&a.network))
@@ -343,8 +388,10 @@ impl<'a> Pass<'a, '_> {
         if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), new) {
             return Err(blocked);
         }
+        self.surrounded(&new.spec)?;
         self.networks_for(new)?;
         self.volumes_for(&new.spec)?;
+        self.contents_for(&new.spec)?;
         self.joined(&new.spec)?;
         for ready in [self.firewall_for(new), self.dns_for(name, new)] {
             match ready {
@@ -355,7 +402,7 @@ impl<'a> Pass<'a, '_> {
         Ok(())
     }
 
-    fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {
+    pub(super) fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {
         let mut after = Vec::new();
         for a in &accepted.attachments {
             match self.networks.get(&a.network) {
@@ -369,13 +416,13 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// Everything decided about one container, for `runtime`; none while its image is not there.
-    fn instance(&mut self, name: &Name, accepted: &Accepted) -> Option<Box<Instance>> {
+    pub(super) fn instance(&mut self, name: &Name, accepted: &Accepted) -> Option<Box<Instance>> {
         let instance = accepted.image.clone().map(|image| {
             Box::new(Instance {
                 id: accepted.id.clone(),
                 name: name.clone(),
-                service: name.clone(),
-                number: 1,
+                service: self.service(name).clone(),
+                number: self.place(name).map_or(1, |place| place.number),
                 rev: accepted.rev,
                 spec: accepted.spec.clone(),
                 image,
@@ -383,6 +430,7 @@ impl<'a> Pass<'a, '_> {
                 dns: self.name_servers(accepted),
                 volumes: self.known_paths(&accepted.spec),
                 joins: accepted.joins.clone(),
+                contents: self.files_of(&accepted.spec),
             })
         });
         if instance.is_none() {
@@ -406,6 +454,7 @@ impl<'a> Pass<'a, '_> {
             return None;
         }
         after.extend(self.stops_before(name));
+        after.extend(self.out_of_traffic(name));
         let action = Action::StopContainer {
             id: accepted.id.clone(),
             name: name.clone(),
@@ -431,8 +480,8 @@ fn replace_reasons(old: &Accepted, new: &Accepted) -> Vec<Reason> {
         let at = new.origin.key("image");
         reasons.push(Reason {
             field: format!("content of image {}", new.spec.image.key()),
-            from: Some(id_text(old.image_id.as_ref())),
-            to: Some(id_text(new.image_id.as_ref())),
+            from: Some(content_text(old)),
+            to: Some(content_text(new)),
             file: Some(at.file).filter(|f| !f.is_empty()),
             line: at.line,
         });

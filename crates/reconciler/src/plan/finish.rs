@@ -1,15 +1,26 @@
 //! The end of a pass: order, generation, and when to look again.
 
+use std::collections::BTreeMap;
+
+use model::content::{ContentKey, ContentState};
 use model::digest::Digest;
 use model::ledger::Ledger;
 use model::plan::{Plan, fingerprint};
-use model::spec::{ContainerSpec, NetworkSpec, VolumeSpec};
+use model::spec::{ContainerSpec, MountedFileSpec, NetworkSpec, VolumeSpec};
 
 use super::Pass;
 
-/// Tells a definition from others for [`model::ledger::Rejected`]: what the table says and the image it was tried with.
-pub fn definition(spec: &ContainerSpec, image: Option<&Digest>) -> String {
-    fingerprint(&(spec, image))
+/// Tells a definition from others for [`model::ledger::Rejected`]: what the table says, and the image and the contents it
+/// was tried with.
+pub fn definition(
+    spec: &ContainerSpec,
+    image: Option<&Digest>,
+    contents: &BTreeMap<ContentKey, ContentState>,
+) -> String {
+    if contents.is_empty() {
+        return fingerprint(&(spec, image));
+    }
+    fingerprint(&(spec, image, contents))
 }
 
 impl Pass<'_, '_> {
@@ -18,11 +29,14 @@ impl Pass<'_, '_> {
             self.ledger.generation = self.input.ledger.generation.saturating_add(1);
         }
         let now = self.input.now;
+        let taken_up = self.taken_up();
         Plan {
+            taken_up,
             wake_at: self
                 .waits
                 .iter()
                 .filter_map(|w| w.until)
+                .chain(self.wake_at)
                 .min()
                 .map(|at| at.max(now)),
             actions: self.actions,
@@ -35,7 +49,7 @@ impl Pass<'_, '_> {
 /// What of a ledger is the desired state as accepted.
 #[allow(
     clippy::type_complexity,
-    reason = "three lists side by side, compared and thrown away"
+    reason = "four lists side by side, compared and thrown away"
 )]
 fn wishes(
     ledger: &Ledger,
@@ -43,6 +57,7 @@ fn wishes(
     Vec<(&str, &ContainerSpec)>,
     Vec<(&str, &NetworkSpec)>,
     Vec<(&str, &VolumeSpec)>,
+    Vec<(&ContentKey, &MountedFileSpec)>,
 ) {
     let containers = ledger.containers.iter().map(|(name, e)| {
         (
@@ -52,5 +67,10 @@ fn wishes(
     });
     let networks = ledger.networks.iter().map(|(name, n)| (name.as_str(), &n.spec));
     let volumes = ledger.volumes.iter().map(|(name, v)| (name.as_str(), &v.spec));
-    (containers.collect(), networks.collect(), volumes.collect())
+    (
+        containers.collect(),
+        networks.collect(),
+        volumes.collect(),
+        ledger.contents.iter().map(|(key, c)| (key, &c.spec)).collect(),
+    )
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::action::{Action, Noun};
-use model::firewall::{FirewallBridge, FirewallState, PortRule};
+use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule};
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
 use model::name::Name;
 use model::observed::Look;
@@ -33,19 +33,45 @@ pub(super) fn wanted(
         dns_port: dns_ports.get(&n.network.name).copied().filter(|_| n.spec.dns),
     });
     let open = ledger.containers.iter().filter(|(name, _)| !blocked(name));
-    let ports = open.flat_map(|(_, entry)| effective(entry).ports.iter().cloned());
+    let ports = open.flat_map(|(_, entry)| {
+        // Whose it is says the entry: what was accepted earlier may know of no service yet.
+        let service = entry.place.as_ref().map(|place| place.service.clone());
+        let rules = effective(entry).ports.iter().cloned();
+        rules.map(move |rule| PortRule {
+            service: service.clone(),
+            ..rule
+        })
+    });
     FirewallState {
         bridges: bridges.collect(),
-        ports: ports.collect(),
+        ports: balanced(ports.collect()),
     }
     .sorted()
 }
 
+/// Of the instances of a service that differ in whom they let in, being changed one after the other, those that agree
+/// with the first one: a port has one list. No more than can be told apart.
+fn balanced(ports: Vec<PortRule>) -> Vec<PortRule> {
+    let mut first: BTreeMap<_, (Vec<_>, usize)> = BTreeMap::new();
+    let mut out = Vec::new();
+    for rule in ports {
+        let key = (rule.protocol, rule.host_ip, rule.host_port);
+        let (allow, count) = first.entry(key).or_insert_with(|| (rule.allow.clone(), 0));
+        if *allow == rule.allow && *count < MOST_TARGETS {
+            *count += 1;
+            out.push(rule);
+        }
+    }
+    out
+}
+
 impl Pass<'_, '_> {
     pub(super) fn act_on_firewall(&mut self) {
+        let idle = self.idle();
         let wanted = wanted(&self.ledger, &self.input.observed.dns_ports, |name| {
-            self.blocked.contains_key(name)
+            self.blocked.contains_key(name) || idle.contains(name)
         });
+        self.published.clone_from(&wanted.ports);
         let seen = match &self.input.observed.firewall {
             Look::Known(seen) => seen,
             Look::Unknown(why) => {
@@ -94,7 +120,7 @@ impl Pass<'_, '_> {
         let ports = accepted
             .ports
             .iter()
-            .all(|p| seen.ports.iter().any(|s| same_port(s, p)));
+            .all(|p| seen.ports.iter().any(|s| same_port(s, p)) || !self.is_awaited(p));
         let bridges = accepted.attachments.iter().all(|a| {
             let network = self.ledger.networks.get(&a.network).map(|n| &n.network);
             network.is_some_and(|n| {
@@ -109,12 +135,18 @@ impl Pass<'_, '_> {
             self.firewall.clone()
         }
     }
+
+    /// An instance among others gets its share of a port once it is ready.
+    fn is_awaited(&self, rule: &PortRule) -> bool {
+        rule.service.is_none() || self.published.contains(rule)
+    }
 }
 
-/// Equal but for the name, which is for messages only.
+/// Equal but for the names, which are for messages only.
 fn same_port(a: &PortRule, b: &PortRule) -> bool {
     let key = |r: &PortRule| PortRule {
         container: b.container.clone(),
+        service: b.service.clone(),
         ..r.clone()
     };
     key(a) == *b
@@ -131,10 +163,7 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
     }
     let mut reasons = Vec::new();
     for bridge in wanted.bridges.iter().filter(|b| !seen.bridges.contains(b)) {
-        reasons.push(Reason::because(format!(
-            "bridge {} is missing or differs",
-            bridge.bridge
-        )));
+        reasons.extend(bridge_differs(bridge, seen, ledger));
     }
     for bridge in seen
         .bridges
@@ -164,10 +193,52 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
         .iter()
         .filter(|r| !wanted.ports.iter().any(|w| same_port(r, w)))
     {
-        reasons.push(Reason::because(format!(
-            "port {} is no longer published so",
-            port(rule)
-        )));
+        // Others of its service have the port still.
+        let left =
+            |w: &&PortRule| w.host_port == rule.host_port && w.service.is_some() && w.service == rule.service;
+        let why = match wanted.ports.iter().find(left) {
+            Some(_) => format!("port {} goes to container {} no more", port(rule), rule.container),
+            None => format!("port {} is no longer published so", port(rule)),
+        };
+        reasons.push(Reason::because(why));
+    }
+    reasons
+}
+
+/// A bridge that the table lacks, or speaks of otherwise: by the network's keys, where it is for them.
+fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger) -> Vec<Reason> {
+    let bridge = &wanted.bridge;
+    let Some(seen) = seen.bridges.iter().find(|b| b.bridge == *bridge) else {
+        return vec![Reason::because(format!("bridge {bridge} is missing"))];
+    };
+    let mut networks = ledger.networks.values();
+    let entry = networks.find(|n| n.network.bridge == *bridge);
+    let fields = [
+        ("internal", seen.internal.to_string(), wanted.internal.to_string()),
+        (
+            "masquerade",
+            seen.masquerade.to_string(),
+            wanted.masquerade.to_string(),
+        ),
+        ("subnet", seen.subnet.to_string(), wanted.subnet.to_string()),
+    ];
+    let one = |(field, from, to): (&str, String, String)| {
+        let at = entry.map(|e| e.origin.key(field));
+        Reason {
+            field: entry.map_or_else(
+                || format!("bridge {bridge}: {field}"),
+                |e| format!("network {}: {field}", e.network.name),
+            ),
+            from: Some(from),
+            to: Some(to),
+            file: at.as_ref().map(|at| at.file.clone()).filter(|f| !f.is_empty()),
+            line: at.and_then(|at| at.line),
+        }
+    };
+    let changed = fields.into_iter().filter(|(_, from, to)| from != to);
+    let reasons: Vec<Reason> = changed.map(one).collect();
+    if reasons.is_empty() {
+        return vec![Reason::because(format!("bridge {bridge} differs"))];
     }
     reasons
 }

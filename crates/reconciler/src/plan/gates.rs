@@ -80,8 +80,7 @@ impl Pass<'_, '_> {
         let others = self.ledger.containers.iter().filter(|(name, _)| *name != but);
         others
             .filter(|(name, entry)| {
-                let both = std::iter::once(&entry.current).chain(entry.next.as_ref().map(|n| &n.accepted));
-                let mut on = both.filter(|a| {
+                let mut on = entry.all().filter(|a| {
                     a.attachments
                         .iter()
                         .any(|at| at.network == *network && (at.ip == ip || a.stale))

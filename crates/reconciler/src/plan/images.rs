@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::action::{Action, Noun};
 use model::image::{Image, ImageSource};
-use model::ledger::asks_registry;
+use model::ledger::{asks_registry, follows_registry};
 use model::name::Name;
 use model::observed::Look;
 use model::plan::{Op, Reason};
@@ -63,7 +63,7 @@ impl<'a> Pass<'a, '_> {
             need.by.insert(name);
             let registry = matches!(container.spec.image, ImageSource::Registry { .. });
             need.pull |= !registry || container.spec.pull != PullPolicy::Never;
-            need.refresh |= asks_registry(&container.spec);
+            need.refresh |= asks_registry(&container.spec) || follows_registry(&container.spec);
             let at = container.origin.key("image");
             need.reason.get_or_insert_with(|| Reason {
                 field: format!("container {name} uses it"),
@@ -73,12 +73,16 @@ impl<'a> Pass<'a, '_> {
                 line: at.line,
             });
         }
-        for (key, source) in &desired.images {
+        for (key, image) in &desired.images {
             let need = needs.entry(key.clone()).or_default();
-            need.source = Some(source);
+            need.source = Some(&image.spec);
             need.pull = true;
-            need.reason
-                .get_or_insert_with(|| Reason::because("kept here ahead of use"));
+            let at = image.origin.key("pull");
+            need.reason.get_or_insert_with(|| Reason {
+                file: Some(at.file).filter(|f| !f.is_empty()),
+                line: at.line,
+                ..Reason::because("kept here ahead of use")
+            });
         }
         needs
     }

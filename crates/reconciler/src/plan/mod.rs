@@ -4,7 +4,10 @@
 //! decides the same. Actions with edges may be run in this plan's order or left to the pass after: both end alike.
 
 mod accept;
+mod beside;
 mod claims;
+mod contents;
+mod damage;
 mod describe;
 mod dns;
 mod drive;
@@ -13,14 +16,23 @@ mod firewall;
 mod gates;
 mod health;
 mod images;
+mod lost;
 mod networks;
+mod newer;
 mod order;
 mod presence;
 mod progress;
 mod remove;
+mod renewed;
+mod replicas;
 mod resources;
+mod rolling;
+mod rollout;
+mod schedule;
 mod sharing;
 mod sight;
+mod surroundings;
+mod taken_up;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,9 +46,10 @@ use model::name::{ContainerId, Name};
 use model::observed::Observed;
 use model::plan::{Op, Plan, Planned, Reason, Wait};
 
-pub use describe::{describe, describe_wait};
+pub use describe::{describe, describe_taken_up, describe_wait, reasons};
 pub use finish::definition;
 pub(crate) use health::health_of;
+pub(crate) use schedule::next_due;
 pub(crate) use sight::Sight;
 pub(crate) use volumes::{driver, mounted};
 
@@ -82,6 +95,26 @@ pub enum Mutation {
     OwnersAreIgnored,
     /// A container is started before its names are answered.
     NamesComeLate,
+    /// A scheduled run is begun without a look at the time.
+    SchedulesAreIgnored,
+    /// That a scheduled run has ended is not remembered.
+    RunsAreRepeated,
+    /// A container is started before what it requires is mounted.
+    MountsAreIgnored,
+    /// Who is to be restarted with what it depends on is not.
+    RenewedIsIgnored,
+    /// What was taken of a running container is not put right.
+    DamageStays,
+    /// One on trial takes over as soon as it runs, whatever its health.
+    TrialsArePromotedEarly,
+    /// One that was replaced is removed before names and ports have moved.
+    NobodyDrains,
+    /// All instances of a service are replaced at the same time.
+    AllAtOnce,
+    /// `pull = "newer"`: the registry is asked once, and never again.
+    NewerIsForgotten,
+    /// A changed config or secret is not brought to those who see it.
+    ContentsAreIgnored,
 }
 
 /// Decides what to do now. `ids` hands out ids for new containers; those not used are forgotten.
@@ -93,18 +126,26 @@ pub fn plan(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId) -> Plan {
 #[doc(hidden)]
 pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation: Option<Mutation>) -> Plan {
     let mut pass = Pass::new(input, ids, mutation);
+    pass.note_places();
     pass.mark_presence();
     pass.forget_containers();
     pass.accept_networks();
     pass.accept_volumes();
+    pass.note_lost_volumes();
+    pass.accept_contents();
     pass.note_replaced();
     pass.progress_replacements();
+    pass.note_runs();
     pass.note_owners();
+    pass.note_renewed();
+    pass.note_contents();
     pass.hold_unhealthy();
     pass.refresh_attachments();
     pass.load_images();
     pass.accept_containers();
     pass.refresh_images();
+    pass.check_images();
+    pass.keep_time();
     pass.put_in_order();
     pass.act_on_networks();
     pass.act_on_volumes();
@@ -114,6 +155,7 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.remove_containers();
     pass.remove_networks();
     pass.remove_volumes();
+    pass.tell_of_lost_volumes();
     pass.note_health();
     pass.finish()
 }
@@ -153,8 +195,16 @@ struct Pass<'a, 'i> {
     given: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
     /// Who has an address written in its table.
     reserved: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
+    /// The instances of each replicated service.
+    services: replicas::Services,
+    /// The published ports that are to be in force.
+    published: Vec<model::firewall::PortRule>,
+    /// Instances whose replacement begins in this pass.
+    replacing: BTreeSet<Name>,
     /// What was said about a container before anything was done about it, so that nothing is said twice.
     said: BTreeSet<Noun>,
+    /// The earliest deadline of those that hold nobody up.
+    wake_at: Option<Timestamp>,
 }
 
 impl<'a, 'i> Pass<'a, 'i> {
@@ -178,7 +228,11 @@ impl<'a, 'i> Pass<'a, 'i> {
             blocked: BTreeMap::new(),
             given: given(input.ledger),
             reserved: reserved(input.desired),
+            services: BTreeMap::new(),
+            published: Vec::new(),
+            replacing: BTreeSet::new(),
             said: BTreeSet::new(),
+            wake_at: None,
         }
     }
 
@@ -241,6 +295,11 @@ impl<'a, 'i> Pass<'a, 'i> {
         }
     }
 
+    /// Wants to be woken then, though nothing waits for it.
+    fn wake_by(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+
     /// `now` plus a span; the end of time where that is past it.
     fn later(&self, span: std::time::Duration) -> Timestamp {
         after(self.input.now, span)
@@ -256,12 +315,10 @@ fn given(ledger: &Ledger) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
             .collect()
     };
     let entries = ledger.containers.iter().flat_map(|(name, entry)| {
-        let next = entry
-            .next
-            .as_ref()
-            .map(|n| of(name, &n.accepted))
-            .unwrap_or_default();
-        next.into_iter().chain(of(name, &entry.current))
+        // The current one's last: it is the one that has its name.
+        let all: Vec<&Accepted> = entry.all().collect();
+        let all = all.into_iter().rev();
+        all.flat_map(|a| of(name, a)).collect::<Vec<_>>()
     });
     entries.collect()
 }

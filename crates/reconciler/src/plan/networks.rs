@@ -116,8 +116,7 @@ impl<'a> Pass<'a, '_> {
             .map(|(_, a)| a.id.clone())
             .collect();
         for entry in self.ledger.containers.values_mut() {
-            let next = entry.next.as_mut().map(|n| &mut n.accepted);
-            for accepted in std::iter::once(&mut entry.current).chain(next) {
+            for accepted in entry.all_mut() {
                 accepted.stale |= on_it.contains(&accepted.id);
             }
         }
@@ -318,13 +317,7 @@ impl<'a> Pass<'a, '_> {
             ) {
                 return Err(blocked);
             }
-            let reasons = vec![Reason {
-                field: "subnet".to_owned(),
-                from: Some(format!("{} on {}", old.subnet, old.bridge)),
-                to: Some(format!("{} on {}", entry.network.subnet, entry.network.bridge)),
-                file: Some(entry.origin.file.clone()).filter(|f| !f.is_empty()),
-                line: Some(entry.origin.line).filter(|l| *l > 0),
-            }];
+            let reasons = why_anew(entry, old);
             let action = Action::RemoveNetwork {
                 name: name.clone(),
                 bridge: old.bridge.clone(),
@@ -341,7 +334,10 @@ impl<'a> Pass<'a, '_> {
         let reasons = if op == Op::Create {
             vec![created(entry)]
         } else {
-            shown
+            match &entry.replacing {
+                Some(old) => why_anew(entry, old),
+                None => shown,
+            }
         };
         let network = entry.network.clone();
         Ok(Ready::After(self.act(
@@ -401,6 +397,38 @@ impl<'a> Pass<'a, '_> {
             None => Ok(()),
         }
     }
+}
+
+/// What of a network asks for another device.
+pub(super) fn why_anew(entry: &NetworkEntry, old: &BridgeNetwork) -> Vec<Reason> {
+    let new = &entry.network;
+    let mtu = |n: &BridgeNetwork| n.mtu.map_or_else(|| "the kernel's".to_owned(), |m| m.to_string());
+    let fields = [
+        ("bridge", old.bridge.clone(), new.bridge.clone()),
+        ("subnet", old.subnet.to_string(), new.subnet.to_string()),
+        ("gateway", old.gateway.to_string(), new.gateway.to_string()),
+        ("mtu", mtu(old), mtu(new)),
+    ];
+    let moved = old.subnet != new.subnet;
+    let changed = fields
+        .into_iter()
+        // Another subnet has another gateway: that goes without saying.
+        .filter(|(field, from, to)| from != to && !(moved && *field == "gateway"));
+    let one = |(field, from, to): (&str, String, String)| {
+        let at = entry.origin.key(field);
+        Reason {
+            field: field.to_owned(),
+            from: Some(from),
+            to: Some(to),
+            file: Some(at.file).filter(|f| !f.is_empty()),
+            line: at.line,
+        }
+    };
+    let reasons: Vec<Reason> = changed.map(one).collect();
+    if reasons.is_empty() {
+        return vec![Reason::because("its device is made anew")];
+    }
+    reasons
 }
 
 fn created(entry: &NetworkEntry) -> Reason {

@@ -29,7 +29,10 @@ impl Pass<'_, '_> {
         let (there, wanted) = (&self.ledger.containers, &self.input.desired.containers);
         // One that was taken back may name what its table no longer does, and what is gone for good by now.
         let gone = |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
-        for (on, dependency) in spec.depends_on.iter().filter(|(n, _)| !gone(n)) {
+        let wanted = spec.depends_on.iter().filter(|(n, _)| !gone(n));
+        let each =
+            wanted.flat_map(|(on, dependency)| self.instances(on).into_iter().map(move |n| (n, dependency)));
+        for (on, dependency) in each {
             let because = |why: &str| match dependency.condition {
                 Condition::Started => format!("waits for container {on} to have started{why}"),
                 Condition::Healthy => format!("waits for container {on} to be healthy{why}"),
@@ -38,18 +41,21 @@ impl Pass<'_, '_> {
             let Some(entry) = self.ledger.containers.get(on) else {
                 return Err(Blocked::wait(because("")));
             };
-            let met = match dependency.condition {
-                Condition::Started => self.has_started(entry),
-                Condition::Healthy => self.is_healthy(on, entry),
-                Condition::Completed => self.has_completed(on, entry),
-            };
-            match met {
+            match self.met(on, entry, dependency.condition) {
                 Met::Yes => {}
                 Met::NotYet(why) => return Err(Blocked::wait(because(&why))),
                 Met::Stuck(why) => return Err(Blocked::error(because(&why))),
             }
         }
         Ok(())
+    }
+
+    pub(super) fn met(&self, on: &Name, entry: &ContainerEntry, condition: Condition) -> Met {
+        match condition {
+            Condition::Started => self.has_started(entry),
+            Condition::Healthy => self.is_healthy(on, entry),
+            Condition::Completed => self.has_completed(on, entry),
+        }
     }
 
     fn has_started(&self, entry: &ContainerEntry) -> Met {
@@ -109,7 +115,7 @@ impl Pass<'_, '_> {
         }
         for (name, accepted) in self.ledger.accepted() {
             let targets = on.entry(name).or_default();
-            targets.extend(accepted.spec.depends_on.keys());
+            targets.extend(accepted.spec.depends_on.keys().flat_map(|on| self.members(on)));
             targets.extend(owners(&accepted.spec).map(|(_, owner)| owner));
         }
         for target in on.values().flatten() {
@@ -141,14 +147,15 @@ impl Pass<'_, '_> {
                 }
             }
         }
-        self.relies = BTreeMap::new();
+        let mut relies: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
         let place: BTreeMap<&Name, usize> = order.iter().zip(0..).collect();
         for (name, targets) in &on {
             for target in targets.iter().filter(|t| place.get(*t) > place.get(name)) {
-                let by = self.relies.entry((*target).clone()).or_default();
+                let by = relies.entry((*target).clone()).or_default();
                 by.push((*name).clone());
             }
         }
+        self.relies = relies;
         self.order = order;
     }
 
@@ -166,8 +173,7 @@ impl Pass<'_, '_> {
             let Some(entry) = self.ledger.containers.get(*other) else {
                 return false;
             };
-            let next = entry.next.as_ref().map(|n| &n.accepted);
-            let mut both = std::iter::once(&entry.current).chain(next);
+            let mut both = entry.all();
             matches!(self.wish(other), Wish::Gone)
                 && !self.stopping.contains_key(*other)
                 && (self.container_busy(other) || both.any(|a| self.look_at(a).may_be_live()))
@@ -178,7 +184,7 @@ impl Pass<'_, '_> {
 }
 
 /// Whether a condition holds, and what is to be said where it does not.
-enum Met {
+pub(super) enum Met {
     Yes,
     NotYet(String),
     /// It will not by itself.

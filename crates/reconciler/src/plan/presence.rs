@@ -31,7 +31,7 @@ impl<'a> Pass<'a, '_> {
             next || self.file_is_held(&entry.current.origin)
         };
         let held = desired.held.everything
-            || desired.held.containers.contains(name)
+            || desired.held.containers.contains(self.service(name))
             || self.ledger.containers.get(name).is_some_and(from_broken);
         if held && !self.broken(Mutation::BrokenIsGone) {
             Wish::Kept

@@ -6,6 +6,7 @@ use model::name::Name;
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::spec::RestartPolicy;
 
+use super::resources::Leased;
 use super::sight::{Sight, is_live};
 use super::{Pass, finish::definition};
 use crate::allocate::address;
@@ -20,6 +21,7 @@ impl Pass<'_, '_> {
             }
             if let Some(entry) = self.ledger.containers.get(&name).cloned() {
                 let entry = self.progressed(&name, entry);
+                let entry = self.roll_on(&name, entry);
                 self.ledger.containers.insert(name, entry);
             }
         }
@@ -50,7 +52,9 @@ impl Pass<'_, '_> {
                     None => entry.next = Some(next),
                 },
                 ReplacePhase::Reverting if matches!(sight, Sight::Absent) => {}
-                ReplacePhase::Reverting => entry.next = Some(next),
+                ReplacePhase::Reverting | ReplacePhase::Trial | ReplacePhase::Dropping => {
+                    entry.next = Some(next);
+                }
             }
         }
         self.settle(&mut entry.current);
@@ -60,17 +64,18 @@ impl Pass<'_, '_> {
         entry
     }
 
-    fn failed(&self, name: &Name, accepted: &Accepted) -> Option<String> {
+    pub(super) fn failed(&self, name: &Name, accepted: &Accepted) -> Option<String> {
         let failure = self.input.failures.get(&Noun::Container(name.clone()))?;
         (failure.id.as_ref() == Some(&accepted.id)).then(|| failure.message.clone())
     }
 
-    fn reject(&self, accepted: &Accepted, reason: String) -> Rejected {
-        let fingerprint = definition(&accepted.spec, accepted.image_id.as_ref());
+    pub(super) fn reject(&self, accepted: &Accepted, reason: String) -> Rejected {
+        let fingerprint = definition(&accepted.spec, accepted.image_id.as_ref(), &accepted.contents);
         Rejected {
             fingerprint,
             reason,
             at: self.input.now,
+            log: Vec::new(),
         }
     }
 
@@ -109,7 +114,8 @@ impl Pass<'_, '_> {
                 continue;
             };
             let mut changed = self.refresh(&name, &mut entry.current);
-            if let Some(next) = &mut entry.next {
+            // One beside it, or that drains, is done with instead.
+            if let Some(next) = entry.next.as_mut().filter(|n| !n.phase.is_beside()) {
                 changed |= self.refresh(&name, &mut next.accepted);
             }
             if changed {
@@ -126,7 +132,7 @@ impl Pass<'_, '_> {
             return false;
         }
         let fresh = self
-            .attachments(name, &accepted.id, &accepted.spec)
+            .attachments(name, &accepted.id, &accepted.spec, Leased::Own)
             .and_then(|list| {
                 Ok((
                     self.ports(name, &accepted.spec, accepted.image.as_ref(), &list, false)?,
@@ -148,14 +154,14 @@ impl Pass<'_, '_> {
     }
 
     /// A network of it has a way out now, and none of its interfaces, or a later one, has the default route.
-    fn lacks_its_way_out(&self, accepted: &Accepted) -> bool {
+    pub(super) fn lacks_its_way_out(&self, accepted: &Accepted) -> bool {
         let way_out = self.way_out(&accepted.attachments);
         way_out
             .and_then(|index| accepted.attachments.get(index))
             .is_some_and(|a| a.gateway.is_none())
     }
 
-    fn outdated(&self, a: &model::network::Attachment) -> bool {
+    pub(super) fn outdated(&self, a: &model::network::Attachment) -> bool {
         self.ledger.networks.get(&a.network).is_some_and(|entry| {
             let anew = entry.replacing.is_some() && self.input.observed.links.known().is_some();
             anew || self.is_misplaced(a)

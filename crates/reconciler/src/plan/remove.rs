@@ -32,42 +32,30 @@ impl Pass<'_, '_> {
 
     fn remove_gone(&mut self, name: &Name, entry: &ContainerEntry) {
         let noun = Noun::Container(name.clone());
-        // A first look stamps, a second one removes: editors and version control remove and make anew.
-        let first = self
-            .input
-            .ledger
-            .containers
-            .get(name)
-            .is_none_or(|e| e.gone_since.is_none());
-        let due = after(
-            entry.gone_since.unwrap_or(self.input.now),
-            self.input.desired.settings.removal_grace,
-        );
-        if first || self.input.now < due {
+        if !self.is_removed_now(name, entry) {
+            let due = self.removal_due(entry);
+            let why = self.why_gone(name);
             return self.wait(
                 noun,
-                "its table is gone: it is removed unless it comes back",
+                format!("{why}: it is removed unless it comes back"),
                 Some(due),
             );
         }
         let file = Some(entry.current.origin.file.clone()).filter(|f| !f.is_empty());
         let gone = Reason {
             file,
-            ..Reason::because("its table is gone")
+            ..Reason::because(self.why_gone(name))
         };
-        let both: Vec<&Accepted> = entry
-            .next
-            .iter()
-            .map(|n| &n.accepted)
-            .chain(std::iter::once(&entry.current))
-            .collect();
         if let Some(by) = self.removed_before(name) {
             let why = format!("is removed once container {by}, which relies on it, is");
             return self.wait(noun, why, None);
         }
         let mut last = self.remove_strays(name, entry);
         last.extend(self.stops_before(name));
-        for accepted in both {
+        last.extend(self.out_of_traffic(name));
+        // The current one last.
+        let all: Vec<&Accepted> = entry.all().collect();
+        for accepted in all.into_iter().rev() {
             match self.removable(accepted) {
                 Removable::Unseen(why) => return self.wait(noun, why, None),
                 Removable::Absent => {}
@@ -81,19 +69,23 @@ impl Pass<'_, '_> {
         }
     }
 
+    /// A first look stamps, a second one removes: editors and version control remove and make anew.
+    pub(super) fn is_removed_now(&self, name: &Name, entry: &ContainerEntry) -> bool {
+        let before = self.input.ledger.containers.get(name);
+        before.is_some_and(|e| e.gone_since.is_some()) && self.input.now >= self.removal_due(entry)
+    }
+
+    fn removal_due(&self, entry: &ContainerEntry) -> jiff::Timestamp {
+        let since = entry.gone_since.unwrap_or(self.input.now);
+        after(since, self.input.desired.settings.removal_grace)
+    }
+
     /// Drops from the ledger what is gone from the files and from the host, before anybody asks who has what.
     pub(super) fn forget_containers(&mut self) {
         let now = self.input.now;
         let grace = self.input.desired.settings.removal_grace;
         let stamped = |name: &Name| self.input.ledger.containers.get(name).and_then(|e| e.gone_since);
-        let absent = |e: &ContainerEntry| {
-            let mut all = e
-                .next
-                .iter()
-                .map(|n| &n.accepted)
-                .chain(std::iter::once(&e.current));
-            all.all(|a| matches!(self.removable(a), Removable::Absent))
-        };
+        let absent = |e: &ContainerEntry| e.all().all(|a| matches!(self.removable(a), Removable::Absent));
         let left: Vec<Name> = self
             .ledger
             .containers
@@ -158,12 +150,22 @@ impl Pass<'_, '_> {
     }
 
     fn forget(&mut self, name: &Name) {
+        let service = self.service(name).clone();
         self.ledger.containers.remove(name);
         self.ledger.holds.remove(name);
-        let of_port = format!("{name}/");
-        self.ledger
-            .picked_ports
-            .retain(|key, _| !key.starts_with(&of_port));
+        self.ledger.timetables.remove(name);
+        if !self
+            .ledger
+            .containers
+            .keys()
+            .any(|other| *self.service(other) == service)
+        {
+            let of_port = format!("{service}/");
+            self.ledger
+                .picked_ports
+                .retain(|key, _| !key.starts_with(&of_port));
+        }
+        self.free_spare(name);
         let of_lease = format!("/{name}");
         for (_, lease) in self
             .ledger
@@ -232,8 +234,7 @@ impl Pass<'_, '_> {
 
     /// Removes what carries the name and is not, or no longer, the one accepted under it.
     pub(super) fn remove_strays(&mut self, name: &Name, entry: &ContainerEntry) -> Vec<usize> {
-        let mut known = BTreeSet::from([&entry.current.id]);
-        known.extend(entry.next.as_ref().map(|n| &n.accepted.id));
+        let known: BTreeSet<_> = entry.all().map(|a| &a.id).collect();
         let strays: Vec<ObservedContainer> = self
             .strays()
             .filter(|c| c.name == *name && !known.contains(&c.id))
@@ -387,13 +388,9 @@ impl Pass<'_, '_> {
     /// Whether an accepted container has a place in it, however it stands.
     fn is_used(&self, name: &Name) -> bool {
         let entries = self.ledger.containers.values();
-        let mut all = entries.flat_map(|e| {
-            e.next
-                .iter()
-                .map(|n| &n.accepted)
-                .chain(std::iter::once(&e.current))
-        });
-        all.any(|a| a.attachments.iter().any(|at| at.network == *name))
+        entries
+            .flat_map(ContainerEntry::all)
+            .any(|a| a.attachments.iter().any(|at| at.network == *name))
     }
 
     /// Bridges with our mark that no network has: left by changes that a crash cut in two.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use model::firewall::{PortRule, Protocol};
 use model::image::Image;
+use model::ledger::spare_owner;
 use model::name::{ContainerId, Name};
 use model::network::{Attachment, BridgeNetwork, MacAddr};
 use model::observed::{Look, overlaps};
@@ -32,6 +33,15 @@ pub(super) fn uses(spec: &ContainerSpec) -> Vec<NetworkUse> {
     }
 }
 
+/// Whose addresses an instance gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leased {
+    /// Those that belong to the name.
+    Own,
+    /// Others, for one that runs beside those.
+    Spare,
+}
+
 impl Pass<'_, '_> {
     /// The container's interfaces, its addresses leased. Nothing is given to it that another one has.
     pub(super) fn attachments(
@@ -39,6 +49,7 @@ impl Pass<'_, '_> {
         name: &Name,
         id: &ContainerId,
         spec: &ContainerSpec,
+        lease: Leased,
     ) -> Result<Vec<Attachment>, Blocked> {
         let uses = uses(spec);
         if uses.len() > MOST_INTERFACES {
@@ -50,7 +61,7 @@ impl Pass<'_, '_> {
         let mut list = Vec::new();
         for (index, usage) in uses.iter().enumerate() {
             let network = self.network_of(usage)?;
-            let ip = self.address(name, &network, usage)?;
+            let ip = self.address(name, &network, usage, lease)?;
             self.given.insert((network.name.clone(), ip), name.clone());
             list.push(attachment(name, id, index, &network, usage, ip));
         }
@@ -74,20 +85,24 @@ impl Pass<'_, '_> {
         name: &Name,
         network: &BridgeNetwork,
         usage: &NetworkUse,
+        lease: Leased,
     ) -> Result<Ipv4Addr, Blocked> {
         if let Some(ip) = usage.ip {
             return self.written_address(name, network, ip);
         }
-        let key = address::lease_key(network.name.as_str(), name.as_str());
+        let key = match lease {
+            Leased::Own => address::lease_key(network.name.as_str(), name.as_str()),
+            Leased::Spare => address::lease_key(network.name.as_str(), &spare_owner(name.as_str())),
+        };
+        let beside = self.lives_beside(name, lease);
         let reserved = &self.reserved;
         let ignore = self.broken(Mutation::AddressesAreNotKept);
         let given = &self.given;
         let taken = |ip: Ipv4Addr| {
             let place = (network.name.clone(), ip);
-            !ignore
-                && [given, reserved]
-                    .iter()
-                    .any(|of| of.get(&place).is_some_and(|by| by != name))
+            let by_another =
+                |of: &&std::collections::BTreeMap<_, Name>| of.get(&place).is_some_and(|by| by != name);
+            !ignore && (beside.contains(&place) || [given, reserved].iter().any(by_another))
         };
         if ignore {
             self.ledger.leases.clear();
@@ -225,6 +240,7 @@ impl Pass<'_, '_> {
             bridge: target.bridge.clone(),
             allow,
             container: name.clone(),
+            service: self.place(name).map(|place| place.service.clone()),
         }
     }
 
@@ -236,8 +252,10 @@ impl Pass<'_, '_> {
         own: &[PortRule],
         fresh: bool,
     ) -> Result<u16, Blocked> {
-        let key = port::key(name.as_str(), rule.target_port, rule.protocol, rule.host_ip);
-        let wanted = self.wanted_ports(rule.protocol, name);
+        // Picked once for all instances of a service.
+        let service = self.service(name);
+        let key = port::key(service.as_str(), rule.target_port, rule.protocol, rule.host_ip);
+        let wanted = self.wanted_ports(rule.protocol, service);
         let taken = |port: u16, listeners: bool| {
             let same = |(ip, range): &(Option<Ipv4Addr>, (u16, u16))| {
                 (range.0..=range.1).contains(&port) && overlaps(*ip, rule.host_ip)
@@ -273,7 +291,7 @@ impl Pass<'_, '_> {
     }
 
     /// Host ports that others have, have written, or had picked.
-    fn wanted_ports(&self, protocol: Protocol, but: &Name) -> Vec<(Option<Ipv4Addr>, (u16, u16))> {
+    fn wanted_ports(&self, protocol: Protocol, service: &Name) -> Vec<(Option<Ipv4Addr>, (u16, u16))> {
         let default = self.input.desired.settings.default_host_ip;
         let written = self.input.desired.containers.values().flat_map(|c| &c.spec.ports);
         let written = written.filter(|p| p.protocol == protocol).filter_map(|p| {
@@ -283,7 +301,8 @@ impl Pass<'_, '_> {
             };
             Some((Some(ip).filter(|ip| !ip.is_unspecified()), p.host?))
         });
-        let others = self.ledger.containers.iter().filter(|(name, _)| *name != but);
+        let others = self.ledger.containers.iter();
+        let others = others.filter(|(name, _)| self.service(name) != service);
         let accepted = others.flat_map(|(_, e)| {
             e.current.ports.iter().chain(
                 e.next
@@ -295,7 +314,7 @@ impl Pass<'_, '_> {
         let accepted = accepted
             .filter(|r| r.protocol == protocol)
             .map(|r| (r.host_ip, (r.host_port, r.host_port)));
-        let own = format!("{but}/");
+        let own = format!("{service}/");
         let picked = self
             .ledger
             .picked_ports

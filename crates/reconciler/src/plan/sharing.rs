@@ -65,12 +65,9 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// The accepted container of a name with this id.
-    fn accepted_mut(&mut self, name: &Name, id: &ContainerId) -> Option<&mut Accepted> {
+    pub(super) fn accepted_mut(&mut self, name: &Name, id: &ContainerId) -> Option<&mut Accepted> {
         let entry = self.ledger.containers.get_mut(name)?;
-        let next = entry.next.as_mut().map(|n| &mut n.accepted);
-        std::iter::once(&mut entry.current)
-            .chain(next)
-            .find(|a| a.id == *id)
+        entry.all_mut().find(|a| a.id == *id)
     }
 
     /// Why the namespaces it lives in are of no use any more.

@@ -80,8 +80,8 @@ impl<'a> Pass<'a, '_> {
     /// Whether some container of the ledger that uses this network has, or may have, interfaces now.
     pub(super) fn has_live_users(&self, network: &Name) -> bool {
         self.ledger.containers.iter().any(|(name, entry)| {
-            let both = std::iter::once(&entry.current).chain(entry.next.as_ref().map(|n| &n.accepted));
-            let mut using = both
+            let mut using = entry
+                .all()
                 .filter(|a| a.attachments.iter().any(|at| at.network == *network))
                 .peekable();
             using.peek().is_some()

@@ -14,6 +14,7 @@ use model::plan::{Op, Reason};
 use model::spec::{ContainerSpec, Origin, VolumeSource, VolumeSpec};
 
 use super::{Blocked, Mutation, Pass, after};
+use crate::diff;
 
 /// The named volumes a table mounts.
 pub(crate) fn mounted(spec: &ContainerSpec) -> impl Iterator<Item = &Name> {
@@ -116,7 +117,7 @@ impl Pass<'_, '_> {
     }
 
     /// Declared ones, and those of containers that stay; with who it is that mounts them.
-    fn needed_volumes(&self) -> BTreeMap<Name, Option<Name>> {
+    pub(super) fn needed_volumes(&self) -> BTreeMap<Name, Option<Name>> {
         let declared = self.ledger.volumes.iter().filter(|(_, e)| e.gone_since.is_none());
         let mut needed: BTreeMap<Name, Option<Name>> = declared.map(|(n, _)| (n.clone(), None)).collect();
         for (by, accepted) in self.ledger.accepted() {
@@ -154,18 +155,24 @@ impl Pass<'_, '_> {
         if let Some(blocked) = self.resting(&noun, None, &spec, &Default::default()) {
             return Err(blocked);
         }
-        let (op, reason) = match there {
+        let (op, reasons) = match there {
             Some(there) => (
                 Op::Update,
                 changed(there, &spec, entry.as_ref().map(|e| &e.origin)),
             ),
-            None => (Op::Create, created(entry.as_ref(), by.as_ref())),
+            None => {
+                let reason = self.lost(name);
+                (
+                    Op::Create,
+                    vec![reason.unwrap_or_else(|| self.created(entry.as_ref(), by.as_ref()))],
+                )
+            }
         };
         let action = Action::ApplyVolume {
             name: name.clone(),
             spec,
         };
-        self.act(op, action, Vec::new(), vec![reason]);
+        self.act(op, action, Vec::new(), reasons);
         Ok(())
     }
 
@@ -267,6 +274,24 @@ impl Pass<'_, '_> {
         self.act(Op::Remove, action, Vec::new(), vec![reason]);
     }
 
+    /// Why one is made: its table, or the mount of a container.
+    fn created(&self, entry: Option<&VolumeEntry>, by: Option<&Name>) -> Reason {
+        let (text, at) = match (entry, by) {
+            (Some(entry), _) => ("is declared".to_owned(), Some(entry.origin.location())),
+            (None, Some(by)) => {
+                let container = self.ledger.containers.get(by);
+                let at = container.map(|e| e.current.origin.key("volumes"));
+                (format!("container {by} mounts it"), at)
+            }
+            (None, None) => ("is mounted".to_owned(), None),
+        };
+        Reason {
+            file: at.as_ref().map(|at| at.file.clone()).filter(|f| !f.is_empty()),
+            line: at.and_then(|at| at.line),
+            ..Reason::because(text)
+        }
+    }
+
     /// There is, or may be, a container that the ledger does not know: what that one mounts cannot be told.
     fn somebody_unknown_is_there(&self) -> bool {
         let known: BTreeSet<_> = self.ledger.accepted().map(|(_, a)| &a.id).collect();
@@ -277,42 +302,10 @@ impl Pass<'_, '_> {
     }
 }
 
-fn created(entry: Option<&VolumeEntry>, by: Option<&Name>) -> Reason {
-    match (entry, by) {
-        (Some(entry), _) => Reason {
-            file: Some(entry.origin.file.clone()).filter(|f| !f.is_empty()),
-            line: Some(entry.origin.line).filter(|l| *l > 0),
-            ..Reason::because("is declared")
-        },
-        (None, Some(by)) => Reason::because(format!("container {by} mounts it")),
-        (None, None) => Reason::because("is mounted"),
-    }
-}
-
-fn changed(there: &ObservedVolume, spec: &VolumeSpec, origin: Option<&Origin>) -> Reason {
-    let (field, from, to) = if there.spec.keep != spec.keep {
-        ("keep", there.spec.keep.to_string(), spec.keep.to_string())
-    } else if there.spec.labels != spec.labels {
-        ("labels", text(&there.spec), text(spec))
-    } else {
-        return Reason::because("differs from its table");
-    };
-    let at = origin.map(|o| o.key(field));
-    Reason {
-        field: field.to_owned(),
-        from: Some(from),
-        to: Some(to),
-        file: at.as_ref().map(|at| at.file.clone()).filter(|f| !f.is_empty()),
-        line: at.and_then(|at| at.line),
-    }
-}
-
-fn text(spec: &VolumeSpec) -> String {
-    if spec.labels.is_empty() {
-        return "none".to_owned();
-    }
-    let label = |(k, v): (&String, &String)| format!("{k} = {v}");
-    spec.labels.iter().map(label).collect::<Vec<_>>().join(", ")
+fn changed(there: &ObservedVolume, spec: &VolumeSpec, origin: Option<&Origin>) -> Vec<Reason> {
+    let nowhere = Origin::default();
+    let changes = diff::volume(&there.spec, spec, origin.unwrap_or(&nowhere));
+    changes.into_iter().map(|change| change.reason).collect()
 }
 
 /// As tables write it.

@@ -1,9 +1,12 @@
 //! Every file resolved into one picture; what contradicts something else is held, with one error naming every party.
 
 mod addresses;
+mod contents;
+mod exclusive;
 mod names;
 mod ports;
 mod references;
+mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +14,9 @@ use model::desired::{Declared, Desired, Held};
 use model::diagnostic::{Diagnostic, Location};
 use model::image::ImageSource;
 use model::name::Name;
-use model::spec::{ContainerSpec, NetworkSpec, Origin, Parsed, ParsedFile, Settings, VolumeSpec};
+use model::spec::{
+    ContainerSpec, MountedFileSpec, NetworkSpec, Origin, Parsed, ParsedFile, Settings, VolumeSpec,
+};
 
 pub(crate) use ports::each as each_port;
 
@@ -35,6 +40,8 @@ pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> 
     names::check(&mut tables, &found.held, &mut found.errors);
     found.settle(&mut tables);
     references::check(&tables, &mut found);
+    exclusive::check(&tables, &mut found);
+    contents::check(&tables, &mut found);
     ports::check(&tables, settings, &mut found);
     addresses::check(&tables, &mut found);
     found.settle(&mut tables);
@@ -50,11 +57,13 @@ struct Tables<'a> {
     networks: ByName<'a, NetworkSpec>,
     volumes: ByName<'a, VolumeSpec>,
     images: BTreeMap<Name, Vec<(&'a ImageSource, &'a Origin)>>,
-    /// Other kinds only have to have unique names.
-    others: BTreeMap<(&'static str, Name), Vec<Location>>,
+    configs: ByName<'a, MountedFileSpec>,
+    secrets: ByName<'a, MountedFileSpec>,
     /// Names that are declared, whatever came of it: a reference to one of them is no unknown name.
     known_networks: BTreeSet<Name>,
     known_containers: BTreeSet<Name>,
+    known_configs: BTreeSet<Name>,
+    known_secrets: BTreeSet<Name>,
 }
 
 impl<'a> Tables<'a> {
@@ -64,9 +73,12 @@ impl<'a> Tables<'a> {
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             images: BTreeMap::new(),
-            others: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             known_networks: BTreeSet::new(),
             known_containers: BTreeSet::new(),
+            known_configs: BTreeSet::new(),
+            known_secrets: BTreeSet::new(),
         };
         for file in files {
             add(
@@ -84,15 +96,13 @@ impl<'a> Tables<'a> {
                         .push((source, &image.origin));
                 }
             }
-            for (kind, list) in [("config", &file.configs), ("secret", &file.secrets)] {
-                for table in list {
-                    let places = tables.others.entry((kind, table.name.clone())).or_default();
-                    places.push(table.origin.location());
-                }
-            }
+            add(&mut tables.configs, file.configs.iter());
+            add(&mut tables.secrets, file.secrets.iter());
         }
         tables.known_networks = tables.networks.keys().cloned().collect();
         tables.known_containers = tables.containers.keys().cloned().collect();
+        tables.known_configs = tables.configs.keys().cloned().collect();
+        tables.known_secrets = tables.secrets.keys().cloned().collect();
         tables
     }
 
@@ -132,7 +142,11 @@ impl<'a> Tables<'a> {
         let images = self
             .images
             .values()
-            .filter_map(|list| Some(list.first()?.0.clone()));
+            .filter_map(|list| list.first())
+            .map(|(source, origin)| Declared {
+                spec: (*source).clone(),
+                origin: (*origin).clone(),
+            });
         let mut networks = declared(&self.networks);
         if let Some(name) = default_network()
             && !found.held.networks.contains(&name)
@@ -144,11 +158,15 @@ impl<'a> Tables<'a> {
         }
         let mut errors = found.errors;
         errors.sort();
+        let (containers, places) = replicas::expand(containers);
         Desired {
             containers,
+            places,
             networks,
             volumes: declared(&self.volumes),
-            images: images.map(|source| (source.key(), source)).collect(),
+            configs: declared(&self.configs),
+            secrets: declared(&self.secrets),
+            images: images.map(|image| (image.spec.key(), image)).collect(),
             held: found.held,
             settings: settings.clone(),
             errors,
@@ -201,6 +219,8 @@ impl Findings {
             "container" => self.held.containers.insert(name.clone()),
             "network" => self.held.networks.insert(name.clone()),
             "volume" => self.held.volumes.insert(name.clone()),
+            "config" => self.held.configs.insert(name.clone()),
+            "secret" => self.held.secrets.insert(name.clone()),
             _ => false,
         };
     }
@@ -224,6 +244,8 @@ impl Findings {
             .networks
             .retain(|name, _| !self.held.networks.contains(name));
         tables.volumes.retain(|name, _| !self.held.volumes.contains(name));
+        tables.configs.retain(|name, _| !self.held.configs.contains(name));
+        tables.secrets.retain(|name, _| !self.held.secrets.contains(name));
         for error in &self.errors {
             for table in &error.tables {
                 if let Some((kind, name)) = table.split_once('.')
@@ -242,6 +264,14 @@ impl Findings {
                             .volumes
                             .remove(&name)
                             .map(|_| self.held.volumes.insert(name)),
+                        "config" => tables
+                            .configs
+                            .remove(&name)
+                            .map(|_| self.held.configs.insert(name)),
+                        "secret" => tables
+                            .secrets
+                            .remove(&name)
+                            .map(|_| self.held.secrets.insert(name)),
                         _ => None,
                     };
                 }

@@ -79,7 +79,7 @@ fn networks(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut 
     }
 }
 
-fn unknown(
+pub(super) fn unknown(
     container: &Parsed<ContainerSpec>,
     kind: &str,
     name: &str,

@@ -27,6 +27,8 @@ pub struct Lab {
     pub containers: BTreeMap<Name, ContainerSpec>,
     pub networks: BTreeMap<Name, NetworkSpec>,
     pub volumes: BTreeMap<Name, VolumeSpec>,
+    pub configs: BTreeMap<Name, MountedFileSpec>,
+    pub secrets: BTreeMap<Name, MountedFileSpec>,
     pub host: Host,
     pub ledger: Ledger,
     pub failures: Failures,
@@ -78,6 +80,8 @@ impl Lab {
             containers: containers.iter().map(|(n, s)| (name(n), s.clone())).collect(),
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             host: Host::new(),
             ledger: Ledger::default(),
             failures: Failures::new(),
@@ -111,6 +115,8 @@ impl Lab {
             containers: parsed(&self.containers, origin),
             networks: parsed(&self.networks, origin),
             volumes: parsed(&self.volumes, origin),
+            configs: parsed(&self.configs, origin),
+            secrets: parsed(&self.secrets, origin),
             ..ParsedFile::default()
         };
         resolve(&[file], &[], &Settings::default())
@@ -151,7 +157,7 @@ impl Lab {
             match self.host.apply(action, self.now, false) {
                 Ok(()) => {
                     self.failures.remove(&noun);
-                    note(&mut self.ledger, action);
+                    note(&mut self.ledger, action, self.now);
                     if let Action::StartContainer { instance } = action {
                         self.started.push((**instance).clone());
                     }

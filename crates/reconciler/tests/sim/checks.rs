@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::action::{Action, Noun};
+use model::damage::Mend;
 use model::desired::Desired;
 use model::firewall::FirewallState;
 use model::ledger::{Accepted, Ledger, ReplacePhase};
@@ -53,7 +54,9 @@ fn id_of(action: &Action) -> Option<&ContainerId> {
     match action {
         Action::PrepareContainer { instance }
         | Action::StartContainer { instance }
-        | Action::RepairAttachments { instance } => Some(&instance.id),
+        | Action::RepairAttachments { instance }
+        | Action::MendContainer { instance }
+        | Action::DeliverContents { instance, .. } => Some(&instance.id),
         Action::UpdateContainer { id, .. }
         | Action::RestartUnhealthy { id, .. }
         | Action::StopContainer { id, .. }
@@ -131,7 +134,8 @@ fn leaves_alone(
                 .iter()
                 .any(|n| desired.held.files.contains(&n.accepted.origin.file))
     });
-    let held = desired.held.everything || desired.held.containers.contains(name) || file_held;
+    let service = super::replicas::service(input.ledger, name);
+    let held = desired.held.everything || desired.held.containers.contains(service) || file_held;
     let declared = desired.containers.get(name);
     if removes && known && declared.is_none() && held {
         let kept = plan
@@ -150,7 +154,10 @@ fn leaves_alone(
         return Ok(());
     };
     let by_hand = plan.ledger.holds.contains_key(name);
-    let moved = plan.ledger.containers.get(name).is_some_and(|e| e.current.stale);
+    let damaged = input.observed.damage.get(id);
+    let damaged = damaged.is_some_and(|list| list.iter().any(|d| d.mend == Mend::Restart));
+    let grown = super::contents::asks_for_another(real, host, &plan.ledger);
+    let moved = damaged || grown || plan.ledger.containers.get(name).is_some_and(|e| e.current.stale);
     match declared {
         Some(declared) if known && !by_hand && !moved && unchanged(real, &declared.spec, input) => {
             Err(format!("container {name} runs as its table says and is stopped"))
@@ -181,8 +188,16 @@ fn unchanged(real: &Real, spec: &ContainerSpec, input: &Input<'_>) -> bool {
         let mut s = s.clone();
         s.labels.clear();
         s.ports.clear();
+        s.replicas = 1;
+        s.update = model::spec::UpdateSpec::default();
         s.depends_on.clear();
+        s.schedule = None;
+        s.randomized_delay = std::time::Duration::ZERO;
+        s.persistent = true;
+        s.requires_mounts.clear();
+        s.after_network_online = false;
         s.pull = model::spec::PullPolicy::Missing;
+        s.update_check = std::time::Duration::ZERO;
         s.healthcheck = model::spec::HealthcheckChoice::Image;
         s.limits = model::spec::Limits::default();
         s.networks.iter_mut().for_each(|n| n.aliases.clear());
@@ -210,7 +225,10 @@ fn planned_firewall(plan: &Plan) -> FirewallState {
 fn no_port_twice(state: &FirewallState) -> Result<(), String> {
     for (i, a) in state.ports.iter().enumerate() {
         for b in &state.ports[i + 1..] {
-            if a.protocol == b.protocol && a.host_port == b.host_port && overlaps(a.host_ip, b.host_ip) {
+            // Instances of one service have their ports together.
+            let together = a.service.is_some() && a.holder() == b.holder() && a.container != b.container;
+            let same = a.protocol == b.protocol && a.host_port == b.host_port;
+            if same && overlaps(a.host_ip, b.host_ip) && !together {
                 let who = [a.container.as_str(), b.container.as_str()].join(" and ");
                 return Err(format!("port {}/{} is given to {who}", a.host_port, a.protocol));
             }
@@ -222,7 +240,12 @@ fn no_port_twice(state: &FirewallState) -> Result<(), String> {
 fn addresses_once(ledger: &Ledger) -> Result<(), String> {
     let mut given = BTreeMap::new();
     for (name, entry) in &ledger.containers {
-        for a in &entry.current.attachments {
+        // One that is to take the place of the current one has its addresses.
+        let next = entry.next.as_ref().filter(|n| n.phase.is_beside());
+        let beside = next.map(|n| &n.accepted).into_iter();
+        let beside = beside.chain(entry.draining.as_ref().map(|d| &d.accepted));
+        let all = std::iter::once(&entry.current).chain(beside);
+        for a in all.flat_map(|a| &a.attachments) {
             if let Some(other) = given.insert((&a.network, a.ip), name) {
                 return Err(format!("address {} is given to {other} and {name}", a.ip));
             }
@@ -246,6 +269,9 @@ pub fn truth(host: &Host) -> Result<(), String> {
 
 /// What it looks like when there is nothing left to do: everything wanted, and nothing else.
 pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), String> {
+    if let Some((id, list)) = host.damaged().first_key_value() {
+        return Err(format!("container {id} is still damaged: {list:?}"));
+    }
     if let Some(error) = desired.errors.first() {
         return Err(format!(
             "the files still contradict each other: {}",
@@ -304,7 +330,8 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
 fn settled_container(real: &Real, spec: &ContainerSpec, host: &Host) -> Result<(), String> {
     let name = &real.seen.name;
     let instance = real.instance.as_ref().ok_or("no instance")?;
-    let finished = spec.restart.policy != RestartPolicy::Always && real.seen.phase == Phase::Exited;
+    let waits = spec.schedule.is_some() && !real.live();
+    let finished = waits || spec.restart.policy != RestartPolicy::Always && real.seen.phase == Phase::Exited;
     if !matches!(real.seen.phase, Phase::Running { .. } | Phase::Backoff { .. }) && !finished {
         return Err(format!("container {name} is {:?}", real.seen.phase));
     }
@@ -327,9 +354,13 @@ fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name) -> Result<(), S
     for port in spec.ports.iter().filter_map(|p| Some((p, p.host?.0))) {
         let (entry, number) = port;
         let rules = host.firewall.iter().flat_map(|f| &f.ports);
-        let mine =
-            rules.filter(|r| r.protocol == entry.protocol && r.host_port == number && r.container == *name);
-        if mine.count() != 1 {
+        let mine: Vec<_> = rules
+            .filter(|r| r.protocol == entry.protocol && r.host_port == number)
+            .collect();
+        // Among instances of a service only those that are ready: see `replicas::settled`.
+        let shared = mine.first().is_some_and(|r| r.service.is_some());
+        let count = mine.iter().filter(|r| r.container == *name).count();
+        if count > 1 || count == 0 && !shared {
             return Err(format!(
                 "port {number}/{} of container {name} is not published",
                 entry.protocol

@@ -13,17 +13,22 @@ use model::name::Name;
 use model::spec::*;
 use reconciler::resolve::{Broken, resolve};
 
+use super::contents;
 use super::rng::Rng;
 
 pub const CONTAINERS: u64 = 6;
 pub const IMAGES: u64 = 3;
 const VOLUMES: u64 = 3;
+/// Far more often than anybody would: so that it comes up.
+const UPDATE_CHECK: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Default)]
 pub struct File {
     pub containers: BTreeMap<Name, ContainerSpec>,
     pub networks: BTreeMap<Name, NetworkSpec>,
     pub volumes: BTreeMap<Name, VolumeSpec>,
+    pub configs: BTreeMap<Name, MountedFileSpec>,
+    pub secrets: BTreeMap<Name, MountedFileSpec>,
     pub broken: bool,
 }
 
@@ -81,6 +86,7 @@ impl Files {
             22 if rng.one_in(6) => self.files.clear(),
             // A whole part of it goes, with what relies on it.
             23 if rng.one_in(6) => self.files.values_mut().for_each(|f| f.containers.clear()),
+            20 | 21 if rng.one_in(2) => self.content(&file, rng),
             20 | 21 => self.volume(&file, rng),
             0..=6 => self.put(&file, rng),
             7..=11 => self.edit(rng),
@@ -179,6 +185,7 @@ impl Files {
         }
         let mut spec = VolumeSpec {
             keep: rng.one_in(2),
+            exclusive: rng.one_in(6),
             ..VolumeSpec::default()
         };
         if rng.one_in(3) {
@@ -192,12 +199,48 @@ impl Files {
             .insert(name, spec);
     }
 
+    fn content(&mut self, file: &str, rng: &mut Rng) {
+        let number = rng.below(contents::TABLES);
+        let name = name(&format!("x{number}"));
+        let secret = rng.one_in(2);
+        let of = |f: &mut File| match secret {
+            true => std::mem::take(&mut f.secrets),
+            false => std::mem::take(&mut f.configs),
+        };
+        let put = |f: &mut File, all| match secret {
+            true => f.secrets = all,
+            false => f.configs = all,
+        };
+        for f in self.files.values_mut() {
+            let mut all = of(f);
+            all.remove(&name);
+            put(f, all);
+        }
+        if rng.one_in(8) {
+            return;
+        }
+        let f = self.files.entry(file.to_owned()).or_default();
+        let mut all = of(f);
+        all.insert(name, contents::table(number, rng));
+        put(f, all);
+    }
+
+    /// A change of everything that is to be updated without a gap.
+    pub fn update(&mut self) {
+        for spec in self.files.values_mut().flat_map(|f| f.containers.values_mut()) {
+            if spec.update.strategy == UpdateStrategy::StartFirst {
+                spec.env.insert("X".to_owned(), "updated".to_owned());
+            }
+        }
+    }
+
     /// Takes out all that cannot be satisfied, so that the end is one that can be reached.
     pub fn heal(&mut self) {
         self.directory_gone = false;
         for f in self.files.values_mut() {
             f.broken = false;
             for spec in f.containers.values_mut() {
+                super::schedule::calm(spec);
                 spec.user = None;
                 if spec.command == Some(vec!["bad".to_owned()]) {
                     spec.command = None;
@@ -215,6 +258,8 @@ impl Files {
                 match kind {
                     "container" => drop(f.containers.remove(name)),
                     "volume" => drop(f.volumes.remove(name)),
+                    "config" => drop(f.configs.remove(name)),
+                    "secret" => drop(f.secrets.remove(name)),
                     _ => drop(f.networks.remove(name)),
                 }
             }
@@ -233,6 +278,11 @@ impl Files {
         let networks: Vec<&Name> = self.files.values().flat_map(|f| f.networks.keys()).collect();
         spec.networks.retain(|usage| networks.contains(&&usage.network));
         spec.depends_on.retain(|on, _| all.contains_key(on));
+        let files = || self.files.values();
+        spec.configs
+            .retain(|name| files().any(|f| f.configs.contains_key(name)));
+        spec.secrets
+            .retain(|name| files().any(|f| f.secrets.contains_key(name)));
         for (on, dependency) in &mut spec.depends_on {
             if !is_possible(&all, on, dependency.condition) {
                 dependency.condition = Condition::Started;
@@ -241,7 +291,8 @@ impl Files {
         let sound = |owner: &Name| {
             let spec = all.get(owner);
             spec.is_some_and(|s| {
-                s.restart.policy == RestartPolicy::Always
+                s.replicas == 1
+                    && s.restart.policy == RestartPolicy::Always
                     && !matches!(s.network_mode, NetworkMode::Container(_))
                     && s.pid == NamespaceMode::Private
             })
@@ -259,7 +310,7 @@ impl Files {
         let all = self.all();
         let lasts = |n: &Name| {
             all.get(n)
-                .is_some_and(|s| s.restart.policy == RestartPolicy::Always)
+                .is_some_and(|s| s.restart.policy == RestartPolicy::Always && s.replicas == 1)
         };
         for spec in self.files.values_mut().flat_map(|f| f.containers.values_mut()) {
             for (on, d) in &mut spec.depends_on {
@@ -334,8 +385,23 @@ impl File {
                 origin: origin(),
             })
             .collect();
+        let tables = |all: &BTreeMap<Name, MountedFileSpec>, line: u32| {
+            let one = |(name, spec): (&Name, &MountedFileSpec)| Parsed {
+                name: name.clone(),
+                spec: spec.clone(),
+                origin: Origin {
+                    file: file.to_owned(),
+                    line,
+                    column: 1,
+                    keys: BTreeMap::new(),
+                },
+            };
+            all.iter().map(one).collect()
+        };
         ParsedFile {
             file: file.to_owned(),
+            configs: tables(&self.configs, 1),
+            secrets: tables(&self.secrets, 2),
             containers,
             networks,
             volumes,
@@ -371,7 +437,7 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
                     Condition::Healthy,
                     Condition::Completed,
                 ]),
-                restart: false,
+                restart: rng.one_in(2),
             },
         );
     }
@@ -381,9 +447,26 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
     for _ in 0..rng.below(3) {
         spec.volumes.push(mount(rng));
     }
-    if rng.one_in(3) {
-        spec.pull = PullPolicy::Always;
+    for number in 0..contents::TABLES {
+        let name = name(&format!("x{number}"));
+        if rng.one_in(3) {
+            spec.configs.push(name.clone());
+        }
+        if rng.one_in(4) {
+            spec.secrets.push(name);
+        }
     }
+    if rng.one_in(4) {
+        spec.env_file.push(contents::env_file());
+    }
+    if rng.one_in(3) {
+        spec.update = update(rng);
+    }
+    if rng.one_in(3) {
+        spec.pull = *rng.pick(&[PullPolicy::Always, PullPolicy::Newer]);
+        spec.update_check = UPDATE_CHECK;
+    }
+    super::schedule::dress(&mut spec, number, rng);
     if number > 0 && rng.one_in(3) {
         share(&mut spec, number, rng);
         if matches!(spec.network_mode, NetworkMode::Container(_)) {
@@ -393,7 +476,18 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
     for _ in 0..rng.below(3) {
         spec.ports.push(port(number, rng));
     }
+    if rng.one_in(3) {
+        replicate(&mut spec, rng);
+    }
     spec
+}
+
+/// As often as may be: what is fixed can only be once.
+fn replicate(spec: &mut ContainerSpec, rng: &mut Rng) {
+    if spec.schedule.is_none() && spec.networks.iter().all(|n| n.ip.is_none()) {
+        spec.replicas = 1 + u32::try_from(rng.below(3)).unwrap();
+        spec.update.parallelism = 1 + u32::try_from(rng.below(2)).unwrap();
+    }
 }
 
 fn check(rng: &mut Rng) -> Healthcheck {
@@ -410,6 +504,15 @@ fn check(rng: &mut Rng) -> Healthcheck {
             OnFailure::Stop,
             OnFailure::None,
         ]),
+    }
+}
+
+fn update(rng: &mut Rng) -> UpdateSpec {
+    UpdateSpec {
+        strategy: UpdateStrategy::StartFirst,
+        drain: Duration::from_secs(rng.below(4)),
+        timeout: Duration::from_secs(5 + rng.below(20)),
+        ..UpdateSpec::default()
     }
 }
 
@@ -463,7 +566,7 @@ fn edit(spec: &mut ContainerSpec, rng: &mut Rng) {
                 usage.aliases = vec![name(&word)];
             }
         }
-        13 => spec.pull = *rng.pick(&[PullPolicy::Always, PullPolicy::Missing]),
+        13 => spec.pull = *rng.pick(&[PullPolicy::Always, PullPolicy::Missing, PullPolicy::Newer]),
         // Who has no network of its own publishes nothing.
         3 if matches!(spec.network_mode, NetworkMode::Container(_)) => {}
         0 | 1 => drop(spec.labels.insert("tier".to_owned(), word)),
@@ -473,7 +576,10 @@ fn edit(spec: &mut ContainerSpec, rng: &mut Rng) {
                 .map(|_| port(rng.below(CONTAINERS), rng))
                 .collect()
         }
-        4 => spec.stop_grace_period = Duration::from_secs(rng.below(9)),
+        4 if rng.one_in(2) => spec.stop_grace_period = Duration::from_secs(rng.below(9)),
+        4 => replicate(spec, rng),
+        8 if rng.one_in(6) => super::schedule::edit(spec, rng),
+        8 if rng.one_in(2) && spec.schedule.is_none() => spec.update = update(rng),
         5 => spec.image = image_source(rng.below(IMAGES)),
         6 => spec.command = Some(vec!["bad".to_owned()]),
         7 => spec.user = Some("bad".to_owned()),

@@ -16,7 +16,9 @@ use model::ledger::Ledger;
 use model::name::{ContainerId, Name};
 use model::observed::*;
 use model::spec::{Healthcheck, RestartPolicy, VolumeSpec};
+use model::surroundings::Surroundings;
 
+use super::contents::Contents;
 use super::files::{IMAGES, image_source};
 use super::rng::Rng;
 
@@ -59,6 +61,7 @@ pub struct Host {
     pub forwarding: bool,
     pub listeners: Vec<Listener>,
     pub foreign_drops: Vec<String>,
+    pub around: Surroundings,
     pub foreign: Vec<ForeignAddress>,
     /// Content behind each archive; none where the file is missing.
     pub sources: BTreeMap<String, Option<u8>>,
@@ -67,6 +70,8 @@ pub struct Host {
     pub exposes: Vec<String>,
     pub dns: Option<DnsState>,
     pub volumes: BTreeMap<Name, ObservedVolume>,
+    pub contents: Contents,
+    pub(super) damages: super::damage::Damages,
     /// What the agent's probes found so far: its memory, and not the host's.
     pub health: BTreeMap<ContainerId, HealthState>,
     /// The check each was probed with last.
@@ -89,12 +94,15 @@ impl Host {
             forwarding: false,
             listeners: Vec::new(),
             foreign_drops: Vec::new(),
+            around: Surroundings::default(),
             foreign: vec![eth0],
             sources,
             store: BTreeMap::new(),
             exposes: Vec::new(),
             dns: None,
             volumes: BTreeMap::new(),
+            contents: Contents::default(),
+            damages: BTreeMap::new(),
             health: BTreeMap::new(),
             probed: BTreeMap::new(),
             pids: 100,
@@ -126,10 +134,14 @@ impl Host {
             firewall: Look::Known(self.firewall.clone()),
             firewall_there: self.firewall.is_some(),
             foreign_drops: self.foreign_drops.clone(),
+            around: self.around.clone(),
             listeners: Look::Known(self.listeners.clone()),
             dns: Look::Known(self.dns.clone()),
             dns_ports: Default::default(),
+            damage: self.damaged(),
             volumes: Look::Known(self.volumes.clone()),
+            contents: self.contents.seen(),
+            delivered: self.contents.records.clone(),
             health: self.health.clone(),
             containers: Look::Known(containers.collect()),
         }
@@ -187,6 +199,13 @@ impl Host {
                     self.attach(instance)?;
                 }
             }
+            Action::MendContainer { instance } => self.mend(instance, half),
+            Action::DeliverContents {
+                instance,
+                contents,
+                run_no,
+                then,
+            } => self.renew(instance, contents, *run_no, then, now, half)?,
             Action::UpdateContainer { id, policy, .. } => {
                 let container = self
                     .containers
@@ -194,6 +213,9 @@ impl Host {
                     .filter(|c| c.live())
                     .ok_or("no shim")?;
                 container.seen.rev = policy.rev;
+                if let Some(instance) = &mut container.instance {
+                    instance.spec.restart = policy.restart;
+                }
             }
             Action::StopContainer { id, .. } => {
                 if !half {
@@ -204,6 +226,7 @@ impl Host {
                 self.end(id, now, 143, true, Phase::Exited);
                 if !half {
                     self.containers.remove(id);
+                    self.contents.drop_all_of(id);
                     self.links.retain(|name, _| !host_devices.contains(name));
                 }
             }
@@ -219,6 +242,7 @@ impl Host {
         if instance.spec.user.is_some() {
             return Err("no such user".to_owned());
         }
+        self.contents.give(instance)?;
         if !half {
             self.put(instance, now, Phase::Prepared);
             return Ok(());
@@ -236,6 +260,12 @@ impl Host {
         if instance.spec.command == Some(vec!["bad".to_owned()]) {
             self.put(instance, now, Phase::Prepared);
             return Err("no such program".to_owned());
+        }
+        if !matches!(
+            self.containers.get(&instance.id).map(|c| &c.seen.phase),
+            Some(Phase::Paused { .. } | Phase::Backoff { .. })
+        ) {
+            self.contents.give(instance)?;
         }
         let joined = self.join(instance)?;
         self.put(instance, now, Phase::Created);
@@ -321,6 +351,15 @@ impl Host {
             c.seen.phase = Phase::Running { pid };
             c.seen.run_no += 1;
             c.seen.started_at = Some(now);
+            self.contents.tell(id);
+        }
+    }
+
+    /// The run is ended, and another one begun: no crash, and not counted.
+    pub(super) fn begin_anew(&mut self, id: &ContainerId, now: Timestamp) {
+        let up = |c: &Real| matches!(c.seen.phase, Phase::Running { .. } | Phase::Backoff { .. });
+        if self.containers.get(id).is_some_and(up) {
+            self.run(id, now);
         }
     }
 
@@ -466,6 +505,7 @@ impl Host {
         self.firewall = None;
         self.dns = None;
         self.forwarding = false;
+        self.contents.forget();
     }
 
     fn toggle_listener(&mut self, rng: &mut Rng) {
@@ -499,6 +539,8 @@ impl Host {
     pub fn heal(&mut self) {
         self.listeners.clear();
         self.foreign.truncate(1);
+        self.contents.heal();
+        super::schedule::heal(&mut self.around);
         for version in self.sources.values_mut() {
             version.get_or_insert(1);
         }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::action::{Action, Instance};
+use model::action::{Action, Instance, Noun};
 use model::desired::Desired;
 use model::health::Verdict;
-use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
+use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase, follows_registry};
 use model::name::Name;
 use model::observed::Phase;
 use model::plan::{Op, Plan};
@@ -34,6 +34,9 @@ pub fn plan(
             Action::RemoveContainer { name, id, .. } if plan.ledger.accepted().any(|(_, a)| a.id == *id) => {
                 removed_last(plan, index, name, host)?;
             }
+            Action::DeliverContents { instance, then, .. } => {
+                super::contents::ends_no_run_for_nothing(host, &plan.ledger, instance, then)?;
+            }
             Action::RemoveVolume { name } => removes_what_it_may(input, name, host, volumes_gone)?,
             Action::RestartUnhealthy { id, run_no, .. } => {
                 let state = input.observed.health.get(id);
@@ -44,7 +47,36 @@ pub fn plan(
             _ => {}
         }
     }
+    asks_for_newer_ones(input, plan)?;
+    super::schedule::plan(input, plan, host)?;
     remembers_health(input, plan)
+}
+
+/// Who follows a registry has it asked in time; the time since the last answer is never much longer than asked for.
+fn asks_for_newer_ones(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
+    for (name, accepted) in plan.ledger.accepted().filter(|(_, a)| follows_registry(&a.spec)) {
+        let key = accepted.spec.image.key();
+        let noun = Noun::Image(key.clone());
+        let asked = plan.ledger.checked_at.get(&key);
+        let late = asked.is_none_or(|at| {
+            let since = input.now.duration_since(*at);
+            since.is_negative() || since.unsigned_abs() > accepted.spec.update_check.mul_f64(1.11)
+        });
+        let excused = plan.ledger.containers[name].gone_since.is_some()
+            || plan.ledger.holds.contains_key(name)
+            || input.in_flight.contains(&noun)
+            || input.failures.contains_key(&noun)
+            || input
+                .observed
+                .images
+                .known()
+                .is_none_or(|all| !all.contains_key(&key));
+        let asks = plan.actions.iter().any(|p| p.action.noun() == noun);
+        if late && !excused && !asks {
+            return Err(format!("nobody asks for a newer image of container {name}"));
+        }
+    }
+    Ok(())
 }
 
 fn mounted(spec: &ContainerSpec) -> impl Iterator<Item = &Name> {
@@ -100,6 +132,10 @@ fn starts_with_its_names(
             .and_then(|c| c.endpoints.get(network))
             .is_some_and(|e| e.ip == ip)
     };
+    if super::rollout::is_on_trial(&plan.ledger, &instance.id) {
+        // The name is the old one's until it is known to be good.
+        return Ok(());
+    }
     for a in &instance.attachments {
         let served = plan.ledger.networks.get(&a.network).is_some_and(|n| n.spec.dns);
         if served && !names && !answered(&a.network, a.ip) {
@@ -113,7 +149,13 @@ fn starts_with_its_names(
 }
 
 fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> Result<(), String> {
-    for (on, dependency) in &instance.spec.depends_on {
+    let all = instance.spec.depends_on.iter();
+    let all = all.flat_map(|(on, d)| {
+        super::replicas::instances(input, on)
+            .into_iter()
+            .map(move |n| (n, d))
+    });
+    for (on, dependency) in all {
         let Some(entry) = plan.ledger.containers.get(on) else {
             let mine = plan.ledger.containers.get(&instance.name);
             if mine.is_some_and(|e| e.rejected.is_some()) {
@@ -165,7 +207,8 @@ fn removed_last(plan: &Plan, index: usize, name: &Name, host: &Host) -> Result<(
     for real in host.containers.values().filter(|r| r.live()) {
         let other = &real.seen.name;
         let accepted = plan.ledger.accepted().find(|(_, a)| a.id == real.seen.id);
-        let relies = accepted.is_some_and(|(_, a)| relies_on(&a.spec, name));
+        let service = super::replicas::service(&plan.ledger, name);
+        let relies = accepted.is_some_and(|(_, a)| relies_on(&a.spec, service));
         let before = plan.actions.iter().enumerate().any(|(i, p)| {
             after.contains(&i)
                 && matches!(&p.action, Action::RemoveContainer { id, .. } if *id == real.seen.id)
@@ -238,6 +281,7 @@ fn remembers_health(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
 
 /// What the host looks like when there is nothing left to do.
 pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), String> {
+    super::schedule::settled(host, ledger)?;
     let mut used = BTreeSet::new();
     for real in host.containers.values() {
         let Some(instance) = &real.instance else { continue };
@@ -249,6 +293,7 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
             }
         }
         if real.live() {
+            super::contents::has_everything(real, &instance.spec, host, ledger)?;
             lives_where_it_should(real, host, ledger)?;
             answers(instance, host, ledger)?;
         }
@@ -302,7 +347,12 @@ fn answers(instance: &Instance, host: &Host, ledger: &Ledger) -> Result<(), Stri
         let endpoint = state
             .and_then(|s| s.containers.get(&instance.name))
             .and_then(|c| c.endpoints.get(&a.network));
-        let right = endpoint.is_some_and(|e| e.ip == a.ip && e.names.first() == a.aliases.first());
+        let place = ledger
+            .containers
+            .get(&instance.name)
+            .and_then(|e| e.place.as_ref());
+        let name = place.map(|p| p.numbered()).or(a.aliases.first().cloned());
+        let right = endpoint.is_some_and(|e| e.ip == a.ip && e.names.first() == name.as_ref());
         if served != right {
             return Err(format!(
                 "the name of {} on {} is not answered as it should",

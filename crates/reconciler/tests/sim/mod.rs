@@ -3,11 +3,16 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 mod checks;
+pub mod contents;
+mod damage;
 mod files;
 pub mod host;
 mod laws;
 mod probes;
+mod replicas;
 mod rng;
+mod rollout;
+pub mod schedule;
 mod world;
 
 pub use world::{Outcome, note, run};

@@ -74,9 +74,12 @@ impl Host {
     }
 
     /// Once all is calm, jobs come to a good end.
-    pub fn finish_jobs(&mut self, now: Timestamp) {
+    pub fn finish_jobs(&mut self, ledger: &Ledger, now: Timestamp) {
         let job = |c: &Real| {
-            let policy = c.instance.as_ref().map(|i| i.spec.restart.policy);
+            // One that is tried beside another one has a policy of its own.
+            let accepted = ledger.accepted().find(|(_, a)| a.id == c.seen.id);
+            let wanted = accepted.map(|(_, a)| a.spec.restart.policy);
+            let policy = wanted.or_else(|| Some(c.instance.as_ref()?.spec.restart.policy));
             c.running() && policy == Some(RestartPolicy::No)
         };
         let done: Vec<ContainerId> = self

@@ -14,7 +14,7 @@ use reconciler::plan::{Input, Mutation, mutated};
 use super::files::Files;
 use super::host::Host;
 use super::rng::Rng;
-use super::{checks, laws};
+use super::{checks, laws, replicas, rollout};
 
 /// Passes with faults, and passes after them within which all must be well.
 const WILD: u64 = 60;
@@ -39,11 +39,23 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Outcome, String> {
         world.pass(true)?;
     }
     world.calm_down();
-    for _ in 0..CALM {
+    let mut updated = false;
+    for number in 0..CALM {
+        if number % 50 == 49 {
+            world.forgive();
+        }
         if world.pass(false)? {
             checks::settled(&world.host, &world.desired, &world.ledger)?;
             laws::settled(&world.host, &world.desired, &world.ledger)?;
-            return Ok(world.outcome);
+            rollout::settled(&world.host, &world.ledger)?;
+            replicas::settled(&world.host, &world.ledger)?;
+            if updated {
+                return Ok(world.outcome);
+            }
+            // Once more from a host on which all is well: that is where updates go the whole way.
+            world.files.update();
+            world.host.contents.edit_all();
+            updated = true;
         }
     }
     let under_way: Vec<String> = world
@@ -123,6 +135,15 @@ impl World {
         if self.rng.one_in(4) {
             self.host.disturb(&mut self.rng, self.now);
         }
+        if self.rng.one_in(6) {
+            self.host.contents.change(&mut self.rng);
+        }
+        if self.rng.one_in(12) {
+            self.host.take_away(&mut self.rng);
+        }
+        if self.rng.one_in(6) {
+            super::schedule::disturb(&mut self.host.around, &mut self.rng);
+        }
         if self.rng.one_in(30) {
             self.die();
         }
@@ -146,6 +167,7 @@ impl World {
             }
         }
         self.failures.clear();
+        self.host.around.here_since = self.now;
         self.host.forget();
     }
 
@@ -173,14 +195,25 @@ impl World {
         self.host.probe(None, self.now);
         self.ledger.health.clear();
         self.ledger.holds.clear();
+        // As if somebody had restarted those who saw a volume's removed directory.
+        self.ledger.volumes_lost.clear();
+        let there = &self.host.volumes;
+        self.ledger.volumes_made.retain(|name| there.contains_key(name));
         for entry in self.ledger.containers.values_mut() {
             // A job whose only run was cut short by a change of its files may wait for others for ever.
             entry.current.finished = false;
-            // What failed once for a passing reason stays refused until it changes: as if it had been.
-            entry.rejected = None;
         }
+        self.forgive();
         for action in &mut self.running {
             action.done_at = action.done_at.min(self.now);
+        }
+    }
+
+    /// What failed once for a passing reason stays refused until it changes, by all instances of a service: as if it had
+    /// been.
+    fn forgive(&mut self) {
+        for entry in self.ledger.containers.values_mut() {
+            entry.rejected = None;
         }
     }
 
@@ -206,10 +239,17 @@ impl World {
         }
         checks::plan(&input, &plan, &self.host, &self.seen_gone)
             .and_then(|()| laws::plan(&input, &plan, &self.host, &self.volumes_gone))
+            .and_then(|()| rollout::plan(&input, &plan, &self.host))
+            .and_then(|()| replicas::plan(&input, &plan))
             .map_err(|e| format!("{e}\nin the plan:\n{}", show(&plan)))?;
         self.note_gone();
         if plan.is_empty() && self.running.is_empty() && plan.ledger == self.ledger {
             return Ok(true);
+        }
+        if !wild && plan.is_empty() && self.running.is_empty() {
+            // Only something to be written down: no time has to pass for that.
+            self.ledger = plan.ledger;
+            return Ok(false);
         }
         if told {
             println!("{} {wild} pass:\n{}", self.now, self.last_plan);
@@ -328,7 +368,7 @@ impl World {
             self.host.probe(Some(&mut self.rng), self.now);
         } else {
             self.host.probe(None, self.now);
-            self.host.finish_jobs(self.now);
+            self.host.finish_jobs(&self.ledger, self.now);
         }
         while let Some(at) = self.running.iter().position(|r| r.begun && r.done_at <= self.now) {
             let running = self.running.swap_remove(at);
@@ -354,11 +394,13 @@ impl World {
         match &result {
             Ok(()) => {
                 self.failures.remove(&noun);
-                note(&mut self.ledger, action);
+                note(&mut self.ledger, action, self.now);
             }
             Err(message) => self.book(noun, action, message.clone()),
         }
-        checks::truth(&self.host).map_err(|e| format!("{e}\nafter {action:?}"))?;
+        checks::truth(&self.host)
+            .and_then(|()| rollout::truth(&self.host))
+            .map_err(|e| format!("{e}\nafter {action:?}"))?;
         self.follow(&running, result.is_ok());
         Ok(())
     }
@@ -411,13 +453,12 @@ impl World {
 }
 
 /// What the agent writes down by itself: that a registry was asked.
-pub fn note(ledger: &mut Ledger, action: &Action) {
-    if let Action::LoadImage {
-        source,
-        refresh: true,
-    } = action
-    {
-        ledger.note_pulled(&source.key());
+pub fn note(ledger: &mut Ledger, action: &Action, now: Timestamp) {
+    if let Action::LoadImage { source, refresh } = action {
+        if *refresh {
+            ledger.note_pulled(&source.key());
+        }
+        ledger.note_checked(&source.key(), now);
     }
 }
 

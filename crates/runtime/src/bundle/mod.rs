@@ -3,6 +3,7 @@
 //! `config.json` follows the OCI runtime-spec 1.0 and Docker's rules for what a container gets (entrypoint and command,
 //! environment, mounts, capabilities, devices). `wharf.json` ([`Extra`]) holds what that format has no place for.
 
+pub(crate) mod contents;
 mod files;
 mod linux;
 pub(crate) mod mounts;
@@ -18,6 +19,7 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 use serde::{Deserialize, Serialize};
 
+pub use contents::ContentError;
 pub use mounts::VolumeError;
 
 use crate::seccomp::ProfileError;
@@ -88,6 +90,12 @@ pub enum BundleError {
         #[source]
         source: VolumeError,
     },
+    #[error("container {container}: {source}")]
+    Content {
+        container: String,
+        #[source]
+        source: ContentError,
+    },
     #[error("container {container}: writing its OCI configuration: {source}")]
     Spec {
         container: String,
@@ -150,6 +158,8 @@ pub struct BundleInput<'a> {
     pub bundle_dir: &'a Path,
     /// The container's kept directory: `upper`, `work` and anonymous volumes lie below it.
     pub state_dir: &'a Path,
+    /// The directory with what its configs and secrets hold.
+    pub contents_dir: &'a Path,
     /// `/wharf`.
     pub cgroup_parent: &'a str,
 }
@@ -342,6 +352,7 @@ impl CgroupPlace {
 pub(crate) enum Failed {
     Spec(OciSpecError),
     Volume(VolumeError),
+    Content(ContentError),
     Bundle(BundleError),
 }
 
@@ -350,6 +361,10 @@ impl Failed {
         match self {
             Self::Bundle(error) => error,
             Self::Volume(source) => BundleError::Volume {
+                container: instance.name.to_string(),
+                source,
+            },
+            Self::Content(source) => BundleError::Content {
                 container: instance.name.to_string(),
                 source,
             },
@@ -370,6 +385,12 @@ impl From<OciSpecError> for Failed {
 impl From<VolumeError> for Failed {
     fn from(error: VolumeError) -> Self {
         Self::Volume(error)
+    }
+}
+
+impl From<ContentError> for Failed {
+    fn from(error: ContentError) -> Self {
+        Self::Content(error)
     }
 }
 

@@ -10,7 +10,7 @@ use model::spec::{NamespaceMode, Propagation, RuntimeChoice, TmpfsMount, VolumeS
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::{BundleInput, Failed};
+use super::{BundleInput, Failed, contents};
 
 /// Of a file name's 255 bytes, what a target may take before it is cut and told apart by a fingerprint.
 const MOST_NAME: usize = 200;
@@ -57,8 +57,8 @@ pub enum VolumeError {
     },
 }
 
-/// Docker's own mounts, then the files of `/etc`, then what the table and the image ask for, parents before children.
-/// A volume at the place of one of ours, or above it, replaces it.
+/// Docker's own mounts, then the files of `/etc`, then what the table and the image ask for, parents before children,
+/// then configs and secrets. A volume or config at the place of one of ours, or a volume above it, replaces it.
 pub fn mounts(input: &BundleInput<'_>) -> Result<Vec<Mount>, Failed> {
     let mut mounts = kernel_mounts(input)?;
     let mut own = etc_files(input)?;
@@ -71,6 +71,9 @@ pub fn mounts(input: &BundleInput<'_>) -> Result<Vec<Mount>, Failed> {
         replace(&mut own, tmpfs_mount(tmpfs)?);
     }
     by_depth(&mut own);
+    for content in contents::mounts(instance, input.contents_dir, &volumes)? {
+        replace(&mut own, content);
+    }
     for volume in &volumes {
         refuse_sharing(instance, volume, &own)?;
     }
@@ -105,7 +108,7 @@ pub fn volumes(instance: &Instance) -> Result<Vec<VolumeUse>, VolumeError> {
 
 /// An absolute path without what changes nothing; none for `/` and for what is not absolute. `..` goes up as text: what
 /// links in the image make of the path is found out when it is mounted.
-fn clean(path: &str) -> Option<String> {
+pub(super) fn clean(path: &str) -> Option<String> {
     let mut parts = Vec::new();
     for part in path.strip_prefix('/')?.split('/') {
         match part {
@@ -162,7 +165,12 @@ fn replace(mounts: &mut Vec<Mount>, mount: Mount) {
     mounts.push(mount);
 }
 
-fn mount(to: impl Into<PathBuf>, kind: &str, from: &Path, options: &[&str]) -> Result<Mount, OciSpecError> {
+pub(super) fn mount(
+    to: impl Into<PathBuf>,
+    kind: &str,
+    from: &Path,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
     MountBuilder::default()
         .destination(to)
         .typ(kind)

@@ -37,6 +37,7 @@ fn instance() -> Instance {
         dns: Vec::new(),
         volumes: Default::default(),
         joins: Default::default(),
+        contents: Vec::new(),
     }
 }
 
@@ -68,6 +69,7 @@ fn try_build(instance: &Instance, host: &Host) -> Result<Bundle, BundleError> {
         host,
         bundle_dir: Path::new("/run/b"),
         state_dir: Path::new("/state/c"),
+        contents_dir: Path::new("/run/c"),
         cgroup_parent: "/wharf",
     })
 }
@@ -207,6 +209,68 @@ fn mounts_go_parents_first_and_a_volume_replaces_ours() {
         ]
     );
     assert_eq!(mounts[6].options().clone().unwrap(), words("rbind rprivate rro"));
+}
+
+#[test]
+fn configs_and_secrets_are_mounted_after_everything_that_could_hide_them() {
+    use model::content::{ContentKind, Delivered};
+    let file = |kind, name: &str, target: &str| Delivered {
+        kind,
+        name: name.parse().unwrap(),
+        target: target.into(),
+        mode: 0o400,
+        uid: 0,
+        gid: 0,
+    };
+    let contents = vec![
+        file(ContentKind::Config, "a.conf", "/a"),
+        file(ContentKind::Secret, "key", "/run/secrets/key"),
+        file(ContentKind::Config, "hosts", "/etc/hosts"),
+        file(ContentKind::Secret, "other", "/run/secrets/other"),
+    ];
+    let with = |change: fn(&mut Instance)| {
+        let mut i = instance();
+        i.contents = contents.clone();
+        change(&mut i);
+        try_build(&i, &host())
+    };
+    let bundle = with(|i| {
+        i.spec.tmpfs = ["/run", "/a/b/c/d", "/var/run"]
+            .map(|target| TmpfsMount {
+                target: target.into(),
+                size: None,
+                mode: None,
+            })
+            .into();
+    });
+    let mounts = bundle.unwrap().spec.mounts().clone().unwrap();
+    let ours: Vec<String> = mounts[mounts.len() - 3..]
+        .iter()
+        .map(|m| {
+            let (from, to) = (m.source().clone().unwrap(), m.destination());
+            let options = m.options().clone().unwrap().join(",");
+            format!("{} {} {options}", from.display(), to.display())
+        })
+        .collect();
+    assert_eq!(
+        ours,
+        [
+            "/run/c/configs/a.conf /a bind,rprivate,ro,nosuid,nodev",
+            "/run/c/configs/hosts /etc/hosts bind,rprivate,ro,nosuid,nodev",
+            "/run/c/secrets /run/secrets bind,rprivate,ro,nosuid,nodev,noexec",
+        ]
+    );
+    let hosts = mounts
+        .iter()
+        .filter(|m| m.destination() == Path::new("/etc/hosts"));
+    assert_eq!(hosts.count(), 1, "in place of ours");
+    let refused = with(|i| i.image.config.volumes = vec!["/run/secrets/".into()]).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .starts_with("container web: a volume at /run/secrets:"),
+        "{refused}"
+    );
 }
 
 #[test]

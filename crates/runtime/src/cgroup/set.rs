@@ -111,7 +111,7 @@ impl CgroupSet {
     }
 
     /// Where it is on v2.
-    pub(super) fn v2_dir(&self) -> Option<PathBuf> {
+    pub(crate) fn v2_dir(&self) -> Option<PathBuf> {
         self.hierarchies.v2_dir(&self.group)
     }
 

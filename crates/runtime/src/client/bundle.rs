@@ -27,8 +27,10 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
     let host = prepare::host(i)?;
     prepare::limits(i, &runtime.cgroup_parent)?;
     let volumes_dir = runtime.roots.volumes();
+    let contents_dir = runtime.roots.container_contents(&i.id);
     let places = Places {
         state_dir: &files.state,
+        contents_dir: &contents_dir,
         volumes_dir: &volumes_dir,
         exe: &runtime.exe,
     };
@@ -39,6 +41,7 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
         host: &host,
         bundle_dir: &files.run,
         state_dir: &files.state,
+        contents_dir: &contents_dir,
         cgroup_parent: &runtime.cgroup_parent,
     })?;
     prepare::ulimits(i, &host, &bundle.spec)?;

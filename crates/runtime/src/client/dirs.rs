@@ -11,9 +11,9 @@ use model::name::ContainerId;
 use model::paths::Roots;
 
 use super::{Result, RuntimeError};
+use crate::damage::{has_shim, mend_identity};
 use crate::observe;
 use crate::shim::files::{self, ContainerFile, Files, ShimState};
-use crate::shim::start::is_locked;
 
 /// Names of directories that are being made, and of those being removed.
 const MAKING: &str = ".new-";
@@ -30,9 +30,8 @@ pub fn make_roots(roots: &Roots) -> Result<()> {
 /// Both directories of a container, if they are not there.
 pub fn make(files: &Files, i: &Instance) -> Result<()> {
     make_dir(&files.run)?;
-    let there = fs::metadata(files.container()).is_ok_and(|meta| meta.len() > 0);
-    if there {
-        return Ok(());
+    if is_whole(files) {
+        return make_again(files, i);
     }
     let fresh = aside(&files.state, MAKING);
     remove_tree(&fresh)?;
@@ -55,6 +54,30 @@ pub fn make(files: &Files, i: &Instance) -> Result<()> {
     let path = fresh.join("container.json");
     files::write(&path, &container).map_err(RuntimeError::file("write", &path))?;
     fs::rename(&fresh, &files.state).map_err(RuntimeError::file("make", &files.state))
+}
+
+/// It was made whole once. A power cut while it was made leaves an empty `container.json`; where that is missing,
+/// somebody deleted it, and what else is there may be data.
+fn is_whole(files: &Files) -> bool {
+    match fs::metadata(files.container()) {
+        Ok(meta) => meta.len() > 0,
+        Err(_) => files.state.join("upper").is_dir(),
+    }
+}
+
+/// What was taken of a container that is there, or scribbled over, behind our back.
+fn make_again(files: &Files, i: &Instance) -> Result<()> {
+    mend_identity(files, i)?;
+    for name in ["upper", "work", "log"] {
+        let dir = files.state.join(name);
+        if !dir.exists() {
+            make_dir(&dir)?;
+            if name == "upper" {
+                set_mode(&dir, 0o755)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Both directories go. The kept one last: as long as it is there, the container is seen, and removed again.
@@ -82,7 +105,7 @@ pub fn sweep(roots: &Roots, boot_id: &str) -> Result<()> {
     }
     for id in observe::ids(&kept).map_err(RuntimeError::file("list", &kept))? {
         let files = Files::new(roots, &id);
-        if !fs::metadata(files.container()).is_ok_and(|meta| meta.len() > 0) && !locked(&files)? {
+        if !is_whole(&files) && !locked(&files)? {
             remove(roots, &id)?;
         }
     }
@@ -92,6 +115,19 @@ pub fn sweep(roots: &Roots, boot_id: &str) -> Result<()> {
         let stale = state.is_some_and(|state| state.boot_id != boot_id) || !files.state.exists();
         if stale && !locked(&files)? {
             remove_tree(&files.run)?;
+        }
+    }
+    sweep_contents(roots)
+}
+
+/// What configs and secrets held of containers that are not there, or were another boot's.
+fn sweep_contents(roots: &Roots) -> Result<()> {
+    let all = roots.run.join("contents");
+    for id in observe::ids(&all).map_err(RuntimeError::file("list", &all))? {
+        let files = Files::new(roots, &id);
+        let there = files.state.exists() && files.run.exists();
+        if !there && !locked(&files)? {
+            remove_tree(&roots.container_contents(&id))?;
         }
     }
     Ok(())
@@ -126,7 +162,7 @@ fn remove_group(dir: &Path) -> io::Result<()> {
 }
 
 fn locked(files: &Files) -> Result<bool> {
-    is_locked(&files.lock()).map_err(RuntimeError::file("ask for the lock on", &files.lock()))
+    has_shim(files).map_err(RuntimeError::file("ask for the lock on", &files.lock()))
 }
 
 fn parents(roots: &Roots) -> [PathBuf; 2] {

@@ -25,6 +25,7 @@ pub(crate) mod sys;
 
 pub(crate) use error::Doing;
 pub(crate) use identity::{available as available_capabilities, beyond as beyond_ours};
+pub(crate) use options::attributes as mount_attributes;
 pub(crate) use overlay::mount as mount_overlay;
 pub(crate) use path::{Make, create as create_path, magic as filesystem_magic, open as open_path};
 pub(crate) use program::find as find_program;
@@ -219,6 +220,11 @@ pub(crate) fn limits(plan: &Plan) -> Result<(), LaunchError> {
 fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, LaunchError> {
     let text = std::fs::read(file).doing(|| format!("reading {}", file.display()))?;
     serde_json::from_slice(&text).doing(|| format!("reading {}", file.display()))
+}
+
+/// Makes the payload's control group of a bundle again, with its device rules.
+pub(crate) fn renew_cgroup(bundle: &Path) -> Result<(), LaunchError> {
+    Plan::read(bundle)?.make_cgroup()
 }
 
 /// The creator's work: clones the payload and gives its pid. In the payload itself it does not return.

@@ -139,7 +139,7 @@ fn target(root: BorrowedFd<'_>, to: &Path, kind: &str) -> io::Result<OwnedFd> {
 }
 
 /// A target that turned out to lie in procfs would hide or forge what the kernel says there.
-fn checked_target(target: OwnedFd) -> io::Result<OwnedFd> {
+pub fn checked_target(target: OwnedFd) -> io::Result<OwnedFd> {
     match path::magic(&target)? {
         path::PROC => Err(io::Error::other("nothing can be mounted inside /proc")),
         _ => Ok(target),
@@ -152,7 +152,14 @@ fn bind(root: BorrowedFd<'_>, source: &OwnedFd, to: &Path, options: &Options) ->
         FileType::Directory => Make::Directory,
         _ => Make::File,
     };
-    let target = checked_target(path::create(root, to, make)?)?;
+    let target = path::create(root, to, make).map_err(|e| match e.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => io::Error::other(
+            "there is nothing at that place, and what it lies on is mounted read-only: make an empty file or directory \
+             there first",
+        ),
+        _ => e,
+    })?;
+    let target = checked_target(target)?;
     for (recursive, change) in [(true, options.recursive), (false, options.attributes)] {
         if change != MountAttributes::default() {
             sys::mount_setattr(source.as_fd(), recursive, change)?;

@@ -72,6 +72,11 @@ impl Options {
     }
 }
 
+/// Attributes (MOUNT_ATTR_*) that the options of a mount set on it.
+pub fn attributes(mount: &Mount) -> u64 {
+    Options::of(mount).attributes.set
+}
+
 /// The source as the mount table shows it.
 pub fn source(mount: &Mount) -> &Path {
     mount.source().as_deref().unwrap_or(Path::new("none"))

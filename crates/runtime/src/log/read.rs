@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+/// Numbers in a row that may be free where others follow: one a rotation, and no more of those come within a few opens.
+const MOST_MISSING: u32 = 4;
+
 /// One line as the shim wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct LogLine {
@@ -32,20 +35,10 @@ pub struct LogReader {
 impl LogReader {
     /// At the beginning of the oldest file. No log yet is an empty one.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let mut waiting: VecDeque<(File, u64)> = VecDeque::new();
-        // From the newest on, so that a rotation in between shows a file twice rather than not at all.
-        for number in 0.. {
-            let Some((file, inode)) = open_number(dir, number)? else {
-                break;
-            };
-            if waiting.iter().all(|(_, i)| *i != inode) {
-                waiting.push_front((file, inode));
-            }
-        }
         Ok(Self {
             dir: dir.to_owned(),
             current: None,
-            waiting,
+            waiting: newer_than(dir, None)?,
             partial: Vec::new(),
         })
     }
@@ -81,12 +74,12 @@ impl LogReader {
     }
 
     fn advance(&mut self) -> io::Result<bool> {
-        if let Some((file, inode)) = self.waiting.pop_front() {
-            self.current = Some((BufReader::new(file), inode));
-            return Ok(true);
+        if self.waiting.is_empty() {
+            // There was no log yet: by now it may have been rotated, too.
+            self.waiting = newer_than(&self.dir, None)?;
         }
-        let first = open_number(&self.dir, 0)?;
-        self.current = first.map(|(file, inode)| (BufReader::new(file), inode));
+        let next = self.waiting.pop_front();
+        self.current = next.map(|(file, inode)| (BufReader::new(file), inode));
         Ok(self.current.is_some())
     }
 
@@ -98,16 +91,33 @@ impl LogReader {
         let Some((_, own)) = &self.current else {
             return Ok(false);
         };
-        let own = *own;
-        for number in 0.. {
-            match open_number(&self.dir, number)? {
-                Some((_, inode)) if inode == own => break,
-                Some(newer) => self.waiting.push_front(newer),
-                None => break,
-            }
-        }
+        self.waiting = newer_than(&self.dir, Some(*own))?;
         Ok(!self.waiting.is_empty())
     }
+}
+
+/// The files after the one with this inode, oldest first; all of them, if it is not among them.
+///
+/// A rotation makes the files older one by one, the oldest first, so that a number is free for a moment: nothing is over
+/// at the first one that is not there. A file only ever gets a higher number, so that a walk upwards passes none by, and
+/// may meet one twice.
+fn newer_than(dir: &Path, own: Option<u64>) -> io::Result<VecDeque<(File, u64)>> {
+    let mut found: VecDeque<(File, u64)> = VecDeque::new();
+    let mut missing = 0;
+    for number in 0.. {
+        match open_number(dir, number)? {
+            Some((_, inode)) if Some(inode) == own => break,
+            Some((file, inode)) => {
+                missing = 0;
+                if found.iter().all(|(_, i)| *i != inode) {
+                    found.push_front((file, inode));
+                }
+            }
+            None if missing == MOST_MISSING => break,
+            None => missing += 1,
+        }
+    }
+    Ok(found)
 }
 
 /// `container.log` is number 0, `container.log.1` the one before it, and so on.
@@ -172,6 +182,49 @@ mod tests {
             std::fs::write(path(0), line(n)).unwrap();
         }
         assert_eq!(all(&mut reader), ["5", "6", "7"]);
+    }
+
+    #[test]
+    fn a_rotation_half_way_hides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |n: u32| dir.path().join(format!("container.log.{n}"));
+        for n in 1..=4 {
+            std::fs::write(path(n), line(10 - n)).unwrap();
+        }
+        std::fs::write(dir.path().join("container.log"), line(10)).unwrap();
+        let mut early = LogReader::open(dir.path()).unwrap();
+        assert_eq!(early.next_line().unwrap().unwrap().log, "6\n");
+        std::fs::rename(path(4), path(5)).unwrap();
+        std::fs::rename(path(3), path(4)).unwrap();
+        assert_eq!(all(&mut early), ["7", "8", "9", "10"]);
+        let mut late = LogReader::open(dir.path()).unwrap();
+        assert_eq!(all(&mut late), ["6", "7", "8", "9", "10"]);
+    }
+
+    #[test]
+    fn files_rotated_away_fast_are_followed_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reader = LogReader::open(dir.path()).unwrap();
+        let to = dir.path().to_owned();
+        let writer = std::thread::spawn(move || {
+            let logging = model::spec::Logging {
+                driver: model::spec::LogDriver::File,
+                max_size: 250,
+                max_files: 200,
+            };
+            let mut file = super::super::file::LogFile::new(&to, &logging);
+            for n in 0..400 {
+                file.write(line(n).as_bytes()).unwrap();
+            }
+        });
+        let mut seen = Vec::new();
+        while !writer.is_finished() {
+            seen.extend(all(&mut reader));
+        }
+        writer.join().unwrap();
+        seen.extend(all(&mut reader));
+        let wanted: Vec<String> = (0..400).map(|n| n.to_string()).collect();
+        assert_eq!(seen, wanted);
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl PrepareError {
 pub struct Places<'a> {
     /// The container's kept directory.
     pub state_dir: &'a Path,
+    /// What its configs and secrets hold, delivered before.
+    pub contents_dir: &'a Path,
     /// Named volumes of the driver "local" lie below it, as `NAME/_data`: only those are given what the image has.
     pub volumes_dir: &'a Path,
     /// The binary whose `prepare` command calls [`child_main`]: `/proc/self/exe`.

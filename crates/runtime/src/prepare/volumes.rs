@@ -13,11 +13,11 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::copy_up::Fill;
 use super::{Places, PrepareError, make_dir};
-use crate::bundle::mounts;
+use crate::bundle::{contents, mounts};
 
 /// What the child is told of them.
 pub struct Volumes {
-    /// Parents before children.
+    /// Parents before children; what configs and secrets hold comes last.
     pub mounts: Vec<Mount>,
     pub fills: Vec<Fill>,
 }
@@ -29,7 +29,10 @@ pub fn prepare(places: &Places<'_>, instance: &Instance) -> Result<Volumes, Prep
         mounts: Vec::new(),
         fills: Vec::new(),
     };
-    for volume in mounts::volumes(instance).map_err(refused)? {
+    let volumes = mounts::volumes(instance).map_err(refused)?;
+    let contents = contents::mounts(instance, places.contents_dir, &volumes);
+    let contents = contents.map_err(|e| PrepareError::refused(instance, e.to_string()))?;
+    for volume in volumes {
         if let Some(home) = make(places, instance, &volume)? {
             let target = volume.target.clone().into();
             prepared.fills.push(Fill { target, home });
@@ -38,6 +41,7 @@ pub fn prepare(places: &Places<'_>, instance: &Instance) -> Result<Volumes, Prep
         prepared.mounts.push(mount);
     }
     mounts::by_depth(&mut prepared.mounts);
+    prepared.mounts.extend(contents);
     Ok(prepared)
 }
 

@@ -1,15 +1,17 @@
 //! Stands in for `wharf` in this crate's tests: `shim NAME` and `prepare`.
 //!
 //! `agent STATE_DIR RUN_DIR CGROUP_PARENT` starts the instance on its standard input, to be killed while it does;
-//! `prepare-only` prepares it. `exec STATE_DIR RUN_DIR CGROUP_PARENT ID SCRIPT` runs a script in a container.
+//! `prepare-only` prepares it. `refresh-half` is killed in the middle of a `refresh`. `deliver-for-ever STATE_DIR RUN_DIR CGROUP_PARENT ID` delivers contents. `exec STATE_DIR RUN_DIR CGROUP_PARENT ID SCRIPT` runs a script in a container.
 //!
 //! Where a bundle has a `fake.json`, a plain process is started by that argv in place of a container: what is tested
 //! then is the shim alone.
 
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode, Stdio};
 
 use model::action::Instance;
+use model::content::{ContentKind, Delivered};
 use model::paths::Roots;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use runtime::client::{ExecSpec, Runtime};
@@ -23,6 +25,9 @@ fn main() -> ExitCode {
         Some("prepare-only") => agent(false),
         Some("init") => runtime::init::main(),
         Some("exec") => exec(),
+        Some("deliver-for-ever") => deliver(),
+        Some("refresh-half") => refresh_half(),
+        Some("refresh") => runtime::contents::child_main(),
         Some("prepare") => runtime::prepare::child_main(),
         _ => ExitCode::from(2),
     }
@@ -48,6 +53,71 @@ fn agent(to_the_end: bool) -> ExitCode {
     };
     match start() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Delivers one version after the other, to be killed meanwhile; says so after the first.
+fn deliver() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        let [state, run, parent, id] = &args[..] else {
+            return Err("wrong usage".into());
+        };
+        let roots = Roots {
+            state: state.into(),
+            run: run.into(),
+        };
+        let (runtime, id) = (Runtime::new(roots, parent)?, id.parse()?);
+        for version in (b'a'..=b'z').cycle() {
+            let file = |kind, name: &str| -> Result<_, Box<dyn std::error::Error>> {
+                let file = Delivered {
+                    kind,
+                    name: name.parse()?,
+                    target: format!("/{name}"),
+                    mode: 0o640,
+                    uid: 33,
+                    gid: 34,
+                };
+                Ok((file, vec![version; 200_000]))
+            };
+            let files = [
+                file(ContentKind::Config, "a")?,
+                file(ContentKind::Config, "b")?,
+                file(ContentKind::Secret, "key")?,
+            ];
+            runtime.deliver(&id, &files)?;
+            if version == b'a' {
+                std::io::stdout().write_all(b".")?;
+                std::io::stdout().flush()?;
+            }
+        }
+        Ok(())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `refresh`, killed when it is to take the old mount off.
+fn refresh_half() -> ExitCode {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let filter = || -> Result<(), Box<dyn std::error::Error>> {
+        let rules = [(libc::SYS_umount2, Vec::new())].into();
+        let (allow, kill) = (SeccompAction::Allow, SeccompAction::KillProcess);
+        let filter = SeccompFilter::new(rules, allow, kill, std::env::consts::ARCH.try_into()?)?;
+        let program: BpfProgram = filter.try_into()?;
+        Ok(apply_filter(&program)?)
+    };
+    match filter() {
+        Ok(()) => runtime::contents::child_main(),
         Err(e) => {
             eprintln!("{e}");
             ExitCode::FAILURE

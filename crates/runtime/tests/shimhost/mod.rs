@@ -249,6 +249,7 @@ pub fn instance(name: &str, argv: &[&str]) -> Instance {
         dns: Vec::new(),
         volumes: Default::default(),
         joins: Default::default(),
+        contents: Vec::new(),
     }
 }
 

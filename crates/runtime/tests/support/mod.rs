@@ -72,6 +72,7 @@ impl Container {
             dns: Vec::new(),
             volumes: Default::default(),
             joins: Default::default(),
+            contents: Vec::new(),
         };
         Self {
             dir,
@@ -114,10 +115,15 @@ impl Container {
         self.beside("state")
     }
 
+    pub fn contents_dir(&self) -> PathBuf {
+        self.beside("contents")
+    }
+
     pub fn prepare(&self) -> Result<prepare::Prepared, PrepareError> {
         let host = prepare::host(&self.instance)?;
         let places = Places {
             state_dir: &self.state_dir(),
+            contents_dir: &self.contents_dir(),
             volumes_dir: &self.beside("volumes"),
             exe: Path::new(PROBE),
         };
@@ -136,6 +142,7 @@ impl Container {
             host: &prepare::host(&self.instance).unwrap(),
             bundle_dir: &self.bundle_dir(),
             state_dir: &self.state_dir(),
+            contents_dir: &self.contents_dir(),
             cgroup_parent: &self.parent,
         })
     }

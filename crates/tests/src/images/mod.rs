@@ -17,16 +17,22 @@ use crate::{Host, binary};
 /// The quickstart's program, compiled once: an HTTP and UDP server that says who and how often.
 pub fn hello_program() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(compile_hello)
+    MADE.get_or_init(|| compile("hello", "examples/quickstart/hello.c"))
+}
+
+/// A server that ends as servers should, with connections that are kept, and UDP; see its source.
+pub fn patient_program() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| compile("patient", "crates/tests/images/patient.c"))
 }
 
 /// Kept beside the test's own executable, by the digest of its source.
-fn compile_hello() -> PathBuf {
-    let source = repository().join("examples/quickstart/hello.c");
+fn compile(name: &str, source: &str) -> PathBuf {
+    let source = repository().join(source);
     let digest = write::sha256(&std::fs::read(&source).unwrap());
     let program = std::env::current_exe()
         .unwrap()
-        .with_file_name(format!("hello-{}", &digest[..16]));
+        .with_file_name(format!("{name}-{}", &digest[..16]));
     if !program.exists() {
         let fresh = program.with_extension(std::process::id().to_string());
         let status = Command::new("gcc")
@@ -36,7 +42,8 @@ fn compile_hello() -> PathBuf {
             .status();
         assert!(
             status.is_ok_and(|s| s.success()),
-            "gcc cannot make the quickstart's program (gcc and libc6-dev?)"
+            "gcc cannot compile {} (gcc and libc6-dev?)",
+            source.display()
         );
         std::fs::rename(fresh, &program).unwrap();
     }
@@ -52,6 +59,14 @@ pub fn hello() -> ImageBuilder {
         .layer(layer)
         .entrypoint(&["/hello"])
         .expose("80/tcp")
+}
+
+/// An image whose only program is [`patient_program`], listening on port 80.
+pub fn patient() -> ImageBuilder {
+    let layer = LayerBuilder::new()
+        .dir("tmp", 0o1777)
+        .file_from("patient", 0o755, patient_program());
+    ImageBuilder::new().layer(layer).entrypoint(&["/patient"])
 }
 
 /// An image of Debian's static busybox with links for all its tools.

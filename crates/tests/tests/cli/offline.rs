@@ -1,10 +1,12 @@
 //! Without an agent: what needs none, and what says that it does.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use serde_json::Value;
-use tests::Host;
 use tests::client::Said;
+use tests::{Host, binary};
 
 use super::{assert_error, json, keys, words};
 
@@ -89,6 +91,113 @@ fn validate_and_plan_offline() {
         .ok();
     assert_eq!(nothing.stdout, "nothing to do\n");
     assert_eq!(host.wharf(["validate", "/nonexistent/dir"]).code, 1);
+}
+
+/// A repository of such files, as its CI checks it.
+const WEB: &str = r#"# The site.
+[container.web]
+image = "docker.io/library/nginx:1.27"
+ports = ["8080:80", "127.0.0.1:8443:443"]
+networks = ["front"]
+volumes = ["site:/usr/share/nginx/html:ro", "cache:/var/cache/nginx"]
+env_file = ["/etc/default/web"]
+depends_on = ["db"]
+
+[network.front]
+subnet = "10.80.0.0/24"
+"#;
+
+const DB: &str = r#"
+[container.db]
+image = "oci-archive:/srv/images/db.tar"
+networks = ["front"]
+volumes = ["/srv/db:/data"]
+restart = "on-failure"
+
+[volume.site]
+labels = { tier = "front" }
+
+[image.base]
+pull = "docker.io/library/debian:12"
+"#;
+
+const PLAN: &str = "\
++ image docker.io/library/debian:12: kept here ahead of use (db.toml:12)
++ image docker.io/library/nginx:1.27: container web uses it (web.toml:3)
++ image oci-archive:/srv/images/db.tar: container db uses it (db.toml:3)
++ network front: is declared (web.toml:10)
++ volume cache: container web mounts it (web.toml:6)
++ volume site: is declared (db.toml:8)
++ firewall: the table is not there
++ dns: the name server does not run
+? container web: waits for image docker.io/library/nginx:1.27
+? container db: waits for image oci-archive:/srv/images/db.tar
+";
+
+#[test]
+fn plan_offline_needs_nothing_but_the_files_and_is_always_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("containers.d");
+    fs::create_dir(&files).unwrap();
+    for path in [dir.path(), &files] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(files.join("web.toml"), WEB).unwrap();
+    fs::write(files.join("db.toml"), DB).unwrap();
+    // A copy, as whoever runs it may not reach the one that was built.
+    let wharf = dir.path().join("wharf");
+    fs::copy(binary::wharf(), &wharf).unwrap();
+    let plan = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&wharf);
+        command.args(["plan", "--offline"]).arg(&files).args(args);
+        command
+            .env_clear()
+            .env("WHARF_SETTINGS", dir.path().join("none.toml"));
+        Said::from(command.output().unwrap())
+    };
+    let text = plan(&[]);
+    assert_eq!(
+        (text.code, text.stderr.as_str(), text.stdout.as_str()),
+        (4, "", PLAN)
+    );
+    let as_json = plan(&["--json"]);
+    assert_eq!((plan(&[]), plan(&["--json"])), (text, as_json.clone()));
+    assert_plan(&as_json);
+    let first = &json(&as_json)["actions"][0];
+    let reason = &first["reasons"][0];
+    assert_eq!(
+        (
+            &first["op"],
+            &first["kind"],
+            &first["name"],
+            &reason["file"],
+            &reason["line"]
+        ),
+        (
+            &"create".into(),
+            &"image".into(),
+            &"docker.io/library/debian:12".into(),
+            &"db.toml".into(),
+            &12.into()
+        )
+    );
+    fs::write(files.join("db.toml"), DB.replace("image", "imag")).unwrap();
+    let broken = plan(&[]);
+    assert_eq!(broken.code, 1);
+    assert!(broken.stdout.contains("db.toml:3:1: "), "{broken:?}");
+    assert!(broken.stderr.starts_with("error: "), "{broken:?}");
+    for name in ["db.toml", "web.toml"] {
+        fs::remove_file(files.join(name)).unwrap();
+    }
+    let nothing = plan(&[]);
+    assert_eq!(
+        (nothing.code, nothing.stdout.as_str()),
+        (0, "nothing to do\n"),
+        "{nothing:?}"
+    );
 }
 
 #[track_caller]

@@ -6,7 +6,6 @@ use super::{Form, Key, Status, Type, Word};
 
 // Statuses of features that several rows share: those of issues to come.
 const IPV6: Status = Later("networks");
-const RECONCILER: Status = Later("reconciler");
 const DRIVERS: Status = Later("networks");
 const OVERLAY: Status = Later("networks");
 const STORAGE: Status = Later("storage");
@@ -43,7 +42,7 @@ const PULL: &[Word] = &[
     ("always", Works),
     ("missing", Works),
     ("never", Works),
-    ("newer", RECONCILER),
+    ("newer", Works),
 ];
 const NETWORK_MODE: &[Word] = &[
     ("bridge", Works),
@@ -56,7 +55,7 @@ const USERNS: &[Word] = &[("host", Works), ("auto", Later("systemd"))];
 const SECCOMP: &[Word] = &[("default", Works), ("unconfined", Works)];
 const POLICY: &[Word] = &[("always", Works), ("on-failure", Works), ("no", Works)];
 const LOG_DRIVER: &[Word] = &[("file", Works), ("journald", Later("systemd")), ("none", Works)];
-const STRATEGY: &[Word] = &[("recreate", Works), ("start-first", RECONCILER)];
+const STRATEGY: &[Word] = &[("recreate", Works), ("start-first", Works)];
 const ON_FAILURE: &[Word] = &[("restart", Works), ("stop", Works), ("none", Works)];
 const CONDITION: &[Word] = &[("started", Works), ("healthy", Works), ("completed", Works)];
 const PROTOCOL: &[Word] = &[("tcp", Works), ("udp", Works)];
@@ -116,7 +115,7 @@ pub const DESIRED: &[Key] = &[
     key("container.*.image", Image, "", Works, "the image; this or `rootfs` is required"),
     key("container.*.rootfs", Path, "", Works, "a directory used as the read-only root instead of an image"),
     key("container.*.pull", Words(PULL), "\"missing\"", Works, "when the registry is asked for the image"),
-    key("container.*.update_check", Duration, "\"1h\"", RECONCILER, "how often `pull = \"newer\"` asks"),
+    key("container.*.update_check", Duration, "\"1h\"", Works, "how often `pull = \"newer\"` asks"),
     key("container.*.command", ARGUMENTS, "the image's", Works, "replaces the image's Cmd; a string is split as a shell does, no shell is run"),
     key("container.*.entrypoint", ARGUMENTS, "the image's", Works, "replaces the image's Entrypoint and clears its Cmd"),
     key("container.*.env", Map(&Text), "{}", Works, "environment variables, over the image's and those of `env_file`"),
@@ -126,7 +125,7 @@ pub const DESIRED: &[Key] = &[
     key("container.*.working_dir", Path, "the image's", Works, "directory the program starts in"),
     key("container.*.hostname", HOSTNAME, "the container's name", Works, "host name inside"),
     key("container.*.labels", Map(&Text), "{}", Works, "labels, for you and your tools"),
-    key("container.*.replicas", Integer(1, 1000), "1", Works, "how many instances run"),
+    key("container.*.replicas", Integer(1, 1000), "1", Works, "how many instances run: `NAME`, `NAME-2`, …"),
     key("container.*.enabled", Boolean, "true", Works, "`false`: as if the table were not there"),
     key("container.*.ports", List(&OneOf(&[Port, Table])), "[]", Works, "published ports: `[[IP:]HOST:]CONTAINER[/tcp|udp]` or a table; no host port: a free one is picked; ranges of equal length with `-`"),
     key("container.*.ports.host", OneOf(&[Integer(1, 65535), RANGE]), "a free one", Works, "port (or range) of the host"),
@@ -158,8 +157,8 @@ pub const DESIRED: &[Key] = &[
     key("container.*.volumes.size", Size, "half of the memory", Works, "size of a tmpfs"),
     key("container.*.volumes.mode", MODE, "\"1777\"", Works, "mode of a tmpfs"),
     key("container.*.volumes_from", List(&Text), "[]", STORAGE, "containers whose volumes are mounted too, as NAME[:ro]"),
-    key("container.*.secrets", List(&NAME), "[]", RECONCILER, "secrets that appear in /run/secrets"),
-    key("container.*.configs", List(&NAME), "[]", RECONCILER, "configs that appear at their target"),
+    key("container.*.secrets", List(&NAME), "[]", Works, "secrets that appear in /run/secrets"),
+    key("container.*.configs", List(&NAME), "[]", Works, "configs that appear at their target"),
     key("container.*.read_only", Boolean, "false", Works, "the root file system cannot be written"),
     key("container.*.tmpfs", List(&TMPFS), "[]", Works, "memory file systems: `PATH[:size=64M,mode=1777]`"),
     key("container.*.init", Boolean, "false", Works, "a reaping init as pid 1"),
@@ -181,9 +180,9 @@ pub const DESIRED: &[Key] = &[
     key("container.*.runtime", RUNTIME, "\"embedded\"", Works, "`embedded`, or the name or path of an OCI runtime (`crun`, `runc`)"),
     key("container.*.depends_on", OneOf(&[List(&NAME), Map(&OneOf(&[Words(CONDITION), Table]))]), "{}", Works, "what must be so before it starts, NAME = \"started\", \"healthy\" or \"completed\""),
     key("container.*.depends_on.condition", Words(CONDITION), "\"started\"", Works, "what the other container must be"),
-    key("container.*.depends_on.restart", Boolean, "false", RECONCILER, "restart when the other one is replaced"),
-    key("container.*.requires_mounts", List(&Path), "[]", RECONCILER, "not before these are mount points"),
-    key("container.*.after_network_online", Boolean, "false", RECONCILER, "not before the host's network is online"),
+    key("container.*.depends_on.restart", Boolean, "false", Works, "restart when the other one is replaced"),
+    key("container.*.requires_mounts", List(&Path), "[]", Works, "not before these are mount points (asked at a start only)"),
+    key("container.*.after_network_online", Boolean, "false", Works, "not before the host's network is online (asked at a start only)"),
     key("container.*.restart", OneOf(&[Words(POLICY), Table]), "\"always\"", Works, "what follows the end of a run: a policy, or a table"),
     key("container.*.restart.policy", Words(POLICY), "\"always\"", Works, "when it is started again"),
     key("container.*.restart.backoff", Duration, "\"100ms\"", Works, "delay before the second restart in a row, doubling each time"),
@@ -214,17 +213,17 @@ pub const DESIRED: &[Key] = &[
     key("container.*.limits.pids", Integer(1, 4_194_304), "none", Works, "processes and threads"),
     key("container.*.limits.blkio_weight", Integer(10, 1000), "none", Works, "share of the disks under contention"),
     key("container.*.update", Table, "{}", Works, "how a change replaces it"),
-    key("container.*.update.strategy", Words(STRATEGY), "\"recreate\"", Works, "the old one is stopped, then the new one started"),
-    key("container.*.update.drain", Duration, "\"5s\"", RECONCILER, "how long the old one may finish what it has"),
-    key("container.*.update.timeout", Duration, "\"60s\"", RECONCILER, "not healthy by then: the old one stays"),
-    key("container.*.update.parallelism", Integer(1, 1000), "1", RECONCILER, "of several replicas, how many at a time"),
+    key("container.*.update.strategy", Words(STRATEGY), "\"recreate\"", Works, "which is first when a change replaces the container: the old one stopped, or the new one started"),
+    key("container.*.update.drain", Duration, "\"5s\"", Works, "how long the old one may finish what it has"),
+    key("container.*.update.timeout", Duration, "\"60s\"", Works, "not healthy by then: the old one stays"),
+    key("container.*.update.parallelism", Integer(1, 1000), "1", Works, "of several replicas, how many are replaced at a time"),
     key("container.*.logging", Table, "{}", Works, "what becomes of its output"),
     key("container.*.logging.driver", Words(LOG_DRIVER), "\"file\"", Works, "`file` (JSON lines) or `none`"),
     key("container.*.logging.max_size", Size, "\"10M\"", Works, "size of one file"),
     key("container.*.logging.max_files", Integer(1, 1000), "3", Works, "files kept, the current one included"),
-    key("container.*.schedule", Text, "", RECONCILER, "a systemd calendar expression: run to completion then"),
-    key("container.*.randomized_delay", Duration, "\"0s\"", RECONCILER, "spreads scheduled runs"),
-    key("container.*.persistent", Boolean, "true", RECONCILER, "a run missed while the host was off is made up for"),
+    key("container.*.schedule", Text, "", Works, "a systemd calendar expression: run to completion then"),
+    key("container.*.randomized_delay", Duration, "\"0s\"", Works, "each run is begun up to this much later, drawn for each"),
+    key("container.*.persistent", Boolean, "true", Works, "a run missed while the host or the agent was off is made up for, once"),
 
     key("network", Named, "", Works, "networks by name; `default` is the one of containers without `networks`"),
     key("network.*", Table, "", Works, "one network"),
@@ -265,7 +264,7 @@ pub const DESIRED: &[Key] = &[
     key("volume.*.options", List(&Text), "[]", STORAGE, "mount options (nfs)"),
     key("volume.*.labels", Map(&Text), "{}", Works, "labels, for you and your tools"),
     key("volume.*.keep", Boolean, "true", Works, "the data outlives the table"),
-    key("volume.*.exclusive", Boolean, "false", RECONCILER, "never in two instances at once"),
+    key("volume.*.exclusive", Boolean, "false", Works, "never in two instances at once; rules out start-first"),
 
     key("image", Named, "", Works, "images by name, had ready ahead of use and kept"),
     key("image.*", Table, "", Works, "one image"),
@@ -277,25 +276,25 @@ pub const DESIRED: &[Key] = &[
     key("image.*.build.args", Map(&Text), "{}", BUILDS, "values of ARG"),
     key("image.*.push", List(&REFERENCE), "[]", BUILDS, "registry references the built image is pushed to"),
 
-    key("config", Named, "", RECONCILER, "files for containers, by name"),
-    key("config.*", Table, "", RECONCILER, "one file"),
-    key("config.*.file", Path, "", RECONCILER, "a file of the host"),
-    key("config.*.content", Text, "", RECONCILER, "the content itself"),
-    key("config.*.target", Path, "/NAME", RECONCILER, "where it appears inside"),
-    key("config.*.mode", MODE, "\"0444\"", RECONCILER, "its mode"),
-    key("config.*.uid", Integer(0, 4_294_967_294), "0", RECONCILER, "its owner"),
-    key("config.*.gid", Integer(0, 4_294_967_294), "0", RECONCILER, "its group"),
-    key("config.*.on_change", Words(ON_CHANGE), "\"restart\"", RECONCILER, "what a changed content does"),
+    key("config", Named, "", Works, "files for containers, by name"),
+    key("config.*", Table, "", Works, "one file"),
+    key("config.*.file", Path, "", Works, "a file of the host"),
+    key("config.*.content", Text, "", Works, "the content itself"),
+    key("config.*.target", Path, "/NAME", Works, "where it appears inside"),
+    key("config.*.mode", MODE, "\"0444\"", Works, "its mode"),
+    key("config.*.uid", Integer(0, 4_294_967_294), "0", Works, "its owner"),
+    key("config.*.gid", Integer(0, 4_294_967_294), "0", Works, "its group"),
+    key("config.*.on_change", Words(ON_CHANGE), "\"restart\"", Works, "what a changed content does"),
 
-    key("secret", Named, "", RECONCILER, "secrets by name"),
-    key("secret.*", Table, "", RECONCILER, "one secret"),
-    key("secret.*.file", Path, "", RECONCILER, "a file of the host"),
-    key("secret.*.env", Text, "", RECONCILER, "a variable of the agent's environment"),
-    key("secret.*.credential", Text, "", RECONCILER, "a systemd credential of the agent"),
-    key("secret.*.mode", MODE, "\"0400\"", RECONCILER, "its mode"),
-    key("secret.*.uid", Integer(0, 4_294_967_294), "0", RECONCILER, "its owner"),
-    key("secret.*.gid", Integer(0, 4_294_967_294), "0", RECONCILER, "its group"),
-    key("secret.*.on_change", Words(ON_CHANGE), "\"restart\"", RECONCILER, "what a changed content does"),
+    key("secret", Named, "", Works, "secrets by name"),
+    key("secret.*", Table, "", Works, "one secret"),
+    key("secret.*.file", Path, "", Works, "a file of the host"),
+    key("secret.*.env", Text, "", Works, "a variable of the agent's environment"),
+    key("secret.*.credential", Text, "", Works, "a systemd credential of the agent"),
+    key("secret.*.mode", MODE, "\"0400\"", Works, "its mode"),
+    key("secret.*.uid", Integer(0, 4_294_967_294), "0", Works, "its owner"),
+    key("secret.*.gid", Integer(0, 4_294_967_294), "0", Works, "its group"),
+    key("secret.*.on_change", Words(ON_CHANGE), "\"restart\"", Works, "what a changed content does"),
 ];
 
 /// The agent's settings.
@@ -345,7 +344,7 @@ const fn form(path: &'static str, name: &'static str, status: Status, what: &'st
 pub const FORMS: &[Form] = &[
     form("container.*.image", "registry", Works, "an image of a registry in `image`"),
     form("image.*.pull", "registry", Works, "an image of a registry in `pull`"),
-    form("container.*.replicas", "several", RECONCILER, "`replicas` above 1"),
+    form("container.*.replicas", "several", Works, "`replicas` above 1"),
     form("container.*.ports", "ipv6", IPV6, "an IPv6 address in `ports`"),
     form("container.*.ports.allow", "ipv6", IPV6, "an IPv6 network in `allow`"),
     form("container.*.networks", "several", Works, "more than one network in `networks`"),

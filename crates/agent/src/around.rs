@@ -1,0 +1,168 @@
+//! The look at what is only waited for: mount points, the way to the network, time zones.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use model::desired::Desired;
+use model::ledger::Ledger;
+use model::observed::Look;
+use model::surroundings::Surroundings;
+use net::Net;
+
+/// The agent's own mount namespace (proc(5)); poll(2) tells of its changes.
+pub const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Where the time zone database may be (tzfile(5)).
+const ZONES: [&str; 2] = ["/usr/share/zoneinfo", "/usr/lib/zoneinfo"];
+/// localtime(5).
+const LOCALTIME: &str = "/etc/localtime";
+
+/// What tables ask for: the rest is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    mounts: BTreeSet<PathBuf>,
+    online: bool,
+    zones: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// By the files as they are, and by what was accepted before.
+    pub fn by(desired: &Desired, ledger: &Ledger) -> Self {
+        let declared = desired.containers.values().map(|d| &d.spec);
+        let accepted = ledger.accepted().map(|(_, a)| &a.spec);
+        let mut wanted = Self::default();
+        for spec in declared.chain(accepted) {
+            wanted.mounts.extend(spec.requires_mounts.iter().cloned());
+            wanted.online |= spec.after_network_online;
+            let zone = spec.schedule.as_ref().and_then(|s| s.zone_name());
+            wanted.zones.extend(zone.map(str::to_owned));
+        }
+        wanted
+    }
+}
+
+/// The eyes for it.
+pub struct Around {
+    wanted: Mutex<Wanted>,
+    here_since: Timestamp,
+}
+
+impl Around {
+    /// From now on somebody is here.
+    pub fn new() -> Self {
+        Self {
+            wanted: Mutex::default(),
+            here_since: Timestamp::now(),
+        }
+    }
+
+    /// What the next look is for.
+    pub fn set_wanted(&self, wanted: Wanted) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+    }
+
+    pub fn look(&self, net: &Net) -> Surroundings {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let zones = wanted.zones.into_iter();
+        Surroundings {
+            mounts: mounts(&wanted.mounts),
+            online: match wanted.online {
+                true => net
+                    .is_online()
+                    .map_or_else(|e| Look::Unknown(e.to_string()), Look::Known),
+                false => Look::Known(false),
+            },
+            zone: host_zone(),
+            zones: zones
+                .filter_map(|name| Some((name.clone(), named(&name)?)))
+                .collect(),
+            here_since: self.here_since,
+        }
+    }
+}
+
+/// Those of the paths that are mount points. By their names alone: a path on a server that does not answer is not
+/// touched.
+fn mounts(wanted: &BTreeSet<PathBuf>) -> Look<BTreeSet<PathBuf>> {
+    if wanted.is_empty() {
+        return Look::Known(BTreeSet::new());
+    }
+    match std::fs::read(MOUNTINFO) {
+        Ok(text) => {
+            let all = text.split(|b| *b == b'\n').filter_map(mount_point);
+            Look::Known(all.filter(|path| wanted.contains(path)).collect())
+        }
+        Err(e) => Look::Unknown(format!("cannot read {MOUNTINFO}: {e}")),
+    }
+}
+
+/// The fifth field of a line, in which blanks and the like stand as `\040`.
+fn mount_point(line: &[u8]) -> Option<PathBuf> {
+    let mut field = line.split(|b| *b == b' ').nth(4)?;
+    let mut path = Vec::new();
+    while let [first, rest @ ..] = field {
+        let octal = |b: &u8| (b'0'..=b'7').contains(b).then(|| u32::from(b - b'0'));
+        let escaped = match rest {
+            [a, b, c, ..] if *first == b'\\' => octal(a).zip(octal(b)).zip(octal(c)),
+            _ => None,
+        };
+        let value = escaped.and_then(|((a, b), c)| u8::try_from(a * 64 + b * 8 + c).ok());
+        path.push(value.unwrap_or(*first));
+        field = if value.is_some() { &rest[3..] } else { rest };
+    }
+    Some(PathBuf::from(OsStr::from_bytes(&path)))
+}
+
+/// `TZ` as the agent was given it, else the host's; UTC where it says nothing that can be read.
+fn host_zone() -> TimeZone {
+    let of_env = std::env::var("TZ").ok().filter(|tz| !tz.is_empty());
+    let zone = match of_env.as_deref().map(|tz| tz.trim_start_matches(':')) {
+        Some(path) if path.starts_with('/') => read("local", Path::new(path)),
+        Some(name) => named(name).or_else(|| TimeZone::posix(name).ok()),
+        None => read("local", Path::new(LOCALTIME)),
+    };
+    zone.unwrap_or(TimeZone::UTC)
+}
+
+fn named(name: &str) -> Option<TimeZone> {
+    let files = ZONES.iter().map(|dir| Path::new(dir).join(name));
+    files.into_iter().find_map(|file| read(name, &file))
+}
+
+fn read(name: &str, file: &Path) -> Option<TimeZone> {
+    TimeZone::tzif(name, &std::fs::read(file).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_read_with_its_blanks() {
+        let line = b"36 35 98:0 /mnt1 /srv/my\\040data\\134x rw,noatime master:1 - ext3 /dev/root rw";
+        assert_eq!(mount_point(line), Some(PathBuf::from("/srv/my data\\x")));
+        assert_eq!(mount_point(b"36 35"), None);
+        assert_eq!(
+            mount_point(b"1 2 3:4 / /srv\\04 rw"),
+            Some(PathBuf::from("/srv\\04"))
+        );
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_looked_for() {
+        let wanted = BTreeSet::from([PathBuf::from("/proc"), PathBuf::from("/proc/self")]);
+        assert_eq!(
+            mounts(&wanted),
+            Look::Known(BTreeSet::from([PathBuf::from("/proc")]))
+        );
+    }
+
+    #[test]
+    fn a_zone_nobody_knows_is_none() {
+        assert!(named("Europe/Atlantis").is_none());
+    }
+}

@@ -1,0 +1,39 @@
+//! What of the host nobody here makes or changes, and some containers wait for: mounts, the way to the network, the
+//! clock's zone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::observed::Look;
+
+/// As the latest look found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Of the paths that tables ask for in `requires_mounts`: those that are mount points (mountinfo in proc(5)).
+    pub mounts: Look<BTreeSet<PathBuf>>,
+    /// A device that is up, not the loopback's and not ours, has a default route and an address of global scope. Looked
+    /// at only where a table asks for it.
+    pub online: Look<bool>,
+    /// The host's time zone (localtime(5)).
+    pub zone: TimeZone,
+    /// Those that schedules name, as far as the host knows them.
+    pub zones: BTreeMap<String, TimeZone>,
+    /// Since when this agent has been here to start what is due.
+    pub here_since: Timestamp,
+}
+
+impl Default for Surroundings {
+    /// A host in UTC without any of it, always attended.
+    fn default() -> Self {
+        Self {
+            mounts: Look::Known(BTreeSet::new()),
+            online: Look::Known(false),
+            zone: TimeZone::UTC,
+            zones: BTreeMap::new(),
+            here_since: Timestamp::MIN,
+        }
+    }
+}

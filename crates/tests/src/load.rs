@@ -1,0 +1,197 @@
+//! A bounded, constant load of requests on a server, and what became of each.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::namespace::Namespace;
+
+/// How long a request may take. Only a lost one takes this long.
+const TRY: Duration = Duration::from_secs(5);
+/// When a datagram is sent once more.
+const SOON: Duration = Duration::from_millis(500);
+/// Between two requests of one client.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A connection for each request.
+    New,
+    /// One connection for as many requests as the server answers on it.
+    Kept,
+    /// A datagram from a port of its own each time.
+    Datagram,
+    /// Datagrams from one port. One whose answer does not come is sent once more, as every UDP client does: the answer
+    /// that is under way while connection tracking forgets a flow finds its way back no more.
+    Flow,
+}
+
+/// What one client saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub answers: u64,
+    /// What went wrong, one line a request.
+    pub lost: Vec<String>,
+    /// How often it was asked once more.
+    pub again: u64,
+    /// Who answered, in order, each change once.
+    pub versions: Vec<String>,
+}
+
+/// Clients that ask until they are stopped.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<(Client, JoinHandle<Seen>)>,
+}
+
+impl Load {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            stop: Arc::default(),
+            clients: Vec::new(),
+        }
+    }
+
+    /// One more client, in this namespace.
+    pub fn add(&mut self, ns: &Namespace, client: Client, address: &str) {
+        let net = std::fs::File::open(format!("/proc/{}/ns/net", ns.pid())).unwrap();
+        let address: SocketAddr = address.parse().unwrap();
+        let stop = Arc::clone(&self.stop);
+        let thread = std::thread::spawn(move || {
+            setns(&net, CloneFlags::CLONE_NEWNET).expect("the namespace is there as long as its test");
+            ask_on(client, address, &stop)
+        });
+        self.clients.push((client, thread));
+    }
+
+    /// Ends all clients; what each of them saw.
+    pub fn stop(self) -> Vec<(Client, Seen)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let all = self.clients.into_iter();
+        all.map(|(client, thread)| (client, thread.join().unwrap()))
+            .collect()
+    }
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
+    let mut kept = None;
+    let flow = UdpSocket::bind("0.0.0.0:0").unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let began = SystemTime::now();
+        let answer = match client {
+            Client::New => Kept::to(address).and_then(|mut c| c.get(true)),
+            Client::Kept => on_kept(&mut kept, address),
+            Client::Datagram => {
+                UdpSocket::bind("0.0.0.0:0").and_then(|s| datagram(&s, address, seen.answers, TRY))
+            }
+            Client::Flow => datagram(&flow, address, seen.answers, SOON).or_else(|_| {
+                seen.again += 1;
+                datagram(&flow, address, seen.answers, TRY)
+            }),
+        };
+        match answer {
+            Ok(body) => {
+                seen.answers += 1;
+                let version = body.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+                if seen.versions.last() != Some(&version) {
+                    seen.versions.push(version);
+                }
+            }
+            Err(e) => {
+                kept = None;
+                let at = began.elapsed().unwrap_or_default();
+                let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                seen.lost.push(format!(
+                    "request {} (at {:.6}, for {at:?}): {e}",
+                    seen.answers,
+                    since.as_secs_f64()
+                ));
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+    seen
+}
+
+/// A connection that goes on until the server says otherwise.
+struct Kept {
+    stream: BufReader<TcpStream>,
+    open: bool,
+}
+
+impl Kept {
+    fn to(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, TRY)?;
+        stream.set_read_timeout(Some(TRY))?;
+        let stream = BufReader::new(stream);
+        Ok(Self { stream, open: true })
+    }
+
+    fn get(&mut self, last: bool) -> io::Result<String> {
+        let odd = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let connection = if last { "close" } else { "keep-alive" };
+        let request = format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: {connection}\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut length = 0;
+        let mut line = String::new();
+        for first in std::iter::once(true).chain(std::iter::repeat(false)) {
+            line.clear();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(odd("the connection ended without an answer"));
+            }
+            let text = line.trim();
+            if first && !text.starts_with("HTTP/1.1 200 ") {
+                return Err(odd(text));
+            }
+            if let Some(value) = text.strip_prefix("Content-Length: ") {
+                length = value.parse().map_err(|_| odd(text))?;
+            }
+            self.open &= text != "Connection: close";
+            if text.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn on_kept(kept: &mut Option<Kept>, address: SocketAddr) -> io::Result<String> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Kept::to(address)?,
+    };
+    let body = connection.get(false)?;
+    *kept = Some(connection).filter(|c| c.open);
+    Ok(body)
+}
+
+fn datagram(socket: &UdpSocket, address: SocketAddr, number: u64, within: Duration) -> io::Result<String> {
+    socket.set_read_timeout(Some(within))?;
+    socket.send_to(number.to_string().as_bytes(), address)?;
+    let mut answer = [0; 1500];
+    loop {
+        let n = socket.recv(&mut answer)?;
+        let text = String::from_utf8_lossy(&answer[..n]).into_owned();
+        // What comes late is the answer to another one.
+        if text.starts_with(&format!("{number} ")) {
+            return Ok(text);
+        }
+    }
+}
