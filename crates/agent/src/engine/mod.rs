@@ -173,29 +173,15 @@ impl Engine {
             .context("cannot sweep what an interrupted run left")?;
         let (wakes, inbox) = unbounded_channel();
         let watch = Watch::new(wakes.clone()).context("cannot watch directories (inotify)")?;
-        let events = Arc::new(Events::open(&roots.state.join("events.jsonl")));
+        let events = begin_events(&roots);
         let taken = taken::Taken::new(wakes.clone()).context("cannot watch the state dir (inotify)")?;
-        events.emit(
-            "agent",
-            "wharf",
-            "start",
-            format!("version {}", env!("CARGO_PKG_VERSION")),
-        );
         if let Some(found) = found {
             error!("{found}");
             events.emit("agent", "ledger", "repair", found);
             ledger_file.write(&ledger)?;
         }
         let places = Arc::new(places);
-        let blank = Arc::new(Snapshot {
-            status: publish::empty_status(&places),
-            ledger: Arc::new(ledger.clone()),
-            observed: Arc::new(observe::blank()),
-            busy: BTreeSet::new(),
-            passes: 0,
-            search: Vec::new(),
-        });
-        let (published, snapshot) = watch::channel(blank);
+        let (published, snapshot) = watch::channel(publish::blank(&places, &ledger));
         let bridges = sources::Bridges::default();
         sources::start(&places, &wakes, &bridges)?;
         let handle = Handle {
@@ -347,6 +333,14 @@ impl Engine {
             Wake::Request(request) => self.answer(request),
         }
     }
+}
+
+/// The events kept so far, and that the agent begins.
+fn begin_events(roots: &model::paths::Roots) -> Arc<Events> {
+    let events = Events::open(&roots.state.join("events.jsonl"));
+    let version = format!("version {}", env!("CARGO_PKG_VERSION"));
+    events.emit("agent", "wharf", "start", version);
+    Arc::new(events)
 }
 
 /// How many heavy actions run side by side.

@@ -1,14 +1,16 @@
 //! What the rest of the world is told after a look and a pass: events, and one consistent picture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::diagnostic::{Diagnostic, Location};
 use model::health::{HealthState, Verdict};
+use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::status::Status;
 
 use super::{Engine, Snapshot};
+use crate::observe;
 use crate::places::Places;
 
 impl Engine {
@@ -64,8 +66,20 @@ fn fill_in(status: &mut Status, places: &Places) {
     status.firewall = "nftables".to_owned();
 }
 
+/// What there is to be seen before the first pass.
+pub(super) fn blank(places: &Places, ledger: &Ledger) -> Arc<Snapshot> {
+    Arc::new(Snapshot {
+        status: empty_status(places),
+        ledger: Arc::new(ledger.clone()),
+        observed: Arc::new(observe::blank()),
+        busy: BTreeSet::new(),
+        passes: 0,
+        search: Vec::new(),
+    })
+}
+
 /// Before the first pass.
-pub(super) fn empty_status(places: &Places) -> Status {
+fn empty_status(places: &Places) -> Status {
     let mut status = Status {
         generation: 0,
         converged: false,
