@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry};
+use model::observed::ExitRecord;
 use model::status::{ContainerStatus, State as ContainerState};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -212,17 +213,41 @@ pub async fn start(State(handle): State<Handle>, Path(name): Path<String>) -> Re
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     let name = c.name.clone();
+    let before = latest_run(&snapshot, &name);
     decided(&handle, |answer| Request::Start {
         name: name.clone(),
         answer,
     })
     .await?;
-    until(&handle, &name, LIMIT, |c| match c.state {
+    until(&handle, &name, LIMIT, |now, c| match c.state {
         ContainerState::Running | ContainerState::Exited => Some(Ok(())),
+        // It was started, and what came of that is the job's own affair.
+        ContainerState::Failed if ran_since(now, &name, before.as_ref()) => Some(Ok(())),
         ContainerState::Failed | ContainerState::Backoff => Some(Err(report::why_not_converged(c))),
         _ => None,
     })
     .await
+}
+
+/// Which run of which container was its latest that ended.
+type LatestRun = (String, u64);
+
+fn latest_exit<'a>(snapshot: &'a Snapshot, name: &str) -> Option<(String, &'a ExitRecord)> {
+    let id = &entry(snapshot, name)?.current.id;
+    let seen = snapshot.observed.containers.known()?.get(id)?.known()?;
+    let exit = seen.last_exit.as_ref()?;
+    Some((id.to_string(), exit))
+}
+
+fn latest_run(snapshot: &Snapshot, name: &str) -> Option<LatestRun> {
+    latest_exit(snapshot, name).map(|(id, exit)| (id, exit.run_no))
+}
+
+/// Its program was started after `before` and has ended by now: a short job may be over before anybody saw it run.
+fn ran_since(now: &Snapshot, name: &str, before: Option<&LatestRun>) -> bool {
+    latest_exit(now, name)
+        .filter(|(_, exit)| exit.error.is_none() && !exit.requested)
+        .is_some_and(|(id, exit)| before != Some(&(id, exit.run_no)))
 }
 
 /// `t`: seconds of grace.
@@ -264,20 +289,27 @@ pub async fn stop(
         answer,
     })
     .await?;
-    until(&handle, &name, grace + Duration::from_secs(30), |c| {
+    until(&handle, &name, grace + Duration::from_secs(30), |_, c| {
         (c.state == ContainerState::Stopped).then_some(Ok(()))
     })
     .await
 }
 
-/// `POST /containers/NAME/restart`. What is under way with it ends first.
+/// `POST /containers/NAME/restart`. What is under way with it ends first; one that does not run is started.
 pub async fn restart(
     State(handle): State<Handle>,
     Path(name): Path<String>,
     Query(query): Query<GraceQuery>,
 ) -> Result<Response> {
     let snapshot = refreshed(&handle, false).await?;
-    let name = find(&snapshot, &name)?.name.clone();
+    let c = find(&snapshot, &name)?;
+    if matches!(
+        c.state,
+        ContainerState::Stopped | ContainerState::Exited | ContainerState::Failed
+    ) {
+        return start(State(handle), Path(name)).await;
+    }
+    let name = c.name.clone();
     let grace = query.grace();
     let deadline = Instant::now() + LIMIT;
     let mut passes = handle.snapshot.clone();
@@ -299,8 +331,12 @@ pub async fn restart(
             decided => break decided?,
         }
     }
-    until(&handle, &name, LIMIT, |c| match c.state {
+    let before = latest_run(&snapshot, &name);
+    until(&handle, &name, LIMIT, |now, c| match c.state {
         ContainerState::Running => Some(Ok(())),
+        ContainerState::Exited | ContainerState::Failed if ran_since(now, &name, before.as_ref()) => {
+            Some(Ok(()))
+        }
         ContainerState::Failed => Some(Err(report::why_not_converged(c))),
         _ => None,
     })
@@ -363,7 +399,7 @@ async fn freeze(handle: &Handle, name: &str, from: ContainerState, to: Container
     });
     let frozen = frozen.await.map_err(|e| Problem::failed(e.to_string()))?;
     frozen.map_err(|e| Problem::failed(e.to_string()))?;
-    until(handle, &name, LIMIT, |c| (c.state == to).then_some(Ok(()))).await
+    until(handle, &name, LIMIT, |_, c| (c.state == to).then_some(Ok(()))).await
 }
 
 /// Has the loop take a decision, which has to be a good one.
@@ -388,7 +424,7 @@ async fn until(
     handle: &Handle,
     name: &str,
     limit: Duration,
-    verdict: impl Fn(&ContainerStatus) -> Option<std::result::Result<(), String>>,
+    verdict: impl Fn(&Snapshot, &ContainerStatus) -> Option<std::result::Result<(), String>>,
 ) -> Result<Response> {
     let deadline = Instant::now() + limit;
     // The decision is only on the picture after the next pass.
@@ -403,7 +439,7 @@ async fn until(
                 .busy
                 .iter()
                 .any(|n| matches!(n, Noun::Container(b) if b.as_str() == name));
-            verdict(c)
+            verdict(&current, c)
                 .filter(|v| v.is_err() || !busy)
                 .ok_or_else(|| report::why_not_converged(c))
         };
