@@ -26,6 +26,8 @@ const LOCALTIME: &str = "/etc/localtime";
 pub struct Wanted {
     mounts: BTreeSet<PathBuf>,
     online: bool,
+    /// A container has a schedule.
+    clock: bool,
     zones: BTreeSet<String>,
 }
 
@@ -38,6 +40,7 @@ impl Wanted {
         for spec in declared.chain(accepted) {
             wanted.mounts.extend(spec.requires_mounts.iter().cloned());
             wanted.online |= spec.after_network_online;
+            wanted.clock |= spec.schedule.is_some();
             let zone = spec.schedule.as_ref().and_then(|s| s.zone_name());
             wanted.zones.extend(zone.map(str::to_owned));
         }
@@ -76,7 +79,10 @@ impl Around {
                     .map_or_else(|e| Look::Unknown(e.to_string()), Look::Known),
                 false => Look::Known(false),
             },
-            zone: host_zone(),
+            zone: match wanted.clock {
+                true => host_zone(),
+                false => TimeZone::UTC,
+            },
             zones: zones
                 .filter_map(|name| Some((name.clone(), named(&name)?)))
                 .collect(),

@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong with one file is an error on that file; the others go on.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -16,6 +17,12 @@ use reconciler::resolve::Broken;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::trail::Trails;
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use reader::Reader;
 
 /// The largest file that is read, in bytes: thousands of containers fit, and a mistaken link to a disk image does not.
 const MAX_FILE: u64 = 4 << 20;
@@ -45,25 +52,21 @@ pub struct Identity {
     pub made: Option<SystemTime>,
 }
 
+/// A directory that was opened, which it is, and what of its entries counts.
+struct Listing {
+    handle: File,
+    identity: Identity,
+    /// Sorted.
+    names: Vec<String>,
+    /// Entries called `*.toml.d`.
+    drop_ins: BTreeSet<String>,
+    /// See [`stamp::is_local`].
+    local: bool,
+}
+
 /// Reads every `*.toml` with its drop-ins, in name order. `search`: the settings' `registries.search`.
 pub fn read(dir: &Path, search: &[String]) -> Contents {
-    let mut contents = Contents::default();
-    contents.watched.directory(dir);
-    match names(dir) {
-        Err(problem) => {
-            contents.unreadable = Some(problem);
-            contents.missing = matches!(dir.try_exists(), Ok(false));
-        }
-        Ok((identity, names)) => {
-            contents.seen = Some((identity, !names.is_empty()));
-            let whole: Vec<_> = names
-                .iter()
-                .filter_map(|name| read_one(dir, name, &mut contents))
-                .collect();
-            parse(whole, search, &mut contents);
-        }
-    }
-    contents
+    Reader::default().read_anew(dir, search)
 }
 
 /// The settings file; the defaults where there is none.
@@ -80,9 +83,9 @@ pub fn read_settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
 }
 
 /// Which directory it is, and its files that count, sorted.
-fn names(dir: &Path) -> Result<(Identity, Vec<String>), Diagnostic> {
+fn list(dir: &Path) -> Result<Listing, Diagnostic> {
     let whole = |message: String, hint: &str| Diagnostic::new(Location::file("."), message).hint(hint);
-    let list = |e: std::io::Error| match e.kind() {
+    let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => whole(
             format!(
                 "the config dir {} does not exist; nothing is removed meanwhile",
@@ -95,8 +98,8 @@ fn names(dir: &Path) -> Result<(Identity, Vec<String>), Diagnostic> {
             "nothing is removed meanwhile",
         ),
     };
-    let handle = File::open(dir).map_err(list)?;
-    let meta = handle.metadata().map_err(list)?;
+    let handle = File::open(dir).map_err(failed)?;
+    let meta = handle.metadata().map_err(failed)?;
     if !meta.is_dir() {
         return Err(whole(
             format!("{} is not a directory", dir.display()),
@@ -106,35 +109,40 @@ fn names(dir: &Path) -> Result<(Identity, Vec<String>), Diagnostic> {
     if let Some((message, hint)) = untrusted(&meta, &dir.display().to_string()) {
         return Err(whole(message, &hint));
     }
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(list)? {
-        let entry = entry.map_err(list)?;
-        if let Some(name) = entry
-            .file_name()
-            .to_str()
-            .filter(|n| counts(n) && !n.ends_with(".toml.d"))
-        {
-            found.push(name.to_owned());
-        } else if entry.file_name().to_str().is_none()
-            && entry.file_name().as_encoded_bytes().ends_with(b".toml")
-        {
+    let (mut names, mut drop_ins) = (Vec::new(), BTreeSet::new());
+    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if let Some(name) = name.to_str() {
+            if counts(name) {
+                names.push(name.to_owned());
+            } else if name.ends_with(".toml.d") {
+                drop_ins.insert(name.to_owned());
+            }
+        } else if name.as_encoded_bytes().ends_with(b".toml") {
             return Err(whole(
                 format!(
                     "{} has a file name that is not UTF-8: {}",
                     dir.display(),
-                    entry.file_name().display()
+                    name.display()
                 ),
                 "rename that file",
             ));
         }
     }
-    found.sort();
+    names.sort();
     let identity = Identity {
         device: meta.dev(),
         inode: meta.ino(),
         made: meta.created().ok(),
     };
-    Ok((identity, found))
+    Ok(Listing {
+        local: stamp::is_local(&handle),
+        handle,
+        identity,
+        names,
+        drop_ins,
+    })
 }
 
 /// `*.toml`, not hidden and no editor's backup.
@@ -165,13 +173,19 @@ fn parse(whole: Vec<(Source, Vec<Source>)>, search: &[String], contents: &mut Co
 }
 
 /// Reads one file with its drop-ins; what cannot be read is booked as broken.
-fn read_one(dir: &Path, name: &str, contents: &mut Contents) -> Option<(Source, Vec<Source>)> {
+fn read_one(
+    dir: &Path,
+    name: &str,
+    has_drop_ins: bool,
+    contents: &mut Contents,
+) -> Option<(Source, Vec<Source>)> {
     let path = dir.join(name);
     contents.watched.path(&path);
     let read = source(&path, name).and_then(|main| match main {
         // Vanished between the listing and the look: as if it had never been listed.
         None => Ok(None),
-        Some(main) => Ok(Some((main, drop_ins(dir, name, contents)?))),
+        Some(main) if has_drop_ins => Ok(Some((main, drop_ins(dir, name, contents)?))),
+        Some(main) => Ok(Some((main, Vec::new()))),
     });
     read.unwrap_or_else(|problem| {
         contents.broken.push(Broken {
@@ -319,108 +333,4 @@ fn untrusted(meta: &std::fs::Metadata, shown: &str) -> Option<(String, String)> 
         ));
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    const GOOD: &str = "[container.web]\nrootfs = \"/srv\"\n";
-
-    fn dir() -> tempfile::TempDir {
-        tempfile::tempdir().unwrap()
-    }
-
-    fn only_error(dir: &Path) -> Diagnostic {
-        let contents = read(dir, &[]);
-        assert_eq!(contents.broken.len(), 1, "{contents:?}");
-        contents.broken[0].diagnostics[0].clone()
-    }
-
-    #[test]
-    fn toml_files_count_and_others_do_not() {
-        let dir = dir();
-        for name in ["b.toml", "a.toml", ".hidden.toml", "c.toml~", "readme.md"] {
-            std::fs::write(
-                dir.path().join(name),
-                GOOD.replace("web", &name[..1].replace('.', "x")),
-            )
-            .unwrap();
-        }
-        let contents = read(dir.path(), &[]);
-        let names: Vec<_> = contents.files.iter().map(|f| f.file.as_str()).collect();
-        assert_eq!(names, ["a.toml", "b.toml"], "{contents:?}");
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_an_error_on_that_file() {
-        let dir = dir();
-        let path = dir.path().join("x.toml");
-        std::fs::create_dir(&path).unwrap();
-        assert!(only_error(dir.path()).message.contains("is a directory"));
-        std::fs::remove_dir(&path).unwrap();
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(only_error(dir.path()).message.contains("is a FIFO"));
-        std::fs::remove_file(&path).unwrap();
-        symlink("/dev/zero", &path).unwrap();
-        assert!(only_error(dir.path()).message.contains("is a device"));
-        std::fs::remove_file(&path).unwrap();
-        symlink("nowhere", &path).unwrap();
-        assert!(only_error(dir.path()).message.contains("leads nowhere"));
-        std::fs::remove_file(&path).unwrap();
-        symlink("x.toml", &path).unwrap();
-        assert!(only_error(dir.path()).message.contains("leads to itself"));
-    }
-
-    #[test]
-    fn a_file_others_can_write_is_refused_with_what_to_run() {
-        let dir = dir();
-        let path = dir.path().join("x.toml");
-        std::fs::write(&path, GOOD).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-        let error = only_error(dir.path());
-        assert_eq!(error.hint.unwrap(), "run `chmod o-w x.toml`");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
-        std::os::unix::fs::chown(&path, Some(0), Some(12)).unwrap();
-        assert!(only_error(dir.path()).message.contains("group 12"));
-        std::os::unix::fs::chown(&path, Some(12), Some(0)).unwrap();
-        assert!(only_error(dir.path()).message.contains("user 12"));
-    }
-
-    #[test]
-    fn huge_and_not_utf8_files_are_refused() {
-        let dir = dir();
-        let path = dir.path().join("x.toml");
-        File::create(&path).unwrap().set_len(100 << 20).unwrap();
-        assert!(only_error(dir.path()).message.contains("at most"));
-        std::fs::write(&path, b"[container.web]\nimage = \"\xff\"\n").unwrap();
-        assert_eq!(only_error(dir.path()).at.line, Some(2));
-    }
-
-    #[test]
-    fn a_missing_directory_is_no_wish_to_remove_everything() {
-        let contents = read(Path::new("/nonexistent/containers.d"), &[]);
-        assert!(contents.unreadable.unwrap().message.contains("does not exist"));
-    }
-
-    #[test]
-    fn drop_ins_are_merged_and_watched() {
-        let dir = dir();
-        std::fs::write(dir.path().join("web.toml"), GOOD).unwrap();
-        let sub = dir.path().join("web.toml.d");
-        std::fs::create_dir(&sub).unwrap();
-        std::fs::write(
-            sub.join("10-host.toml"),
-            "[container.web]\nhostname = \"other\"\n",
-        )
-        .unwrap();
-        let contents = read(dir.path(), &[]);
-        assert_eq!(
-            contents.files[0].containers[0].spec.hostname.as_deref(),
-            Some("other"),
-            "{contents:?}"
-        );
-        assert!(contents.watched.0[&sub.canonicalize().unwrap()].all);
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::Arc;
 
 use model::firewall::Protocol;
 use model::name::ContainerId;
@@ -117,41 +118,54 @@ pub fn empty() -> Observed {
     }
 }
 
-/// Refreshes the dirty parts. `ports`: the host ports somebody wants, whose foreign holders are worth naming.
-pub fn refresh(host: &Host, observed: &mut Observed, dirty: Dirty, ports: &BTreeSet<(Protocol, u16)>) {
+/// Puts a part in its place, if it is another one than before: whoever shares the rest goes on sharing it.
+macro_rules! put {
+    ($observed:ident . $part:ident = $value:expr) => {
+        let value = $value;
+        if $observed.$part != value {
+            Arc::make_mut($observed).$part = value;
+        }
+    };
+}
+
+/// Refreshes the dirty parts; the very same where nothing changed. `ports`: the host ports somebody wants, whose foreign
+/// holders are worth naming.
+pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &BTreeSet<(Protocol, u16)>) {
     if dirty.images {
-        observed.images = look(host.store.images());
+        put!(observed.images = look(host.store.images()));
     }
     if dirty.links {
-        observed.links = look(host.net.links());
-        observed.foreign_addresses = look(host.net.foreign_addresses());
-        observed.forwarding = look(host.net.forwarding());
+        put!(observed.links = look(host.net.links()));
+        put!(observed.foreign_addresses = look(host.net.foreign_addresses()));
+        put!(observed.forwarding = look(host.net.forwarding()));
     }
     if dirty.firewall {
         look_at_firewall(host, observed);
     }
     if dirty.listeners {
-        observed.listeners = look(host.net.listeners().map(|list| name_holders(host, list, ports)));
+        put!(observed.listeners = look(host.net.listeners().map(|list| name_holders(host, list, ports))));
     }
     if dirty.names {
-        observed.dns = look(host.names.observe());
+        put!(observed.dns = look(host.names.observe()));
         match host.names.ports() {
-            Ok(ports) => observed.dns_ports = ports,
+            Ok(ports) => {
+                put!(observed.dns_ports = ports);
+            }
             Err(e) => tracing::warn!("where the name server listens cannot be seen: {e}"),
         }
     }
     if dirty.volumes {
-        observed.volumes = look(host.volumes.list());
+        put!(observed.volumes = look(host.volumes.list()));
     }
     if dirty.around {
-        observed.around = host.around.look(&host.net);
+        put!(observed.around = host.around.look(&host.net));
     }
     if dirty.contents {
-        observed.contents = host.contents.look();
+        put!(observed.contents = host.contents.look());
     }
     if dirty.containers {
-        observed.delivered = host.contents.delivered();
-        observed.containers = look(host.runtime.observe());
+        put!(observed.delivered = host.contents.delivered());
+        put!(observed.containers = look(host.runtime.observe()));
     }
 }
 
@@ -159,7 +173,7 @@ pub fn refresh(host: &Host, observed: &mut Observed, dirty: Dirty, ports: &BTree
 /// touched. Those that were damaged by the last look are looked at closely in any case.
 pub fn look_for_damage(
     host: &Host,
-    observed: &mut Observed,
+    observed: &mut Arc<Observed>,
     all: Option<Depth>,
     touched: BTreeSet<ContainerId>,
 ) {
@@ -170,8 +184,7 @@ pub fn look_for_damage(
         Some(depth) => host.runtime.damages(containers, depth),
         None => BTreeMap::new(),
     };
-    let before = std::mem::take(&mut observed.damage);
-    for id in touched.into_iter().chain(before.into_keys()) {
+    for id in touched.into_iter().chain(observed.damage.keys().cloned()) {
         let seen = containers.get(&id).and_then(Look::known);
         let found = seen.map(|seen| host.runtime.damage_of(seen, Depth::Legible));
         match found.filter(|found| !found.is_empty()) {
@@ -179,7 +192,7 @@ pub fn look_for_damage(
             None => drop(damage.remove(&id)),
         }
     }
-    observed.damage = damage;
+    put!(observed.damage = damage);
 }
 
 /// Bridges of ours whose settings are as they should be.
@@ -189,19 +202,22 @@ pub fn bridges(observed: &Observed) -> Vec<String> {
     right.map(|(name, _)| name.clone()).collect()
 }
 
-fn look_at_firewall(host: &Host, observed: &mut Observed) {
+fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {
     let seen = look(host.net.look_at_firewall());
-    observed.firewall = match seen {
+    let state = match seen {
         Look::Known(seen) => {
-            observed.firewall_there = seen.there;
+            put!(observed.firewall_there = seen.there);
             match seen.foreign_drops {
-                Ok(drops) => observed.foreign_drops = drops,
+                Ok(drops) => {
+                    put!(observed.foreign_drops = drops);
+                }
                 Err(e) => tracing::warn!("foreign firewalls cannot be looked at: {e}"),
             }
             Look::Known(seen.state)
         }
         Look::Unknown(why) => Look::Unknown(why),
     };
+    put!(observed.firewall = state);
 }
 
 fn look<T, E: Display>(result: Result<T, E>) -> Look<T> {

@@ -20,6 +20,9 @@ pub struct PlanLine {
     pub kind: String,
     pub name: String,
     pub reasons: Vec<Reason>,
+    /// Of a replacement, which is several actions: `stop`, `start`, `remove`, `create`; none: what is done beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The line people read.
     pub text: String,
 }
@@ -32,6 +35,7 @@ impl PlanReport {
             kind: t.noun.kind().to_owned(),
             name: t.noun.name().to_owned(),
             reasons: t.reasons.clone(),
+            step: None,
             text: reconciler::plan::describe_taken_up(t),
         });
         let actions = plan.actions.iter().map(|p| PlanLine {
@@ -39,6 +43,7 @@ impl PlanReport {
             kind: p.action.noun().kind().to_owned(),
             name: p.action.noun().name().to_owned(),
             reasons: p.reasons.clone(),
+            step: reconciler::plan::step(p).map(str::to_owned),
             text: reconciler::plan::describe(p),
         });
         let waits = plan.waits.iter().map(|w| PlanLine {
@@ -46,6 +51,7 @@ impl PlanReport {
             kind: w.noun.kind().to_owned(),
             name: w.noun.name().to_owned(),
             reasons: w.reasons.clone(),
+            step: None,
             text: reconciler::plan::describe_wait(w),
         });
         Self {

@@ -17,7 +17,7 @@ pub struct Surroundings {
     /// A device that is up, not the loopback's and not ours, has a default route and an address of global scope. Looked
     /// at only where a table asks for it.
     pub online: Look<bool>,
-    /// The host's time zone (localtime(5)).
+    /// The host's time zone (localtime(5)); UTC where no table has a schedule.
     pub zone: TimeZone,
     /// Those that schedules name, as far as the host knows them.
     pub zones: BTreeMap<String, TimeZone>,

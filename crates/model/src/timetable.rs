@@ -53,8 +53,12 @@ impl Timetable {
         if known {
             return false;
         }
-        self.due = None;
-        self.since = self.since.max(run.finished_at);
+        // The time it was due for has had its run, though the clock that ended it may have been set back before that.
+        let settled = self
+            .due
+            .take()
+            .map_or(run.finished_at, |due| due.max(run.finished_at));
+        self.since = self.since.max(settled);
         self.runs.push(run);
         let surplus = self.runs.len().saturating_sub(REMEMBERED);
         self.runs.drain(..surplus);

@@ -421,6 +421,6 @@ fn sample(key: &Key) -> String {
 fn forms_that_do_not_work_name_a_key_that_is_in_the_table() {
     for form in model::file::keys::FORMS {
         assert!(DESIRED.iter().any(|key| key.path == form.path), "{}", form.path);
-        assert_eq!(form_works(form.path, form.name), form.status.works());
+        assert!(!form.status.works() && !form_works(form.path, form.name));
     }
 }

@@ -19,4 +19,4 @@ pub use monitor::{Changer, Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};
 pub use net::{FirewallLook, Net};
 pub use netlink::KernelError;
-pub use sysctl::bridge_settings_are_on;
+pub use sysctl::{bridge_setting_files, bridge_settings_are_on};

@@ -10,11 +10,12 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Doing, NetError};
-use crate::firewall;
 use crate::netlink::u32_at;
+use crate::{firewall, link};
 
-/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF.
-const ROUTE_GROUPS: [u32; 4] = [1, 5, 7, 24];
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
+/// RTNLGRP_IPV4_NETCONF.
+const ROUTE_GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 24];
 /// NFNLGRP_NFTABLES.
 const FIREWALL_GROUP: u32 = 7;
 /// Bytes the kernel may queue before it says that word was lost.
@@ -40,6 +41,8 @@ impl std::fmt::Display for Changer {
 pub struct MonitorEvent {
     /// Devices, IPv4 addresses, routes, or whether they forward.
     pub links: bool,
+    /// The host's way to the network by IPv6: a default route, an address others may know.
+    pub way_out: bool,
     /// The table `inet wharf`, or what other tables do to forwarded packets.
     pub firewall: bool,
     /// Who else did the last of that. Of devices, addresses and routes the kernel does not tell.
@@ -72,8 +75,15 @@ impl Monitor {
     /// Takes all that has come.
     pub fn drain(&self) -> Result<MonitorEvent, NetError> {
         let mut event = MonitorEvent::default();
-        let lost_links =
-            drain(&self.route, |_| event.links = true).doing(|| "read changes of devices".to_owned())?;
+        let lost_links = drain(&self.route, |datagram| {
+            for (kind, payload) in messages(datagram) {
+                match is_of_ipv6(kind, payload) {
+                    true => event.way_out |= concerns_way_out(kind, payload),
+                    false => event.links |= concerns_devices(kind, payload),
+                }
+            }
+        })
+        .doing(|| "read changes of devices".to_owned())?;
         let mut transaction = false;
         let lost_rules = drain(&self.firewall, |datagram| {
             for (kind, payload) in messages(datagram) {
@@ -94,7 +104,7 @@ impl Monitor {
     }
 }
 
-fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
+pub(crate) fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     // Without the right to a longer queue, overruns come sooner; they are told.
@@ -107,7 +117,7 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
 }
 
 /// Says whether word was lost.
-fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
+pub(crate) fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
     let mut lost = false;
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
@@ -123,13 +133,33 @@ fn drain(socket: &Socket, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
 }
 
 /// Type and content of each message of a datagram.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32_at(datagram, 0)? as usize;
         let message = datagram.get(..length).filter(|m| m.len() >= 16)?;
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         Some((u16::from_ne_bytes([message[4], message[5]]), &message[16..]))
     })
+}
+
+/// RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE and RTM_DELROUTE whose first byte is AF_INET6.
+fn is_of_ipv6(kind: u16, payload: &[u8]) -> bool {
+    matches!(kind, 20 | 21 | 24 | 25) && payload.first() == Some(&(libc::AF_INET6 as u8))
+}
+
+/// An address of global scope (`struct ifaddrmsg`), or a unicast route to everywhere (`struct rtmsg`). Every device that
+/// is made gets others, by the kernel itself.
+fn concerns_way_out(kind: u16, payload: &[u8]) -> bool {
+    let byte = |at: usize| payload.get(at).copied();
+    match kind {
+        20 | 21 => byte(3) == Some(libc::RT_SCOPE_UNIVERSE),
+        _ => byte(1) == Some(0) && byte(7) == Some(libc::RTN_UNICAST),
+    }
+}
+
+/// Not what is learned of neighbours, which is most of what is told.
+pub(crate) fn concerns_devices(kind: u16, payload: &[u8]) -> bool {
+    !link::is_of_neighbours(kind) || link::is_of_own_entry(payload)
 }
 
 /// A thread of this process.

@@ -1,5 +1,6 @@
 //! [`Net`]: everything the agent asks of the host's network. What it asks of the firewall is in `net/rules.rs`.
 
+mod devices;
 mod rules;
 
 pub use rules::FirewallLook;
@@ -18,7 +19,8 @@ use crate::error::{Doing, NetError};
 use crate::firewall::Keeper;
 use crate::link::{self, Mark};
 use crate::netlink::Netlink;
-use crate::{listeners, sysctl};
+use crate::{firewall, listeners, sysctl};
+use devices::Devices;
 
 /// The network of one host: devices, addresses, firewall. One per agent.
 ///
@@ -30,6 +32,8 @@ pub struct Net {
     route: Mutex<Netlink>,
     filter: Mutex<Netlink>,
     diag: Mutex<Netlink>,
+    devices: Mutex<Devices>,
+    ruleset: Mutex<Option<firewall::Current>>,
     /// See [`Net::keep_forward_guard`].
     guarded: AtomicBool,
 }
@@ -68,63 +72,26 @@ impl Net {
             route: Mutex::new(open(NETLINK_ROUTE, "rtnetlink")?),
             filter: Mutex::new(filter),
             diag: Mutex::new(open(NETLINK_SOCK_DIAG, "sock_diag")?),
+            devices: Mutex::new(Devices::default()),
+            ruleset: Mutex::default(),
             guarded: AtomicBool::new(false),
         })
     }
 
     /// All devices with their IPv4 addresses, by name; those with our alias are ours. An address of a bridge of ours
-    /// without its routes is left out: it is as good as none.
+    /// without its routes, or whose bridge has lost the forwarding entry of itself, is left out: it is as good as none.
     pub fn links(&self) -> Result<BTreeMap<String, ObservedLink>, NetError> {
-        let (links, mut addresses) = self.look()?;
-        let ours = |a: &link::Address| links.iter().any(|l| l.index == a.index && self.mark.is_on(l));
-        for at in (0..addresses.len()).rev() {
-            let address = addresses[at];
-            let doing = || "list the routes".to_owned();
-            if ours(&address) && !link::routes_are_there(&mut self.route(), &address).doing(doing)? {
-                addresses.remove(at);
-            }
+        let mut links = self.devices(|seen| seen.links.clone())?;
+        for (name, link) in links.iter_mut().filter(|(_, l)| l.ours && l.kind == "bridge") {
+            // A device that went away since has no settings any more. Of these the kernel tells no change.
+            link.route_localnet = sysctl::bridge_settings_are_on(name);
         }
-        let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
-        let observe = |l: &link::Link| {
-            let ours = self.mark.is_on(l);
-            // A device that went away since has no settings any more.
-            let settings = || sysctl::bridge_settings_are_on(&l.name);
-            let observed = ObservedLink {
-                kind: l.kind.clone(),
-                ours,
-                up: l.up,
-                mtu: l.mtu,
-                master: l
-                    .master
-                    .and_then(|index| names.get(&index))
-                    .map(|name| (*name).to_owned()),
-                addresses: addresses
-                    .iter()
-                    .filter(|a| a.index == l.index)
-                    .filter_map(net_of)
-                    .collect(),
-                route_localnet: ours && l.kind == "bridge" && settings(),
-            };
-            (l.name.clone(), observed)
-        };
-        Ok(links.iter().map(observe).collect())
+        Ok(links)
     }
 
     /// IPv4 addresses of all devices that are not ours.
     pub fn foreign_addresses(&self) -> Result<Vec<ForeignAddress>, NetError> {
-        let (links, addresses) = self.look()?;
-        let foreign: BTreeMap<u32, &str> = links
-            .iter()
-            .filter(|l| !self.mark.is_on(l))
-            .map(|l| (l.index, l.name.as_str()))
-            .collect();
-        let of = |a: &link::Address| {
-            Some(ForeignAddress {
-                device: (*foreign.get(&a.index)?).to_owned(),
-                address: net_of(a)?,
-            })
-        };
-        Ok(addresses.iter().filter_map(of).collect())
+        self.devices(|seen| seen.foreign.clone())
     }
 
     /// Whether the host forwards IPv4 packets.
@@ -162,16 +129,6 @@ impl Net {
         link::attach(&mut self.route(), &self.mark, netns, a, whose)
     }
 
-    /// What is wrong with a connection that [`Net::attach`] would put right, inside and outside of the namespace; none
-    /// where all is well. An error where it cannot be seen, as when the namespace is gone.
-    pub fn check_attachment(
-        &self,
-        netns: BorrowedFd<'_>,
-        a: &Attachment,
-    ) -> Result<Option<String>, NetError> {
-        link::check_attachment(&mut self.route(), &self.mark, netns, a)
-    }
-
     /// Removes a host end of ours, and with it the container's; absent is fine.
     pub fn detach(&self, host_device: &str) -> Result<(), NetError> {
         link::detach(&mut self.route(), &self.mark, host_device)
@@ -205,7 +162,7 @@ impl Net {
 }
 
 /// A conversation that panicked left at most an unread answer, which the next one skips by its number.
-fn lock(socket: &Mutex<Netlink>) -> MutexGuard<'_, Netlink> {
+fn lock<T>(socket: &Mutex<T>) -> MutexGuard<'_, T> {
     socket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

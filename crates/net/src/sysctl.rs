@@ -1,29 +1,45 @@
 //! Kernel settings of the calling thread's network namespace, below /proc/sys/net (ip-sysctl.rst).
 
 use std::fs;
+use std::io::{self, Read};
 
 use crate::error::NetError;
 
 pub(crate) const FORWARD: &str = "ipv4/ip_forward";
 
 /// Whether packets of this bridge are forwarded, to and from 127.0.0.1 too, in the network namespace of the calling
-/// thread. The kernel tells nobody when `route_localnet` is turned off: whoever wants to know asks now and then.
+/// thread. No netlink message tells when `route_localnet` is turned off: whoever wants to know asks now and then.
 pub fn bridge_settings_are_on(bridge: &str) -> bool {
     let on = |setting: String| read(&setting).is_ok_and(|value| value == 1);
     on(route_localnet(bridge)) && on(forwarding(bridge))
 }
 
+/// The files of these settings, as seen from the network namespace of the calling thread: whoever writes to one by this
+/// mount of /proc is seen by inotify(7).
+pub fn bridge_setting_files(bridge: &str) -> [String; 2] {
+    [route_localnet(bridge), forwarding(bridge)].map(|setting| path(&setting))
+}
+
 /// The setting as a number.
 pub(crate) fn read(name: &str) -> Result<u32, NetError> {
     let path = path(name);
-    let text = fs::read_to_string(&path).map_err(|source| NetError::File {
+    let (buffer, length) = one_read(&path).map_err(|source| NetError::File {
         doing: "read the kernel setting",
         path: path.clone(),
         source,
     })?;
+    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
     text.trim()
         .parse()
         .map_err(|_| NetError::Malformed("a kernel setting"))
+}
+
+/// A number is given whole by one read. Some are read each second: three system calls, where [`fs::read_to_string`]
+/// makes twice as many.
+fn one_read(path: &str) -> io::Result<([u8; 16], usize)> {
+    let mut buffer = [0; 16];
+    let length = fs::File::open(path)?.read(&mut buffer)?;
+    Ok((buffer, length))
 }
 
 /// Sets it unless it has the value; says whether it did.

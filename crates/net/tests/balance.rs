@@ -199,15 +199,17 @@ fn nft_shows_slots_and_what_is_done_to_them_is_put_right() {
     assert!(before.contains("numgen random mod 64"), "{before}");
     for number in [0, 1, 63] {
         assert!(
-            before.contains(&format!("tcp . 8080 . {number:#010x}")),
+            before.contains(&format!("8080 . {number} comment \"web")),
             "slot {number}: {before}"
         );
     }
     for damage in [
-        "nft delete element inet wharf ports_any_slots '{ tcp . 8080 . 7 }'",
+        "nft delete element inet wharf ports_any_slots '{ 8080 . 7 }'",
         "nft flush map inet wharf ports_any_slots",
-        "nft add element inet wharf ports_any_slots '{ tcp . 8080 . 64 comment \"web@wh-front/1\" : 10.88.1.5 . 80 }'",
-        "nft add element inet wharf ports_any_slots '{ udp . 22 . 3 : 10.88.1.5 . 22 }'",
+        "nft flush map inet wharf zones_any_slots",
+        "nft delete element inet wharf errors_any_slots '{ 8080 . 7 }'",
+        "nft add element inet wharf ports_any_slots '{ 8080 . 64 comment \"web@wh-front/1\" : 10.88.1.5 . 80 }'",
+        "nft add element inet wharf udp_any_slots '{ 22 . 3 : 10.88.1.5 . 22 }'",
         "nft add element inet wharf ports_any '{ tcp . 8080 comment \"db@wh-front\" : 10.88.1.9 . 80 }'",
     ] {
         host.space.sh(damage);

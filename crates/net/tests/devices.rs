@@ -44,6 +44,7 @@ const BRIDGE_DAMAGE: &[&str] = &[
     "ip route flush dev wh-front; ip route flush table local dev wh-front",
     "ip link set wh-front mtu 1300",
     "ip link set wh-front address 02:00:00:00:00:01",
+    "bridge fdb del 02:57:0a:58:01:01 dev wh-front self",
     "ip link set wh-front type bridge stp_state 1 forward_delay 1500",
     "ip link set wh-front type bridge forward_delay 400",
     "ip link set wh-front alias wharf:test:other",

@@ -5,7 +5,7 @@ mod host;
 
 use std::net::Ipv4Addr;
 
-use host::{HOST, Host, LOCALHOST, Space, attachment, bridge_rule, network, port};
+use host::{HOST, Host, LOCALHOST, SECOND, Space, ask, attachment, bridge_rule, network, port, serve};
 use model::firewall::Protocol::{Tcp, Udp};
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 use net::Net;
@@ -88,6 +88,87 @@ fn what_nft_writes_down_and_reads_again_is_still_ours() {
     });
 }
 
+/// Ports of every kind: of one container and of several, on one address and on any, with lists.
+fn every_kind() -> FirewallState {
+    let front = network("front", 1);
+    let mut bridge = bridge_rule(&front);
+    bridge.dns_port = Some(5300);
+    let several = |protocol, ip: Option<Ipv4Addr>, number: u8| PortRule {
+        container: if number == 5 { "web" } else { "web-2" }.parse().unwrap(),
+        service: Some("web".parse().unwrap()),
+        ..port(protocol, ip, 8080, &attachment(&front, number), 80)
+    };
+    let one = |protocol, ip| PortRule {
+        container: "db".parse().unwrap(),
+        allow: vec!["192.0.2.0/24".parse().unwrap()],
+        ..port(protocol, ip, 5353, &attachment(&front, 5), 80)
+    };
+    let mut ports = Vec::new();
+    for protocol in [Tcp, Udp] {
+        for ip in [None, Some(HOST)] {
+            ports.extend([
+                several(protocol, ip, 5),
+                several(protocol, ip, 6),
+                one(protocol, ip),
+            ]);
+        }
+    }
+    FirewallState {
+        bridges: vec![bridge],
+        ports,
+    }
+    .sorted()
+}
+
+#[test]
+fn nft_restores_what_it_listed_of_ports_of_every_kind() {
+    let host = Host::shared();
+    let front = network("front", 1);
+    let state = every_kind();
+    host.apply(&[&front], Vec::new());
+    let servers = [5, 6].map(|number| host.container(&front, number));
+    for (server, word) in servers.iter().zip(["one", "two"]) {
+        serve(&server.space, Ipv4Addr::UNSPECIFIED, 80, word);
+    }
+    host.space.run(|| host.net.apply_firewall(&state).unwrap());
+    // Onto itself, as a dry run, and after it was lost.
+    let before = host.space.sh("nft list ruleset");
+    host.space.sh("nft list ruleset | nft -c -f -");
+    host.space
+        .sh(r#"x="$(nft list ruleset)"; nft flush ruleset; printf '%s\n' "$x" | nft -f -"#);
+    assert_eq!(host.space.sh("nft list ruleset"), before);
+    for (place, to) in [
+        (&host.neighbour, HOST),
+        (&host.neighbour, SECOND),
+        (&host.space, LOCALHOST),
+    ] {
+        for protocol in [Tcp, Udp] {
+            ask(place, protocol, to, 8080);
+            ask(place, protocol, to, 5353);
+        }
+    }
+    host.space.run(|| {
+        host.net.apply_firewall(&state).unwrap();
+        assert_eq!(host.net.firewall().unwrap(), Some(state));
+    });
+}
+
+/// Where the kernel keeps others from the table it keeps them from restoring it, too, and all that is restored with it.
+#[test]
+fn what_is_kept_from_others_is_kept_from_a_restore() {
+    let host = Host::new();
+    host.space.run(|| host.net.apply_firewall(&every_kind()).unwrap());
+    let restore = "nft list ruleset > $f; nft -f $f 2>&1 && echo done; (echo flush ruleset; cat $f) | nft -f - 2>&1 && echo done";
+    let said = host.space.sh(&format!("f=$(mktemp); {restore}; rm $f"));
+    let kept = host.space.sh("nft list ruleset").contains("flags");
+    assert_eq!(said.contains("Operation not permitted"), kept, "{said}");
+    assert_eq!(said.contains("done"), !kept, "{said}");
+    if kept {
+        host.space
+            .run(|| assert_eq!(host.net.firewall().unwrap(), Some(every_kind())));
+    }
+}
+
 /// Every foreign change and whether the state can still be read after it.
 const DAMAGE: &[(&str, bool)] = &[
     ("nft flush ruleset", false),
@@ -117,7 +198,12 @@ const DAMAGE: &[(&str, bool)] = &[
     ("nft add element inet wharf internal '{ lan }'", false),
     ("nft delete element inet wharf internal '{ wh-back }'", true),
     ("nft delete element inet wharf ports_any '{ tcp . 8080 }'", true),
-    ("nft flush map inet wharf ports_bound", true),
+    // What is left of it are the zones of its ports.
+    ("nft flush map inet wharf ports_bound", false),
+    ("nft flush map inet wharf zones_any", false),
+    ("nft flush map inet wharf errors_bound", false),
+    ("nft flush chain inet wharf zones", false),
+    ("nft flush chain inet wharf zones_output", false),
     (
         "nft add element inet wharf stale_udp '{ 0.0.0.0 . 53 . 10.88.1.9 . 53 }'",
         false,

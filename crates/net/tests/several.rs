@@ -1,4 +1,4 @@
-//! A container on several networks, its check, and what networks keep apart, each with the attack written out.
+//! A container on several networks, its repair, and what networks keep apart, each with the attack written out.
 #![allow(clippy::unwrap_used)]
 
 mod host;
@@ -47,7 +47,8 @@ fn a_container_is_on_several_networks_and_goes_out_by_one() {
     at[1].mtu = Some(1400);
     at[2].mac = MacAddr([2, 0, 0, 0, 0, 9]);
     attach(&host, &space, &at);
-    let routes = space.sh("ip -o -4 route show | sed 's/ *$//' | sort");
+    // A carrier is told of a moment late on a busy machine.
+    let routes = space.sh("ip -o -4 route show | sed 's/ linkdown//; s/ *$//' | sort");
     assert_eq!(
         routes,
         "10.88.1.0/24 dev eth1 proto kernel scope link src 10.88.1.5\n\
@@ -86,77 +87,53 @@ fn a_container_is_on_several_networks_and_goes_out_by_one() {
     }
 }
 
-/// Damage inside or outside and what the check says of it.
-const DAMAGE: &[(bool, &str, &str)] = &[
-    (
-        false,
-        "ip link del wh-01234567-1",
-        "the device wh-01234567-1 is gone",
-    ),
-    (false, "ip link set wh-01234567-1 down", "wh-01234567-1 is down"),
-    (
-        false,
-        "ip link set wh-01234567-1 nomaster",
-        "wh-01234567-1 is no port of the bridge wh-back",
-    ),
-    (
-        false,
-        "ip link set wh-01234567-1 type bridge_slave hairpin off",
-        "wh-01234567-1 does not send back what is for itself (hairpin)",
-    ),
-    (
-        false,
-        "ip link set wh-01234567-1 mtu 1300",
-        "wh-01234567-1 has an mtu of 1300",
-    ),
-    (false, "ip link del wh-back", "the bridge wh-back is gone"),
-    (true, "ip link del eth1", "the device wh-01234567-1 is gone"),
-    (
-        true,
-        "ip link set eth1 name eth7",
-        "wh-01234567-1 is not connected to eth1 inside",
-    ),
-    (true, "ip link set eth1 down", "eth1 inside is down"),
-    (
-        true,
-        "ip addr flush dev eth1",
-        "eth1 inside has not the address 10.88.2.5/24",
-    ),
-    (
-        true,
-        "ip addr flush dev eth1; ip addr add 10.88.2.5/16 dev eth1",
-        "eth1 inside has not the address 10.88.2.5/24",
-    ),
-    (
-        true,
-        "ip route flush dev eth1",
-        "the routes by eth1 inside are not whole",
-    ),
-    (
-        true,
-        "ip route del default",
-        "the default route by 10.88.2.1 inside is gone",
-    ),
-    (
-        true,
-        "ip route replace default via 10.88.1.1",
-        "the default route by 10.88.2.1 inside is gone",
-    ),
-    (
-        true,
-        "ip link set eth1 address 02:00:00:00:00:09",
-        "eth1 inside has not the address 02:57:0a:58:02:05",
-    ),
-    (
-        true,
-        "ip link set eth1 mtu 1300",
-        "eth1 inside has an mtu of 1300",
-    ),
-    (true, "ip link set lo down", "lo inside is down"),
+/// What somebody does to it, inside or outside.
+const DAMAGE: &[(bool, &str)] = &[
+    (false, "ip link del wh-01234567-1"),
+    (false, "ip link set wh-01234567-1 down"),
+    (false, "ip link set wh-01234567-1 nomaster"),
+    (false, "ip link set wh-01234567-1 type bridge_slave hairpin off"),
+    (false, "ip link set wh-01234567-1 mtu 1300"),
+    (false, "ip link del wh-back"),
+    (true, "ip link del eth1"),
+    (true, "ip link set eth1 name eth7"),
+    (true, "ip link set eth1 down"),
+    (true, "ip addr flush dev eth1"),
+    (true, "ip addr flush dev eth1; ip addr add 10.88.2.5/16 dev eth1"),
+    (true, "ip route flush dev eth1"),
+    (true, "ip route del default"),
+    (true, "ip route replace default via 10.88.1.1"),
+    (true, "ip link set eth1 address 02:00:00:00:00:09"),
+    (true, "ip link set eth1 mtu 1300"),
+    (true, "ip link set lo down"),
 ];
 
+/// All of an interface that could be otherwise, inside and outside. Without what a device that was made anew has another
+/// of: its number, and the outer end's MAC address.
+fn shape(host: &Host, space: &Space) -> String {
+    let up = r"s/^[0-9]+: ([^:@]+).*[<,]UP[,>].* (mtu [0-9]+).* link\/[a-z]+ ([0-9a-f:]+).*/\1 \2 \3/p";
+    let inside = format!(
+        "ip -o link | sed -nE '{up}' | sort; \
+         ip -o -4 addr | awk '{{ print $2, $4 }}' | sort; \
+         ip -4 route | sed 's/ linkdown//; s/ *$//' | sort"
+    );
+    let outside = format!(
+        "ip -o link show wh-01234567-1 2>&1 | sed -nE '{up}' | cut -d' ' -f1-3; \
+         ip -d -o link show wh-01234567-1 2>&1 | grep -oE 'master [^ ]+|hairpin (on|off)' || true"
+    );
+    space.sh(&inside) + &host.space.sh(&outside)
+}
+
+/// What one has and the other has not.
+fn lost<'a>(right: &'a str, now: &str) -> Vec<&'a str> {
+    right
+        .lines()
+        .filter(|line| !now.lines().any(|l| l == *line))
+        .collect()
+}
+
 #[test]
-fn what_is_wrong_with_an_interface_is_said_and_put_right() {
+fn what_is_damaged_of_an_interface_is_put_right() {
     let host = Host::new();
     let (front, back) = (network("front", 1), network("back", 2));
     host.apply(&[&front, &back], Vec::new());
@@ -165,40 +142,35 @@ fn what_is_wrong_with_an_interface_is_said_and_put_right() {
     attach(&host, &space, &at);
     serve(&space, ANY, 80, "web");
     let sibling = host.container(&back, 7);
-    let check = |at: &Attachment| {
-        host.space
-            .run(|| host.net.check_attachment(space.fd(), at).unwrap())
-    };
-    for (inside, damage, said) in DAMAGE {
-        assert_eq!((check(&at[0]), check(&at[1])), (None, None), "before {damage}");
+    let right = shape(&host, &space);
+    for part in [
+        "eth1 mtu 1500 02:57:0a:58:02:05",
+        "lo mtu ",
+        "eth1 10.88.2.5/24",
+        "default via 10.88.2.1 dev eth1",
+        "wh-01234567-1 mtu 1500",
+        "master wh-back",
+        "hairpin on",
+    ] {
+        assert!(right.contains(part), "{part} in:\n{right}");
+    }
+    for (inside, damage) in DAMAGE {
         if *inside { &space } else { &host.space }.sh(damage);
-        assert_eq!(check(&at[1]).as_deref(), Some(*said), "{damage}");
+        assert!(!lost(&right, &shape(&host, &space)).is_empty(), "{damage}");
         host.space.run(|| {
             host.net.apply_bridge(&back).unwrap();
             // The neighbour is connected to a bridge that was made anew, too.
             host.net.attach(sibling.space.fd(), &sibling.at, "c7").unwrap();
         });
         attach(&host, &space, &at);
-        assert_eq!((check(&at[0]), check(&at[1])), (None, None), "after {damage}");
+        // What somebody added inside stays: a namespace is its container's own affair.
+        let after = shape(&host, &space);
+        assert_eq!(lost(&right, &after), Vec::<&str>::new(), "{damage}:\n{after}");
         assert!(
             ask(&sibling.space, Tcp, at[1].ip, 80).starts_with("web "),
             "{damage}"
         );
     }
-    // Of another container's namespace, and of none.
-    let stranger = Space::new();
-    host.space.run(|| {
-        assert!(
-            host.net
-                .check_attachment(stranger.fd(), &at[0])
-                .unwrap()
-                .is_some()
-        );
-        let nothing = std::fs::File::open("/dev/null").unwrap();
-        host.net
-            .check_attachment(std::os::fd::AsFd::as_fd(&nothing), &at[0])
-            .unwrap_err();
-    });
 }
 
 #[test]

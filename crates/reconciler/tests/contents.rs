@@ -12,7 +12,7 @@ use lab::{Lab, lines, name, spec};
 use model::content::{OnChange, Then};
 use model::file::{Outcome, Source, parse};
 use model::observed::{Look, Phase};
-use model::spec::{FileSource, MountedFileSpec, Settings};
+use model::spec::{FileSource, MountedFileSpec, Settings, UpdateStrategy};
 use model::status::State;
 use reconciler::resolve::resolve;
 
@@ -235,6 +235,33 @@ fn an_environment_file_replaces_and_a_reboot_alone_does_not() {
         .set("env_file /etc/default/app", Look::Known("third"));
     assert!(lab.settle().is_empty());
     assert_ne!(lab.id("web"), second);
+}
+
+/// Whoever undoes a change before it was made keeps the container that runs, whatever was prepared or tried by then.
+#[test]
+fn what_is_as_it_was_again_replaces_nobody() {
+    for strategy in [UpdateStrategy::Recreate, UpdateStrategy::StartFirst] {
+        let mut web = spec();
+        web.env_file = vec![sim::contents::env_file()];
+        web.update.strategy = strategy;
+        let mut lab = Lab::new(&[("web", web)]);
+        assert!(lab.settle().is_empty());
+        let before = run(&lab);
+        let key = "env_file /etc/default/app";
+        lab.host.contents.set(key, Look::Known("other"));
+        let begun = lab.plan();
+        lab.ledger = begun.ledger;
+        // Put back before anybody read it.
+        lab.host.contents.set(key, Look::Known("1"));
+        lab.host.apply(&begun.actions[0].action, lab.now, false).unwrap();
+        assert_eq!(lab.host.containers.len(), 2, "{strategy:?}");
+        assert!(lab.settle().is_empty());
+        assert_eq!(
+            (run(&lab), lab.host.containers.len()),
+            (before, 1),
+            "{strategy:?}"
+        );
+    }
 }
 
 /// The errors of these files, each with its places.

@@ -298,7 +298,7 @@ fn a_sharer_of_a_network_begins_after_its_owner_and_again_with_each_new_one() {
     let why =
         "container main, whose namespaces it shares, ended or was begun anew: it is started again there";
     assert!(
-        lines(&plan).contains(&format!("-/+ container a-side: {why}")),
+        lines(&plan).contains(&format!("-/+ container a-side: {why} [stop]")),
         "{:?}",
         lines(&plan)
     );
@@ -378,4 +378,93 @@ fn a_crash_loop_says_how_the_latest_run_ended() {
     let shown = lab.shown("web");
     let why = "its latest run ended with exit code 137 (signal 9, out of memory)";
     assert_eq!((shown.state, shown.error.as_deref()), (State::Backoff, Some(why)));
+}
+
+/// How often `a-side` was started.
+fn starts_of_side(lab: &Lab) -> usize {
+    lab.started.iter().filter(|i| i.name.as_str() == "a-side").count()
+}
+
+/// Passes until `main` is stopped: none before may find `a-side` running with it.
+fn stops_side_first(lab: &mut Lab) {
+    for _ in 0..20 {
+        let id = lab.id("main");
+        let plan = lab.pass();
+        let stops = |p: &model::plan::Planned| match &p.action {
+            Action::StopContainer { id: of, .. } => *of == id && p.after.is_empty(),
+            _ => false,
+        };
+        if plan.actions.iter().any(stops) {
+            assert!(!lab.runs("a-side"), "{:?}", lines(&plan));
+            return;
+        }
+    }
+    panic!("main is never stopped");
+}
+
+#[test]
+fn a_sharer_is_stopped_before_its_owner_and_begun_again_after_it() {
+    for of in ["network", "pid", "ipc"] {
+        let main = || NamespaceMode::Container(name("main"));
+        let mut lab = sharing(|s| match of {
+            "network" => s.network_mode = NetworkMode::Container(name("main")),
+            "pid" => s.pid = main(),
+            _ => s.ipc = main(),
+        });
+        assert!(lab.settle().is_empty());
+        lab.spec("main").command = Some(vec!["other".to_owned()]);
+        stops_side_first(&mut lab);
+        assert!(lab.settle().is_empty());
+        assert!(lab.runs("a-side") && lab.runs("main"), "{of}");
+        assert_eq!(starts_of_side(&lab), 2, "{of}");
+    }
+}
+
+#[test]
+fn a_sharer_is_stopped_before_its_owner_is_by_hand_and_waits_for_its_start() {
+    let mut lab = sharing(|s| s.network_mode = NetworkMode::Container(name("main")));
+    lab.settle();
+    let hold = model::ledger::Hold {
+        reason: "stopped by hand".to_owned(),
+        at: lab.now,
+        fingerprint: model::plan::fingerprint(&lab.containers["main"]),
+    };
+    lab.ledger.holds.insert(name("main"), hold);
+    stops_side_first(&mut lab);
+    let why =
+        "? container a-side: waits for container main, whose namespaces it shares, which is to stay stopped";
+    assert_eq!(lab.settle(), [why]);
+    lab.ledger.holds.clear();
+    assert!(lab.settle().is_empty());
+    assert!(lab.runs("a-side"));
+}
+
+#[test]
+fn both_replaced_at_once_a_sharer_is_stopped_once() {
+    let mut lab = sharing(|s| s.network_mode = NetworkMode::Container(name("main")));
+    lab.settle();
+    for name in ["a-side", "main"] {
+        lab.spec(name).command = Some(vec!["other".to_owned()]);
+    }
+    stops_side_first(&mut lab);
+    assert!(lab.settle().is_empty());
+    assert_eq!(starts_of_side(&lab), 2);
+    assert_eq!(
+        lab.started.last().unwrap().spec.command,
+        Some(vec!["other".to_owned()])
+    );
+}
+
+#[test]
+fn what_has_an_error_in_its_table_comes_up_after_a_reboot_as_it_was() {
+    let mut lab = Lab::new(&[("web", spec())]);
+    assert!(lab.settle().is_empty());
+    let id = lab.id("web");
+    lab.spec("web")
+        .depends_on
+        .insert(name("nobody"), dependency(Condition::Started));
+    assert!(!lab.desired().errors.is_empty());
+    lab.reboot();
+    assert!(lab.settle().is_empty(), "its network is made again as well");
+    assert!(lab.runs("web") && lab.id("web") == id);
 }

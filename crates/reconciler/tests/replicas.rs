@@ -393,6 +393,25 @@ fn what_is_held_stays_with_all_its_instances() {
 }
 
 #[test]
+fn an_instance_that_is_held_stays_one_when_another_one_takes_its_place() {
+    let mut lab = service();
+    lab.spec("web").update.parallelism = 3;
+    lab.settle();
+    lab.spec("web").env.insert("WORD".to_owned(), "new".to_owned());
+    lab.pass();
+    let ids = ALL.map(|name| lab.id(name));
+    // The machine goes down, and its table has an error when it comes up.
+    lab.containers.insert(name("web-4"), spec());
+    lab.spec("web").replicas = 4;
+    lab.reboot();
+    lab.settle();
+    assert!(ALL.iter().all(|name| lab.runs(name)));
+    assert_ne!(ALL.map(|name| lab.id(name)), ids, "those that were prepared");
+    assert_eq!(ALL.map(|name| lab.shown(name).service), ["web"; 3]);
+    assert_eq!(behind(&lab), ALL);
+}
+
+#[test]
 fn a_container_becomes_an_instance_of_another_table() {
     let mut lab = Lab::new(&[("web", spec()), ("web-2", spec())]);
     lab.settle();
@@ -403,4 +422,136 @@ fn a_container_becomes_an_instance_of_another_table() {
     assert_eq!(["web", "web-2"].map(|n| lab.id(n)), ids, "the same definition");
     assert_eq!(lab.shown("web-2").service, "web");
     assert_eq!(answers(&lab, "web"), ["web", "web-2"]);
+}
+
+/// With a config of which a change restarts.
+fn configured() -> Lab {
+    let mut lab = service();
+    lab.spec("web").healthcheck = check(OnFailure::None);
+    lab.spec("web").configs = vec![name("x0")];
+    let config = MountedFileSpec {
+        source: FileSource::File("/srv/x0".into()),
+        target: None,
+        mode: 0o444,
+        uid: 0,
+        gid: 0,
+        on_change: model::content::OnChange::Restart,
+    };
+    lab.configs.insert(name("x0"), config);
+    lab.settle();
+    well(&mut lab, &ALL);
+    lab.settle();
+    lab
+}
+
+fn runs_of(lab: &Lab) -> [u64; 3] {
+    ALL.map(|name| lab.seen(name).run_no)
+}
+
+#[test]
+fn a_config_that_changed_restarts_one_instance_after_the_other() {
+    let mut lab = configured();
+    lab.host
+        .contents
+        .set("config x0", model::observed::Look::Known("other"));
+    let waits = |lab: &mut Lab| lab::lines(&lab.plan());
+    let said = waits(&mut lab);
+    let why = "? container web-2: is restarted with what changed once container web, which is being restarted, is up: at most 1 of web at a time";
+    assert!(said.contains(&why.to_owned()), "{said:?}");
+    for (done, name) in ALL.iter().enumerate() {
+        for _ in 0..6 {
+            let served = behind(&lab);
+            let before = runs_of(&lab);
+            lab.pass();
+            // Nobody is led to one that is restarted in this pass.
+            for (i, of) in ALL.iter().enumerate() {
+                let restarted = runs_of(&lab)[i] != before[i];
+                assert!(!(restarted && served.iter().any(|s| s == of)), "{of} is led to");
+            }
+            let restarted = runs_of(&lab).iter().filter(|run| **run > 1).count();
+            assert!(restarted <= done + 1, "{:?}", runs_of(&lab));
+        }
+        assert_eq!(lab.seen(name).run_no, 2);
+        // No verdict yet: the others wait for it.
+        well(&mut lab, &[name]);
+    }
+    assert!(lab.settle().is_empty());
+    assert_eq!((runs_of(&lab), behind(&lab).len()), ([2, 2, 2], 3));
+}
+
+#[test]
+fn parallelism_holds_for_restarts_as_well() {
+    let mut lab = configured();
+    lab.spec("web").update.parallelism = 2;
+    lab.settle();
+    lab.host
+        .contents
+        .set("config x0", model::observed::Look::Known("other"));
+    for _ in 0..6 {
+        lab.pass();
+    }
+    assert_eq!(runs_of(&lab), [2, 2, 1]);
+}
+
+#[test]
+fn instances_that_are_all_down_do_not_wait_for_each_other_to_be_mended() {
+    let mut lab = configured();
+    for name in ALL {
+        lab.found(name, Verdict::Unhealthy, "the config is wrong");
+    }
+    lab.settle();
+    lab.host
+        .contents
+        .set("config x0", model::observed::Look::Known("right"));
+    for name in ALL {
+        for _ in 0..6 {
+            lab.pass();
+        }
+        well(&mut lab, &[name]);
+    }
+    assert!(lab.settle().is_empty());
+    assert_eq!(runs_of(&lab), [2, 2, 2]);
+}
+
+#[test]
+fn those_that_are_restarted_with_what_they_depend_on_go_one_after_the_other() {
+    let mut lab = service();
+    lab.containers.insert(name("db"), spec());
+    lab.spec("web").healthcheck = check(OnFailure::None);
+    let mut on = dependency(Condition::Started);
+    on.restart = true;
+    lab.spec("web").depends_on.insert(name("db"), on);
+    lab.settle();
+    well(&mut lab, &ALL);
+    lab.settle();
+    lab.spec("db").command = Some(vec!["other".to_owned()]);
+    for (done, name) in ALL.iter().enumerate() {
+        for _ in 0..12 {
+            lab.pass();
+            let restarted = runs_of(&lab).iter().filter(|run| **run > 1).count();
+            assert!(restarted <= done + 1, "{:?}", runs_of(&lab));
+        }
+        assert_eq!(lab.seen(name).run_no, 2);
+        well(&mut lab, &[name]);
+    }
+    assert!(lab.settle().is_empty());
+    assert_eq!(runs_of(&lab), [2, 2, 2]);
+}
+
+#[test]
+fn one_instance_is_not_what_a_table_can_depend_on() {
+    let mut lab = service();
+    let mut front = spec();
+    front
+        .depends_on
+        .insert(name("web-2"), dependency(Condition::Started));
+    lab.containers.insert(name("front"), front);
+    let desired = lab.desired();
+    let told = &desired.errors[0];
+    assert_eq!(
+        told.message,
+        "container front names web-2, which is one of the 3 instances of container web"
+    );
+    assert_eq!(told.hint.as_deref(), Some("write web, which means all of them"));
+    assert_eq!(desired.errors.len(), 1);
 }

@@ -280,6 +280,27 @@ fn a_volume_goes_with_its_table_and_its_users_when_the_table_says_so() {
 }
 
 #[test]
+fn a_volume_whose_table_comes_back_as_it_is_removed_was_not_lost() {
+    let table = VolumeSpec {
+        keep: false,
+        ..VolumeSpec::default()
+    };
+    let mut lab = Lab::new(&[]);
+    lab.volumes.insert(name("data"), table.clone());
+    lab.settle();
+    lab.volumes.clear();
+    lab.pass();
+    let plan = lab.pass();
+    assert_eq!(
+        lines(&plan),
+        ["- volume data: its table is gone, and keep = false (all.toml)"]
+    );
+    lab.volumes.insert(name("data"), table);
+    assert_eq!(lines(&lab.plan()), ["+ volume data: is declared (all.toml:1)"]);
+    assert!(lab.settle().is_empty());
+}
+
+#[test]
 fn a_volume_with_data_is_not_made_of_something_else() {
     let mut lab = with_volume();
     lab.settle();

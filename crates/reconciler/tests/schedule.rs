@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lab::{Lab, lines, name, spec};
+use model::action::Action;
 use model::ledger::Hold;
 use model::observed::{Look, Phase};
 use model::plan::fingerprint;
@@ -91,6 +92,42 @@ fn it_is_prepared_waits_without_holding_anything_up_and_is_started_when_due() {
         lab.started[0].id, lab.started[1].id,
         "every run is one of the same"
     );
+}
+
+#[test]
+fn a_clock_that_goes_back_and_forth_repeats_no_run() {
+    let mut job = minutely();
+    job.schedule = Some("*:47".parse().unwrap());
+    let mut lab = waiting(job);
+    lab.now = at("13:47:00");
+    lab.pass();
+    lab.now = at("12:50:00");
+    lab.pass();
+    lab.ends("job", 0, Phase::Exited);
+    lab.now = at("13:50:00");
+    passes(&mut lab, 3);
+    assert_eq!((lab.started.len(), runs(&lab)), (1, 1));
+    assert_eq!(lab.shown("job").next_run, Some(at("14:47:00")));
+}
+
+#[test]
+fn one_whose_start_was_cut_off_is_not_taken_for_a_run() {
+    let mut lab = Lab::new(&[("job", spec())]);
+    let start = loop {
+        let plan = lab.plan();
+        let begins = |a: &Action| matches!(a, Action::StartContainer { .. });
+        let mut due = plan.actions.iter().filter(|p| p.after.is_empty());
+        if let Some(start) = due.find(|p| begins(&p.action)) {
+            break start.action.clone();
+        }
+        lab.pass();
+    };
+    lab.host.apply(&start, lab.now, true).unwrap_err();
+    assert_eq!(lab.seen("job").phase, Phase::Created);
+    lab.containers.insert(name("job"), minutely());
+    lab.now = at("13:48:00");
+    passes(&mut lab, 21);
+    assert!(lab.runs("job"));
 }
 
 #[test]

@@ -353,6 +353,55 @@ fn it_says_why_the_old_one_has_to_be_stopped_first() {
 }
 
 #[test]
+fn a_hold_that_is_lifted_does_not_end_one_that_ports_still_lead_to() {
+    let mut lab = running(start_first());
+    let old = lab.id("web");
+    change(&mut lab, "new");
+    let new = tried(&mut lab);
+    found(&mut lab, &new.id, Verdict::Healthy);
+    // Promoted, and nothing of it done yet.
+    lab.ledger = lab.plan().ledger;
+    assert_eq!(draining(&lab), Some(old));
+    let hold = model::ledger::Hold {
+        reason: "by hand".to_owned(),
+        at: lab.now,
+        fingerprint: model::plan::fingerprint(&lab.containers["web"]),
+    };
+    lab.ledger.holds.insert(name("web"), hold);
+    lab.ledger = lab.plan().ledger;
+    lab.ledger.holds.clear();
+    let plan = lab.pass();
+    assert!(ends(&plan).is_empty(), "{:?}", lab::lines(&plan));
+    assert_eq!(leads_to(&lab), new.attachments[0].ip);
+    lab.settle();
+    assert_eq!((lab.id("web"), lab.host.containers.len()), (new.id, 1));
+}
+
+#[test]
+fn two_that_swap_their_ports_are_stopped_first_and_keep_their_addresses() {
+    let mut api = start_first();
+    api.ports[0].host = Some((9090, 9090));
+    let mut lab = Lab::new(&[("api", api), ("web", start_first())]);
+    let both = ["api", "web"];
+    let well = |lab: &mut Lab| {
+        lab.settle();
+        both.iter().for_each(|n| lab.found(n, Verdict::Healthy, ""));
+        lab.settle();
+    };
+    let places = |lab: &Lab| both.map(|n| lab.ledger.containers[n].current.attachments[0].ip);
+    well(&mut lab);
+    let (ids, before) = (both.map(|n| lab.id(n)), places(&lab));
+    for (of, port) in [("api", 8080), ("web", 9090)] {
+        lab.spec(of).ports[0].host = Some((port, port));
+        lab.spec(of).env.insert("WORD".to_owned(), "new".to_owned());
+    }
+    well(&mut lab);
+    assert!(both.iter().zip(ids).all(|(n, id)| lab.runs(n) && lab.id(n) != id));
+    assert_eq!(places(&lab), before);
+    assert!(!lab.ledger.leases.keys().any(|k| k.ends_with('+')));
+}
+
+#[test]
 fn a_second_update_waits_until_the_one_before_is_gone() {
     let mut lab = running(start_first());
     change(&mut lab, "second");

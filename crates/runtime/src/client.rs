@@ -30,6 +30,7 @@ use crate::damage;
 pub use crate::error::RuntimeError;
 pub use crate::exec::{ExecEnd, ExecIo, ExecSession, ExecSpec};
 use crate::launch::sealed_exe;
+use crate::looks::Looks;
 use crate::observe;
 use crate::shim::files::{self, ContainerFile, Files, ShimState, Stage};
 use crate::shim::protocol::{self, Answer, Command, Reply, Request, RestartCause};
@@ -54,6 +55,7 @@ pub struct Runtime {
     /// What `exe` leads to, where it leads through a descriptor.
     _sealed: Option<Arc<OwnedFd>>,
     hierarchies: Hierarchies,
+    looks: Arc<Looks>,
 }
 
 impl Runtime {
@@ -68,6 +70,7 @@ impl Runtime {
             exe,
             _sealed: sealed,
             hierarchies: Hierarchies::detect().map_err(RuntimeError::Hierarchies)?,
+            looks: Arc::default(),
         };
         dirs::make_roots(&runtime.roots)?;
         Ok(runtime)
@@ -226,8 +229,19 @@ impl Runtime {
 
     /// Every container that has a directory of ours.
     pub fn observe(&self) -> Result<BTreeMap<ContainerId, Look<ObservedContainer>>> {
-        observe::all(&self.roots, &self.boot_id)
+        self.looks
+            .all(&self.roots, &self.boot_id)
             .map_err(RuntimeError::file("list the containers below", &self.roots.state))
+    }
+
+    /// Something of it was, or may have been, written to in place: the next look does not go by what is known.
+    pub fn forget_look(&self, id: &ContainerId) {
+        self.looks.forget(id);
+    }
+
+    /// The same of all of them: word of such writes was lost.
+    pub fn forget_looks(&self) {
+        self.looks.forget_all();
     }
 
     /// One container; none where there is no such one.
@@ -278,6 +292,14 @@ impl Runtime {
     /// The state and run dir.
     pub(crate) fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    pub(crate) fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
     }
 
     /// A container's control groups.

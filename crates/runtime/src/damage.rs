@@ -24,7 +24,7 @@ use crate::client::{Runtime, RuntimeError, bundle};
 use crate::members;
 use crate::shim::files::{self, ContainerFile, ExitFile, Files, RunRecord, ShimConfig, ShimState};
 use crate::shim::protocol::{self, Command, Request};
-use crate::shim::start::{group_name, is_locked};
+use crate::shim::start::group_name;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 type Containers = BTreeMap<ContainerId, Look<ObservedContainer>>;
@@ -47,7 +47,7 @@ pub enum Depth {
 
 /// Whether a container has a shim: it holds the lock, or somebody deleted the lock's file and it lives all the same.
 pub(crate) fn has_shim(files: &Files) -> io::Result<bool> {
-    if is_locked(&files.lock())? {
+    if detach::lock::is_held(&files.lock())? {
         return Ok(true);
     }
     if files.lock().exists() {
@@ -85,26 +85,41 @@ pub(crate) fn ask_shim(files: &Files) -> Option<ShimState> {
 impl Runtime {
     /// What is wrong with a live container; empty where all is well, or it does not run.
     pub fn damage_of(&self, seen: &ObservedContainer, depth: Depth) -> Vec<Damage> {
+        self.looks().mind_moves(self.hierarchies());
+        self.damage(seen, depth)
+    }
+
+    /// The same of all of these that can be seen.
+    pub fn damages(&self, containers: &Containers, depth: Depth) -> BTreeMap<ContainerId, Vec<Damage>> {
+        self.looks().mind_moves(self.hierarchies());
+        let known = containers
+            .iter()
+            .filter_map(|(id, look)| Some((id, look.known()?)));
+        let damaged = known.map(|(id, seen)| (id, self.damage(seen, depth)));
+        damaged
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(id, list)| (id.clone(), list))
+            .collect()
+    }
+
+    fn damage(&self, seen: &ObservedContainer, depth: Depth) -> Vec<Damage> {
         if !matches!(
             seen.phase,
             Phase::Running { .. } | Phase::Paused { .. } | Phase::Backoff { .. }
         ) {
             return Vec::new();
         }
-        let files = Files::new(self.roots(), &seen.id);
-        let mut found = of_what_it_stands_on(&files);
-        found.extend(of_files(&files, depth));
+        let mut found = Vec::new();
+        if depth != Depth::There || !self.looks().is_whole(&seen.id) {
+            let files = Files::new(self.roots(), &seen.id);
+            found.extend(of_what_it_stands_on(&files));
+            found.extend(of_files(&files, depth));
+            if found.is_empty() {
+                self.looks().note_whole(&seen.id);
+            }
+        }
         found.extend(self.of_group(seen));
         found
-    }
-
-    /// The same of all of these that can be seen.
-    pub fn damages(&self, containers: &Containers, depth: Depth) -> BTreeMap<ContainerId, Vec<Damage>> {
-        let known = containers
-            .iter()
-            .filter_map(|(id, look)| Some((id, look.known()?)));
-        let damaged = known.map(|(id, seen)| (id.clone(), self.damage_of(seen, depth)));
-        damaged.filter(|(_, list)| !list.is_empty()).collect()
     }
 
     /// Where word of such damage comes from: directories (or a control file) with the names in them that matter.
@@ -166,10 +181,11 @@ impl Runtime {
         let (Phase::Running { pid } | Phase::Paused { pid }) = seen.phase else {
             return None;
         };
-        let payload = self.group(seen).child(PAYLOAD);
-        if members::is_in(pid, &payload)? {
+        let payload = || self.group(seen).child(PAYLOAD);
+        if self.looks().is_in(&seen.id, pid, payload)? {
             return None;
         }
+        let payload = payload();
         let what = match payload.dirs().iter().all(|dir| dir.is_dir()) {
             true => "its processes were moved out of their control group",
             false => "its control group is gone",

@@ -5,6 +5,7 @@
 //! shim, its nearest subreaper.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +15,7 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_c
 
 use crate::bundle::{CONFIG, mounts::SHARED_SHM};
 use crate::cgroup::{CgroupSet, Hierarchies, PAYLOAD, limits};
-use crate::embedded::{Doing, Plan, mount_overlay, sys};
+use crate::embedded::{Doing, Plan, mount_overlay, sys, write_sysctls};
 use crate::join;
 use crate::launch::LaunchError;
 use crate::shim::files::{self, ShimConfig};
@@ -29,6 +30,7 @@ pub(crate) fn create(plan: &Plan, runtime: &str) -> Result<i32, LaunchError> {
     fs::create_dir_all(plan.rootfs()).doing(|| format!("making {}", plan.rootfs().display()))?;
     mount_overlay(&plan.extra.overlay, true, &plan.rootfs()).map(drop)?;
     put_shared_memory(plan)?;
+    write_network_sysctls(plan)?;
     write_config(plan, &dir)?;
     // What an earlier run left behind, whose payload has ended: without it there is nothing to delete.
     let _ = quietly(Cli::new(plan, runtime).command(&["delete", "--force"]));
@@ -114,6 +116,22 @@ fn put_shared_memory(plan: &Plan) -> Result<(), LaunchError> {
         .doing(|| "mounting the shared /dev/shm".to_owned())
 }
 
+/// runc takes the network namespace it is started in for the host's, and refuses to set anything of it. It is started in
+/// the container's, where we are too.
+fn write_network_sysctls(plan: &Plan) -> Result<(), LaunchError> {
+    let all = plan.spec.linux().as_ref().and_then(|l| l.sysctl().clone());
+    let ours = all.unwrap_or_default().into_iter();
+    let root = fs::File::open("/").doing(|| "opening /".to_owned())?;
+    write_sysctls(
+        root.as_fd(),
+        &ours.filter(|(name, _)| is_of_network(name)).collect(),
+    )
+}
+
+fn is_of_network(sysctl: &str) -> bool {
+    sysctl.starts_with("net.")
+}
+
 /// The bundle's configuration with what the runtime must be told: whose namespaces these are, and where the root is.
 fn write_config(plan: &Plan, dir: &Path) -> Result<(), LaunchError> {
     let mut spec = plan.spec.clone();
@@ -155,6 +173,8 @@ fn write_config(plan: &Plan, dir: &Path) -> Result<(), LaunchError> {
             spec.set_process(Some(plan.process.clone()));
         }
         linux.set_namespaces(Some(namespaces));
+        let rest = linux.sysctl().clone().unwrap_or_default().into_iter();
+        linux.set_sysctl(Some(rest.filter(|(name, _)| !is_of_network(name)).collect()));
         spec.set_mounts(spec.mounts().clone().map(of_files));
         spec.set_linux(Some(linux));
         if let Some(mut root) = spec.root().clone() {

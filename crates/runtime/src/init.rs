@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
         eprintln!("error: an init is started with its container (`init = true`), not by hand");
         return ExitCode::from(2);
     };
-    crate::shim::sys::keep_heap_small();
+    detach::heap::keep_small(crate::shim::start::HEAP);
     // Executed through /proc/self/exe, the process would be called "exe".
     let _ = rustix::thread::set_name(c"wharf");
     let begin = || {

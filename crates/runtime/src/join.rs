@@ -18,7 +18,6 @@ use crate::bundle::{Owner, Shared};
 use crate::embedded::{Doing, filesystem_magic};
 use crate::launch::LaunchError;
 use crate::shim::files::{self, Process, ShimState};
-use crate::shim::start::is_locked;
 
 /// TMPFS_MAGIC of statfs(2).
 const TMPFS: i64 = 0x0102_1994;
@@ -113,7 +112,7 @@ fn payload(run_dir: &Path, owner: &Owner, what: &str) -> Result<Process, LaunchE
 /// What the owner's shim says of itself, if it lives. All run dirs lie side by side.
 fn state(run_dir: &Path, owner: &Owner, what: &str) -> Result<ShimState, LaunchError> {
     let look = |dir: &Path| -> io::Result<Option<ShimState>> {
-        if !is_locked(&dir.join("shim.lock"))? {
+        if !detach::lock::is_held(&dir.join("shim.lock"))? {
             return Ok(None);
         }
         let state: Option<ShimState> = files::read(&dir.join("state.json"))?;

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+mod child;
 pub mod client;
 pub mod contents;
 pub mod damage;
@@ -13,6 +14,7 @@ pub mod init;
 mod join;
 pub mod launch;
 pub mod log;
+mod looks;
 mod members;
 pub mod observe;
 pub mod prepare;

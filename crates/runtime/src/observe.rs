@@ -1,6 +1,7 @@
-//! Looking at containers: a few small files and one question about a lock each. Nothing is changed, nobody is asked.
+//! Looking at a container: a few small files and one question about a lock. Nothing is changed, nobody is asked.
+//! [`crate::looks`] spares it for those of which nothing changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -10,23 +11,24 @@ use model::observed::{Look, ObservedContainer, Phase};
 use model::paths::Roots;
 
 use crate::damage::{ask_shim, has_shim, legible};
-use crate::shim::files::{self, ContainerFile, ExitFile, Files, RunRecord, ShimConfig, ShimState, Stage};
-
-/// Every container that has a directory of ours.
-pub fn all(roots: &Roots, boot_id: &str) -> io::Result<BTreeMap<ContainerId, Look<ObservedContainer>>> {
-    let mut ids = ids(&roots.state.join("containers"))?;
-    ids.append(&mut self::ids(&roots.run.join("containers"))?);
-    let looks = ids
-        .into_iter()
-        .filter_map(|id| one(roots, boot_id, &id).map(|look| (id, look)));
-    Ok(looks.collect())
-}
+use crate::shim::files::{
+    self, ContainerFile, ExitFile, Files, Process, RunRecord, ShimConfig, ShimState, Stage,
+};
 
 /// One container; none where nothing of it is there, or nothing but what a removal has yet to sweep up.
 pub fn one(roots: &Roots, boot_id: &str, id: &ContainerId) -> Option<Look<ObservedContainer>> {
+    one_with_shim(roots, boot_id, id).map(|(look, _)| look)
+}
+
+/// The same with the shim's process, where a live one says which it is.
+pub(crate) fn one_with_shim(
+    roots: &Roots,
+    boot_id: &str,
+    id: &ContainerId,
+) -> Option<(Look<ObservedContainer>, Option<Process>)> {
     match look(&Files::new(roots, id), boot_id) {
-        Ok(found) => found.map(Look::Known),
-        Err(e) => Some(Look::Unknown(format!("container {}: {e}", id.short()))),
+        Ok(found) => found.map(|(seen, shim)| (Look::Known(seen), shim)),
+        Err(e) => Some((Look::Unknown(format!("container {}: {e}", id.short())), None)),
     }
 }
 
@@ -48,7 +50,7 @@ enum Began {
     Torn,
 }
 
-fn look(files: &Files, boot_id: &str) -> io::Result<Option<ObservedContainer>> {
+fn look(files: &Files, boot_id: &str) -> io::Result<Option<(ObservedContainer, Option<Process>)>> {
     // Before all else: a shim that leaves writes its exit record first and lets go of the lock last.
     let locked = has_shim(files)?;
     let state: Option<ShimState> = legible(&files.shim_state())?;
@@ -67,7 +69,9 @@ fn look(files: &Files, boot_id: &str) -> io::Result<Option<ObservedContainer>> {
         // One that cannot be understood is none: the run it was about counts as cut off.
         exit: legible(&files.exit())?,
     };
-    Ok(Some(found.describe(container)))
+    let live = found.state.as_ref().filter(|_| locked);
+    let shim = live.map(|state| state.shim);
+    Ok(Some((found.describe(container), shim)))
 }
 
 /// Who it is. Where the state dir was deleted or scribbled over behind our back, the shim or the run dir may still know.

@@ -93,6 +93,11 @@ impl Store {
         })
     }
 
+    /// Where unpacked layers are, each a directory. Whoever takes one away makes the images it is part of incomplete.
+    pub fn layers_dir(&self) -> &Path {
+        &self.layout.layers
+    }
+
     /// How registries are reached from the next load on. Without it: anonymously, docker's file unread.
     pub fn set_registries(&self, config: RegistryConfig) {
         *self.registries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);

@@ -31,11 +31,7 @@ pub fn remove(root: &Path, tmp: &Path) -> io::Result<u64> {
     let mut freed = 0;
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
+        let Some(meta) = look(&path)? else { continue };
         if !meta.is_dir() {
             freed += size(&meta);
             fs::remove_file(&path)?;
@@ -45,6 +41,14 @@ pub fn remove(root: &Path, tmp: &Path) -> io::Result<u64> {
         fs::remove_dir(&path)?;
     }
     Ok(freed)
+}
+
+/// None where nothing is, or is any more.
+fn look(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Unlinks the files in `directory` and moves its directories to `tmp`.
@@ -71,11 +75,7 @@ pub fn size_of(root: &Path) -> io::Result<u64> {
     let mut seen = BTreeSet::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
+        let Some(meta) = look(&path)? else { continue };
         if meta.is_dir() {
             for entry in fs::read_dir(&path)? {
                 waiting.push(entry?.path());

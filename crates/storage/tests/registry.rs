@@ -6,12 +6,11 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, snapshot};
+use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, killed, snapshot};
 use model::image::{Image, ImageSource};
 use model::spec::{RegistrySettings, Settings};
 use serde_json::json;
@@ -444,30 +443,13 @@ fn a_transfer_that_is_cut_goes_on_where_it_was() {
     assert_eq!(entries(&fixture.path("second/tmp")), Vec::<String>::new());
 }
 
-const STORE: &str = "STORAGE_TEST_STORE";
-const REFERENCE: &str = "STORAGE_TEST_REFERENCE";
-
-/// What the killed process runs: this test binary once more. By itself, with nothing asked of it, it has nothing to do.
 #[test]
 fn child_that_pulls() {
-    let (Some(store), Some(reference)) = (std::env::var_os(STORE), std::env::var(REFERENCE).ok()) else {
+    let Some((store, reference)) = killed::given() else {
         return;
     };
-    let store = Store::open(Path::new(&store)).unwrap();
-    let image = store
-        .load(&source(&reference), &LoadOptions::new(&false.into()))
-        .unwrap();
-    assert_eq!(image.layers.len(), 4);
-}
-
-fn child(store: &Path, reference: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "child_that_pulls"])
-        .env(STORE, store)
-        .env(REFERENCE, reference);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
+    let image = store.load(&source(&reference), &LoadOptions::new(&false.into()));
+    assert_eq!(image.unwrap().layers.len(), 4);
 }
 
 #[test]
@@ -478,42 +460,5 @@ fn killed_while_pulling() {
     let layers: Vec<_> = (0..4).map(|n| (Pack::Gzip, noise(n, 1 << 20))).collect();
     layout.image(None, &layers);
     let reference = registry.push(&layout.source(None).key(), "app:1");
-    let whole = fixture.load(&source(&reference)).unwrap();
-    let pictures: Vec<_> = whole.layers.iter().map(|layer| snapshot(layer)).collect();
-    let begun = std::time::Instant::now();
-    assert!(
-        child(&fixture.path("timing"), &reference)
-            .status()
-            .unwrap()
-            .success()
-    );
-    let span = begun.elapsed().as_micros() as u64;
-    let mut random = Random::seeded();
-    let root = fixture.path("killed");
-    for kill in 0..12 {
-        let mut process = child(&root, &reference).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(span)));
-        process.kill().unwrap();
-        process.wait().unwrap();
-        let store = Store::open(&root).unwrap();
-        assert_eq!(entries(&root.join("tmp")), Vec::<String>::new(), "kill {kill}");
-        for name in entries(&root.join("layers")) {
-            let good = whole
-                .layers
-                .iter()
-                .position(|layer| layer.ends_with(&name))
-                .unwrap();
-            assert!(
-                snapshot(&root.join("layers").join(&name)) == pictures[good],
-                "kill {kill}: {name}"
-            );
-        }
-        if kill % 3 == 2 {
-            let image = store
-                .load(&source(&reference), &LoadOptions::new(&false.into()))
-                .unwrap();
-            assert_eq!(image.id, whole.id);
-            store.prune(&InUse::default(), false).unwrap();
-        }
-    }
+    killed::kill(&fixture, 12, "child_that_pulls", &reference, &source(&reference));
 }

@@ -85,6 +85,7 @@ impl Host {
             .open(self.log_path())
             .unwrap();
         let mut command = self.wharf_command();
+        command.envs(self.agent_env.iter().map(|(name, value)| (name, value)));
         command
             .args(["agent", "--settings"])
             .arg(self.settings())
@@ -94,6 +95,11 @@ impl Host {
             .stderr(log)
             .spawn()
             .unwrap()
+    }
+
+    /// One more variable in the environment of every agent that is started from now on.
+    pub fn agent_env(&mut self, name: &str, value: &str) {
+        self.agent_env.push((name.to_owned(), value.to_owned()));
     }
 
     /// The agent's pid.

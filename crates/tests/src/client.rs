@@ -35,6 +35,12 @@ impl Said {
     }
 }
 
+/// One container's row of a status.
+pub fn row<'s>(status: &'s Status, name: &str) -> &'s ContainerStatus {
+    let found = status.containers.iter().find(|c| c.name == name);
+    found.unwrap_or_else(|| panic!("no container {name}: {status:#?}"))
+}
+
 impl Host {
     /// Runs `wharf ARGS…`.
     pub fn wharf<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
@@ -67,11 +73,7 @@ impl Host {
 
     /// One container's row.
     pub fn container(&self, name: &str) -> ContainerStatus {
-        let status = self.status();
-        let found = status.containers.iter().find(|c| c.name == name);
-        found
-            .unwrap_or_else(|| panic!("no container {name}: {status:#?}"))
-            .clone()
+        row(&self.status(), name).clone()
     }
 
     /// Asks for the status until it is as wanted; returns it.

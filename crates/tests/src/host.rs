@@ -36,6 +36,7 @@ pub struct Host {
     pub neighbour: Namespace,
     pub(crate) agent: Option<Agent>,
     pub(crate) expected_errors: Vec<String>,
+    pub(crate) agent_env: Vec<(String, String)>,
     dir: TempDir,
     cgroup_parent: String,
 }
@@ -64,6 +65,7 @@ impl Host {
             neighbour,
             agent: None,
             expected_errors: Vec::new(),
+            agent_env: Vec::new(),
             dir,
             cgroup_parent,
         };

@@ -203,13 +203,14 @@ impl Seen<'_> {
             }
         }
         list(&run).iter().for_each(|entry| tree(entry, 1, &mut found));
-        // Kept by design, one file each: decisions, and that forwarding was off before the agent came.
+        // Kept by design: decisions, that forwarding was off before the agent came, the place of configs and secrets.
         let names = [
             "ledger.json",
             "ledger.copy.json",
             "events.jsonl",
             "events.jsonl.1",
             "run/forward_guard",
+            "run/contents",
         ];
         let kept = |path: &PathBuf| names.iter().any(|name| path.ends_with(name));
         for path in found.into_iter().filter(|path| !kept(path)) {

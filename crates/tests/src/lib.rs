@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod binary;
+pub mod calls;
 pub mod cgroups;
 pub mod client;
 pub mod docker;

@@ -1,5 +1,6 @@
 //! A bounded, constant load of requests on a server, and what became of each.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use crate::namespace::Namespace;
 
 /// How long a request may take. Only a lost one takes this long.
 const TRY: Duration = Duration::from_secs(5);
-/// When a datagram is sent once more.
-const SOON: Duration = Duration::from_millis(500);
+/// Datagrams of a burst.
+const BURST: u64 = 8;
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -27,9 +28,10 @@ pub enum Client {
     Kept,
     /// A datagram from a port of its own each time.
     Datagram,
-    /// Datagrams from one port. One whose answer does not come is sent once more, as every UDP client does: the answer
-    /// that is under way while connection tracking forgets a flow finds its way back no more.
+    /// Datagrams from one port.
     Flow,
+    /// Several datagrams at once, from one port.
+    Burst,
 }
 
 /// What one client saw.
@@ -38,8 +40,6 @@ pub struct Seen {
     pub answers: u64,
     /// What went wrong, one line a request.
     pub lost: Vec<String>,
-    /// How often it was asked once more.
-    pub again: u64,
     /// Who answered, in order, each change once.
     pub versions: Vec<String>,
 }
@@ -97,12 +97,10 @@ fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool) -> Seen {
             Client::New => Kept::to(address).and_then(|mut c| c.get(true)),
             Client::Kept => on_kept(&mut kept, address),
             Client::Datagram => {
-                UdpSocket::bind("0.0.0.0:0").and_then(|s| datagram(&s, address, seen.answers, TRY))
+                UdpSocket::bind("0.0.0.0:0").and_then(|s| datagrams(&s, address, seen.answers, 1))
             }
-            Client::Flow => datagram(&flow, address, seen.answers, SOON).or_else(|_| {
-                seen.again += 1;
-                datagram(&flow, address, seen.answers, TRY)
-            }),
+            Client::Flow => datagrams(&flow, address, seen.answers, 1),
+            Client::Burst => datagrams(&flow, address, seen.answers * BURST, BURST),
         };
         match answer {
             Ok(body) => {
@@ -182,16 +180,24 @@ fn on_kept(kept: &mut Option<Kept>, address: SocketAddr) -> io::Result<String> {
     Ok(body)
 }
 
-fn datagram(socket: &UdpSocket, address: SocketAddr, number: u64, within: Duration) -> io::Result<String> {
-    socket.set_read_timeout(Some(within))?;
-    socket.send_to(number.to_string().as_bytes(), address)?;
+/// Sends as many, numbered from there on, and waits for the answers to all; the last one's.
+fn datagrams(socket: &UdpSocket, address: SocketAddr, first: u64, count: u64) -> io::Result<String> {
+    socket.set_read_timeout(Some(TRY))?;
+    for number in first..first + count {
+        socket.send_to(number.to_string().as_bytes(), address)?;
+    }
+    let mut waiting: BTreeSet<u64> = (first..first + count).collect();
+    let mut last = String::new();
     let mut answer = [0; 1500];
-    loop {
+    while !waiting.is_empty() {
         let n = socket.recv(&mut answer)?;
         let text = String::from_utf8_lossy(&answer[..n]).into_owned();
+        let number = text.split(' ').next().and_then(|number| number.parse().ok());
         // What comes late is the answer to another one.
-        if text.starts_with(&format!("{number} ")) {
-            return Ok(text);
+        let is_new = number.is_some_and(|number| waiting.remove(&number));
+        if is_new && number == Some(first + count - 1) {
+            last = text;
         }
     }
+    Ok(last)
 }

@@ -15,7 +15,7 @@ use model::status::{ContainerStatus, Status};
 use tempfile::TempDir;
 
 use crate::binary::{self, repository};
-use crate::client::Said;
+use crate::client::{Said, row};
 use crate::host::{ADDRESS, NEIGHBOUR};
 use crate::http::{self, Answer};
 use crate::images::{ImageBuilder, hello};
@@ -184,11 +184,7 @@ impl SystemdHost {
 
     /// One container's row.
     pub fn container(&self, name: &str) -> ContainerStatus {
-        let status = self.status();
-        let found = status.containers.iter().find(|c| c.name == name);
-        found
-            .unwrap_or_else(|| panic!("no container {name}: {status:#?}"))
-            .clone()
+        row(&self.status(), name).clone()
     }
 
     /// Asks until it is so.

@@ -226,19 +226,13 @@ fn a_secret_is_where_it_should_be_and_nowhere_else() {
     assert_eq!(owners.ok().stdout, "440 101 102\n400 0 0\n");
     let refused = host.wharf(["exec", "web", "sh", "-c", "echo x >/run/secrets/tls_key"]);
     assert_ne!(refused.code, 0, "it is read-only: {refused:?}");
-    let said = [
-        "inspect web",
-        "status --json",
-        "plan --json",
-        "events --tail 1000",
-        "ps",
-    ];
+    let said = ["inspect web", "status --json", "plan --json", "events", "ps"];
     for n in [1, 2] {
         assert_eq!(holding(&host.state_dir(), &secret(n)), [""; 0].map(PathBuf::from));
         assert!(!host.log().contains(&secret(n)), "the agent's log");
         assert!(!called_with(&secret(n)), "a command line");
         for command in said {
-            let said = host.wharf(command.split(' '));
+            let said = host.wharf(command.split(' ')).ok();
             assert!(!said.stdout.contains(&secret(n)), "wharf {command}");
         }
     }

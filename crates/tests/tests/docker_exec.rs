@@ -13,14 +13,6 @@ use tests::client::Said;
 use tests::process::{self, until_pid_of};
 use tests::pty::Pty;
 
-fn host_with_box() -> Host {
-    let mut host = Host::new();
-    host.write("box.toml", &host.busybox_table("box", "exec sleep 1000", ""));
-    host.start_agent();
-    host.converge();
-    host
-}
-
 fn exec(host: &Host, args: &[&str]) -> Said {
     host.docker(std::iter::once("exec").chain(args.iter().copied()))
 }
@@ -35,7 +27,7 @@ fn said(code: i32, stdout: &str, stderr: &str) -> Said {
 
 #[test]
 fn codes_streams_and_options() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let sh = |line: &str| exec(&host, &["box", "sh", "-c", line]);
     assert_eq!(sh("echo out; echo err >&2; exit 7"), said(7, "out\n", "err\n"));
     assert_eq!(sh("kill -9 $$").code, 137);
@@ -85,7 +77,7 @@ fn codes_streams_and_options() {
 
 #[test]
 fn standard_input_comes_in_and_ends() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let mut client = host
         .docker_command()
         .args(["exec", "-i", "box", "sh", "-c", "wc -c; echo done; exit 3"])
@@ -113,7 +105,7 @@ fn standard_input_comes_in_and_ends() {
 
 #[test]
 fn a_terminal() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let mut command = host.docker_command();
     command.args(["exec", "-it", "-e", "PS1=here> ", "box", "sh"]);
     let mut pty = Pty::spawn(&command);
@@ -142,7 +134,7 @@ fn a_terminal() {
 
 #[test]
 fn a_pause() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     assert_eq!(host.docker(["pause", "box"]).ok().stdout, "box\n");
     assert_eq!(host.container("box").state, State::Paused);
     let failed = exec(&host, &["box", "true"]);
@@ -188,7 +180,7 @@ fn made(host: &Host, config: &Value) -> String {
 
 #[test]
 fn clients_that_only_read_get_the_output_as_a_body() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let words = ["sh", "-c", "echo out; echo err >&2; exit 4"];
     let config = json!({ "AttachStdout": true, "AttachStderr": false, "Cmd": words });
     let id = made(&host, &config);
@@ -227,7 +219,7 @@ fn clients_that_only_read_get_the_output_as_a_body() {
 
 #[test]
 fn refusals_are_dockerds() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let refused = |path: &str, body: Value, wanted: u16, words: &str| {
         let (status, _, answer) = ask(&host, "POST", path, "", &body);
         let text = String::from_utf8_lossy(&answer).into_owned();

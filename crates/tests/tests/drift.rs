@@ -29,6 +29,12 @@ fn damages(host: &Host) -> Vec<(&'static str, String)> {
         ("address", format!("ip addr del {gateway}/24 dev {bridge}")),
         ("bridge down", format!("ip link set {bridge} down")),
         ("bridge", format!("ip link del {bridge}")),
+        (
+            "forwarding entry",
+            format!(
+                "bridge fdb del $(ip -o link show {bridge} | grep -o 'ether [^ ]*' | cut -c7-) dev {bridge} self"
+            ),
+        ),
         ("veth", format!("ip link del {veth}")),
         ("master", format!("ip link set {veth} nomaster")),
         ("veth down", format!("ip link set {veth} down")),

@@ -205,6 +205,9 @@ fn a_removed_control_group_is_made_again_with_its_limits() {
     });
     assert!(limited, "its limit of processes is in force");
     assert_eq!(pids(&host.converge()), before);
+    // The one that was made is watched as the one before: on v2 nobody has to ask for a look.
+    move_out(&host, before["box"]);
+    host.until("back without being asked", |_| is_in_its_group(&host, "box"));
 }
 
 #[test]
@@ -339,6 +342,28 @@ fn without_anything_of_its_ledger_it_comes_up_and_says_so() {
     until_event(&host, "agent", "ledger", "repair", "made anew");
     host.until("all anew", |s| s.converged && pids(s).len() == 2);
     host.http_get(From::Neighbour, "http://192.0.2.1:8080/");
+}
+
+#[test]
+fn a_deleted_layer_is_unpacked_again() {
+    let host = with_two();
+    let before = pids(&host.status());
+    let layers = host.state_dir().join("store/layers");
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&layers).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let all = names();
+    for name in &all {
+        fs::remove_dir_all(layers.join(name)).unwrap();
+    }
+    host.until("all there again", |s| s.converged && names() == all);
+    assert_eq!(pids(&host.converge()), before, "nobody is restarted for it");
+    host.wharf(["restart", "box"]).ok();
+    host.converge();
+    assert_eq!(inside(&host, "echo whole"), "whole\n");
 }
 
 #[test]

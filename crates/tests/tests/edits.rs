@@ -84,6 +84,224 @@ fn what_does_not_matter_changes_nothing() {
     );
 }
 
+/// One wish, said twice: `@IMAGE@` and `@DIR@` stand for things of the host.
+const SAID: [&str; 2] = [
+    r#"
+[container.web]
+image = "@IMAGE@"
+command = ["sleep", "100000"]
+stop_signal = "SIGKILL"
+stop_grace_period = "60s"
+env = { A = "1", B = "2" }
+labels = { x = "1", y = "2" }
+ports = ["8080:80", "9000:90/udp", "7000-7002:7000-7002"]
+networks = ["front", "back"]
+extra_hosts = { "a.example" = "10.0.0.9", "b.example" = "10.0.0.10" }
+volumes = ["data:/data:ro", "/mine", { type = "bind", source = "@DIR@/bind", target = "/bind" }, { type = "tmpfs", target = "/mem", size = "64M" }]
+tmpfs = ["/run", "/tmp"]
+configs = ["conf", "more"]
+secrets = ["key", "own"]
+cap_add = ["NET_ADMIN", "SYS_NICE"]
+groups = ["10", "11"]
+devices = ["/dev/null:/dev/nothing", "/dev/zero:/dev/nought"]
+sysctls = { "net.ipv4.ip_unprivileged_port_start" = "1000", "net.ipv4.ip_default_ttl" = "65" }
+ulimits = { nofile = 1000 }
+depends_on = ["db"]
+requires_mounts = ["/proc", "/"]
+restart = { policy = "always", backoff = "1s", backoff_max = "2m" }
+healthcheck = { exec = ["true"], interval = "90s" }
+limits = { memory = "64M", cpus = 1 }
+logging = { max_size = "1M" }
+update = { drain = "2m", timeout = "120s" }
+
+[container.db]
+image = "@IMAGE@"
+command = "sleep 100000"
+stop_signal = "KILL"
+
+[container.many]
+image = "@IMAGE@"
+command = ["sleep", "100000"]
+stop_signal = "SIGKILL"
+replicas = 2
+ports = ["8090:80"]
+networks = ["front"]
+
+[container.job]
+image = "@IMAGE@"
+command = ["true"]
+schedule = "daily"
+randomized_delay = "2m"
+
+[network.front]
+subnet = "10.81.0.0/24"
+[network.back]
+
+[volume.data]
+labels = { a = "1", b = "2" }
+
+[config.conf]
+content = "one\ntwo\n"
+target = "/etc/conf"
+[config.more]
+file = "@DIR@/file"
+
+[secret.key]
+file = "@DIR@/file"
+[secret.own]
+file = "@DIR@/file"
+mode = "0440"
+uid = 7
+"#,
+    r#"
+# The same.
+secret.own = { uid = 0o7, mode = "440", gid = 0, file = '@DIR@/file' }
+config.more = { target = "/more", mode = "0444", uid = 0, gid = 0, on_change = "restart", file = "@DIR@/file" }
+
+[volume.data]
+driver = "local"
+exclusive = false
+keep = true
+labels.b = "2"
+labels.a = "1"
+
+[secret.key]
+mode = "0400"
+on_change = "restart"
+file = "@DIR@/file"
+
+[config.conf]
+target = "/etc/conf"
+content = """
+one
+two
+"""
+
+[network.back]
+driver = "bridge"
+internal = false
+masquerade = true
+dns = true
+
+[network.front]
+internal = false
+subnet = "10.81.0.0/24"
+
+[container.job]
+schedule = "*-*-* 00:00:00"
+persistent = true
+randomized_delay = "120s"
+restart = "no"
+command = ["true"]
+image = "@IMAGE@"
+
+[container.many]
+ports = [{ container = 80, host = 8090 }]
+networks = { front = { priority = 0 } }
+replicas = 0x2
+stop_signal = "SIGKILL"
+command = ["sleep", "100000"]
+image = "@IMAGE@"
+
+[container.db]
+stop_signal = "SIGKILL"
+command = ["sleep", "100000"]
+image = "@IMAGE@"
+
+[container.web.update]
+timeout = "2m"
+drain = "1m60s"
+strategy = "recreate"
+
+[container.web.logging]
+driver = "file"
+max_size = 1048576
+max_files = 3
+
+[container.web.limits]
+cpus = 1.0
+memory = 67108864
+
+[container.web.healthcheck]
+interval = "1m30s"
+retries = 3
+exec = ["true"]
+
+[container.web.restart]
+backoff_max = "120s"
+backoff = "1000ms"
+reset_after = "10s"
+
+[container.web]
+requires_mounts = ["/", "/proc"]
+depends_on = { db = { condition = "started", restart = false } }
+ulimits = { nofile = { soft = 1000, hard = 1000 } }
+sysctls = { "net.ipv4.ip_default_ttl" = "65", "net.ipv4.ip_unprivileged_port_start" = "1000" }
+devices = ["/dev/zero:/dev/nought:rwm", "/dev/null:/dev/nothing:rwm"]
+groups = ["11", "10"]
+cap_add = ["SYS_NICE", "CAP_NET_ADMIN"]
+secrets = ["own", "key"]
+configs = ["more", "conf"]
+tmpfs = ["/tmp", "/run"]
+volumes = [
+    { type = "tmpfs", target = "/mem", size = 67108864 },
+    "@DIR@/bind:/bind",
+    "/mine",
+    { type = "volume", target = "/data", source = "data", read_only = true },
+]
+extra_hosts = { "b.example" = "10.0.0.10", "a.example" = "10.0.0.9" }
+networks = ["front", "back"]
+network_mode = "bridge"
+ports = [{ host = 9000, container = 90, protocol = "udp" }, "7000-7002:7000-7002/tcp", "8080:80/tcp"]
+publish_all = false
+labels.y = "2"
+labels.x = "1"
+env.B = "2"
+env.A = "1"
+stop_grace_period = "1m"
+stop_signal = "KILL"
+command = "sleep 100000"
+image = "@IMAGE@"
+replicas = 1
+enabled = true
+pull = "missing"
+read_only = false
+init = false
+privileged = false
+no_new_privileges = true
+userns = "host"
+pid = "private"
+ipc = "private"
+seccomp = "default"
+runtime = "embedded"
+"#,
+];
+
+#[test]
+fn an_equal_value_spelled_otherwise_changes_nothing() {
+    let mut host = Host::new();
+    std::fs::create_dir(host.dir().join("bind")).unwrap();
+    std::fs::write(host.dir().join("file"), "x").unwrap();
+    let (image, dir) = (host.busybox_image(), host.dir().display().to_string());
+    let said = SAID.map(|text| text.replace("@IMAGE@", &image).replace("@DIR@", &dir));
+    host.write("all.toml", &said[0]);
+    host.start_agent();
+    let before = host.converge();
+    for text in [&said[1], &said[0], &said[1]] {
+        host.write_renamed("all.toml", text);
+        let plan = host.wharf(["plan"]);
+        assert_eq!(
+            (plan.code, plan.stdout.as_str()),
+            (0, "nothing to do\n"),
+            "{plan:?}"
+        );
+        assert_eq!(changed(&pids(&before), &reload_and_pids(&host)), [""; 0]);
+    }
+    let after = host.status();
+    let ids = |s: &model::status::Status| -> Vec<_> { s.containers.iter().map(|c| c.id.clone()).collect() };
+    assert_eq!(ids(&after), ids(&before));
+}
+
 #[test]
 fn ports_and_labels_change_on_the_running_container() {
     let (host, before) = many(2);

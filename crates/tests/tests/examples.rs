@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use model::status::State;
+use model::status::{State, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binary::{repository, wharf};
 use tests::leaks::Snapshot;
+use tests::load::{Client, Load};
 use tests::{From, Host, http};
 
 /// An example on a machine of its own, below a /srv of its own.
@@ -23,10 +24,12 @@ impl Example {
     /// With an agent that has nothing to do yet. The `servers` are those the example takes from Debian's packages: they
     /// are made here, because the test's host reaches no mirror.
     fn new(name: &'static str, servers: &[&str]) -> Self {
-        let make = repository().join("tests/images/make");
-        let made = Command::new(make).args(servers).output().unwrap();
-        let said = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success(), "tests/images/make {servers:?}: {said}");
+        if !servers.is_empty() {
+            let make = repository().join("tests/images/make");
+            let made = Command::new(make).args(servers).output().unwrap();
+            let said = String::from_utf8_lossy(&made.stderr);
+            assert!(made.status.success(), "tests/images/make {servers:?}: {said}");
+        }
         let mut host = Host::new();
         host.ns.sh("mount -t tmpfs srv /srv");
         host.start_agent();
@@ -247,4 +250,136 @@ fn slow_a_migration_that_fails_is_said_and_tried_again() {
     host.wharf(["start", "migrate"]).ok();
     host.wait_for("notes");
     example.until_page("8083/cgi-bin/notes", "the migration was here\n");
+}
+
+#[test]
+fn slow_a_configuration_and_a_secret_reach_a_running_server() {
+    let example = Example::new("config", &["nginx"]);
+    let host = &example.host;
+    let rest = Snapshot::take(host);
+    let said = example.readme();
+    assert!(
+        said.contains("first\n") && said.contains("nginx from a Debian package"),
+        "{said}"
+    );
+    let before = host.container("docs");
+    let asked_with = |password: &str| {
+        let url = "http://127.0.0.1:8084/";
+        let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -u 'reader:{password}' {url}");
+        host.ns.sh(&line)
+    };
+    assert_eq!(
+        (asked_with("let-me-in").as_str(), asked_with("let-me").as_str()),
+        ("200", "401")
+    );
+
+    host.ns.sh("sed -i s/first/second/ /srv/config/nginx.conf");
+    example.until_page("8084/edition", "second\n");
+    host.ns.sh("echo 'reader:{PLAIN}another' >/srv/config/passwords");
+    host.until("the new password", |_| asked_with("another") == "200");
+    assert_eq!(asked_with("let-me-in"), "401");
+    let after = host.container("docs");
+    assert_eq!(
+        (after.pid, after.restarts),
+        (before.pid, 0),
+        "nobody was stopped for it"
+    );
+    example.end();
+    host.assert_no_leaks(&rest);
+}
+
+#[test]
+fn slow_a_new_edition_comes_and_a_broken_one_does_not() {
+    let example = Example::new("start-first", &["nginx"]);
+    let host = &example.host;
+    let said = example.readme();
+    assert!(said.ends_with("edition 1\n"), "{said}");
+    let first = host.container("shop");
+    let mut load = Load::new();
+    load.add(&host.neighbour, Client::New, "192.0.2.1:8085");
+    example.change("edition 1", "edition 2");
+    let replaced = |s: &Status| s.converged && s.containers.len() == 1 && s.containers[0].id != first.id;
+    host.until("the new edition alone", replaced);
+    example.until_page("8085/", "edition 2\n");
+    let second = host.container("shop");
+
+    let table = example.table().replace("edition 1", "edition 2");
+    let line = "[container.shop]\ncommand = [\"-g\", \"no such directive;\"]\n";
+    let broken = table.replacen("[container.shop]\n", line, 1);
+    host.write_renamed("start-first.toml", &broken);
+    let status = host.until("taken back", |s| {
+        s.containers.len() == 1 && s.containers[0].rolled_back.is_some()
+    });
+    let back = status.containers[0].rolled_back.as_ref().unwrap();
+    assert!(
+        back.log.iter().any(|line| line.contains("unknown directive")),
+        "{back:?}"
+    );
+    assert_eq!(status.containers[0].pid, second.pid);
+    host.write_renamed("start-first.toml", &table);
+    host.converge();
+    assert_eq!(host.container("shop").pid, second.pid);
+    for (_, seen) in load.stop() {
+        assert!(seen.lost.is_empty(), "{:?}", seen.lost);
+        assert_eq!(seen.versions, ["1", "2"]);
+    }
+}
+
+#[test]
+fn slow_three_of_one_share_a_port_and_change_one_after_the_other() {
+    let example = Example::new("replicas", &[]);
+    let host = &example.host;
+    let rest = Snapshot::take(host);
+    let said = example.readme();
+    assert_eq!(said.matches("hello from app").count(), 8, "{said}");
+    let pid = host.container("app").pid;
+    host.wharf(["stop", "app-2"]).ok();
+    for _ in 0..30 {
+        assert!(!example.page("8086/").contains("app-2"));
+    }
+    host.wharf(["start", "app-2"]).ok();
+    host.until("it is asked again", |_| example.page("8086/").contains("app-2"));
+    example.change("replicas = 3\n", "replicas = 5\n");
+    host.wait_for("app-5");
+    example.change("replicas = 3", "replicas = 1");
+    host.until("one is left", |s| s.converged && s.containers.len() == 1);
+    assert_eq!(
+        host.container("app").pid,
+        pid,
+        "the first one was touched by none of that"
+    );
+    example.change("EDITION = \"1\"", "EDITION = \"2\"");
+    host.until("three of another edition", |s| {
+        s.converged && s.containers.len() == 3 && s.containers.iter().all(|c| c.pid != pid)
+    });
+    example.end();
+    host.assert_no_leaks(&rest);
+}
+
+#[test]
+fn slow_a_job_runs_by_the_calendar_and_when_asked() {
+    let example = Example::new("schedule", &["redis"]);
+    let host = &example.host;
+    let said = example.readme();
+    assert!(said.contains("backup"), "{said}");
+    let runs = |s: &Status| {
+        let backup = s.containers.iter().find(|c| c.name == "backup").unwrap();
+        assert!(
+            backup.last_runs.iter().all(|run| run.exit_code == 0),
+            "{backup:?}"
+        );
+        backup.last_runs.len()
+    };
+    host.until("the run that was asked for", |s| runs(s) == 1);
+    host.converge();
+    let before = host.container("backup");
+    assert_eq!(before.state, State::Exited);
+    assert!(before.next_run.is_some());
+    let saved = host.ns.sh("cat /srv/schedule/backup/store-*.rdb");
+    assert!(saved.starts_with("REDIS"), "{saved:?}");
+    // Its nights come sooner.
+    let table = example.table().replace("\"10m\"", "\"0s\"");
+    host.write_renamed("schedule.toml", &table.replace("*-*-* 03:00", "*:*:0/1"));
+    host.until("two more, by the calendar", |s| runs(s) >= 3);
+    assert_eq!(host.container("backup").id, before.id);
 }

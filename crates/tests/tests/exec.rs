@@ -11,14 +11,6 @@ use tests::leaks::Snapshot;
 use tests::process::until_pid_of;
 use tests::{Host, process};
 
-fn host_with_box(more: &str) -> Host {
-    let mut host = Host::new();
-    host.write("box.toml", &host.busybox_table("box", "exec sleep 1000", more));
-    host.start_agent();
-    host.converge();
-    host
-}
-
 fn said(host: &Host, args: &[&str]) -> (i32, String, String) {
     let said = host.wharf(std::iter::once("exec").chain(args.iter().copied()));
     (said.code, said.stdout, said.stderr)
@@ -26,7 +18,7 @@ fn said(host: &Host, args: &[&str]) -> (i32, String, String) {
 
 #[test]
 fn the_commands_code_and_streams_come_through() {
-    let host = host_with_box("env = { COLOUR = \"blue\" }\n");
+    let host = Host::with_box("env = { COLOUR = \"blue\" }\n");
     let sh = |line: &str| said(&host, &["box", "sh", "-c", line]);
     assert_eq!(
         sh("echo out; echo err >&2; exit 7"),
@@ -65,7 +57,7 @@ fn the_commands_code_and_streams_come_through() {
 
 #[test]
 fn what_is_typed_comes_in_and_its_end_too() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     let mut cat = host
         .wharf_command()
         .args(["exec", "-i", "box", "sh", "-c", "wc -c; echo done"])
@@ -83,7 +75,7 @@ fn what_is_typed_comes_in_and_its_end_too() {
 
 #[test]
 fn a_session_sees_what_the_container_sees_and_no_more() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     let sh = |line: &str| said(&host, &["box", "sh", "-c", line]).1;
     let own = sh("grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status");
     let first = sh("grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status");
@@ -115,7 +107,7 @@ fn a_session_sees_what_the_container_sees_and_no_more() {
 
 #[test]
 fn slow_a_thousand_sessions_leave_nothing() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     said(&host, &["box", "true"]);
     let rest = Snapshot::take(&host);
     let before = host.container("box");
@@ -134,7 +126,7 @@ fn slow_a_thousand_sessions_leave_nothing() {
 
 #[test]
 fn a_session_ends_with_its_agent() {
-    let mut host = host_with_box("");
+    let mut host = Host::with_box("");
     let mut client = host
         .wharf_command()
         .args(["exec", "box", "sh", "-c", "echo $$; exec sleep 1003"])
@@ -151,7 +143,7 @@ fn a_session_ends_with_its_agent() {
 
 #[test]
 fn a_paused_container_waits() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     host.wharf(["pause", "box"]).ok();
     assert_eq!(host.container("box").state, model::status::State::Paused);
     host.until("converged", |s| s.converged);
@@ -168,7 +160,7 @@ fn a_paused_container_waits() {
 
 #[test]
 fn a_client_that_goes_away_takes_its_command_along() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     let agents = format!("/proc/{}/fd", host.agent_pid().unwrap());
     let open = || std::fs::read_dir(&agents).unwrap().count();
     said(&host, &["box", "true"]);
@@ -215,7 +207,7 @@ fn a_client_that_goes_away_takes_its_command_along() {
 
 #[test]
 fn a_client_that_only_stops_talking_hears_the_end() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     // Its standard input ends at once; the command knows, and the client hears what it says later.
     let line = "cat; while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 9";
     let client = host
@@ -231,7 +223,7 @@ fn a_client_that_only_stops_talking_hears_the_end() {
 
 #[test]
 fn no_kind_of_standard_input_holds_a_session_up() {
-    let host = host_with_box("");
+    let host = Host::with_box("");
     let shell = |line: &str| {
         let mut command = host.ns.command("bash");
         command.args(["-c", line]).env("WHARF", tests::binary::wharf());

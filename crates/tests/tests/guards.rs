@@ -139,6 +139,23 @@ fn a_hold_lasts_over_a_boot() {
 }
 
 #[test]
+fn a_change_of_its_table_ends_a_hold_and_the_same_table_spelled_otherwise_does_not() {
+    let mut host = with_web();
+    host.wharf(["stop", "web"]).ok();
+    let web = host.hello_table("web", &["8080:80"]);
+    host.write("web.toml", &format!("# It is to rest.\n{web}\n"));
+    host.wharf(["reload"]).ok();
+    assert_eq!(host.container("web").state, State::Stopped);
+    host.kill_agent();
+    host.start_agent();
+    assert_eq!(host.converge().containers[0].state, State::Stopped);
+    host.write("web.toml", &(web + "stop_grace_period = \"3s\"\n"));
+    let status = host.until("it runs", |s| s.converged && pids(s).contains_key("web"));
+    assert!(status.containers[0].hold.is_none());
+    host.http_get(From::Neighbour, "http://192.0.2.1:8080/");
+}
+
+#[test]
 fn names_that_are_somebody_elses_are_errors_that_say_whose() {
     let mut host = Host::new();
     host.ns

@@ -3,37 +3,26 @@
 
 use model::status::{State, Status};
 use tests::Host;
+use tests::client::row;
 
 /// When each container last began.
 fn began(status: &Status, name: &str) -> impl PartialOrd + std::fmt::Debug + use<> {
-    let found = status.containers.iter().find(|c| c.name == name);
-    found
-        .unwrap_or_else(|| panic!("no {name}: {status:#?}"))
-        .started_at
-        .unwrap()
-}
-
-fn with(host: &Host, name: &str, line: &str, more: &str) {
-    host.write(&format!("{name}.toml"), &host.busybox_table(name, line, more));
+    row(status, name).started_at.unwrap()
 }
 
 /// `db` is healthy once it has been up for a moment, `migrate` is a job that needs it, `web` needs both.
 fn chain(host: &Host) {
-    with(
-        host,
+    host.write_busybox(
         "web",
         "exec sleep 1000",
         "depends_on = { db = \"healthy\", migrate = \"completed\" }\n",
     );
-    with(
-        host,
+    host.write_busybox(
         "migrate",
         "echo migrated; sleep 0.2",
         "depends_on = { db = \"healthy\" }\nrestart = \"no\"\n",
     );
-    with(
-        host,
-        "db",
+    host.write_busybox("db",
         "sleep 0.3; touch /tmp/ok; exec sleep 1000",
         "[container.db.healthcheck]\nexec = [\"test\", \"-e\", \"/tmp/ok\"]\nstart_interval = \"50ms\"\nstart_period = \"1m\"\n",
     );
@@ -83,7 +72,7 @@ fn after_a_power_cut_the_order_is_kept_and_the_job_is_not_repeated() {
 #[test]
 fn a_job_that_was_cut_off_runs_again() {
     let mut host = Host::new();
-    with(&host, "job", "echo began; exec sleep 1000", "restart = \"no\"\n");
+    host.write_busybox("job", "echo began; exec sleep 1000", "restart = \"no\"\n");
     host.start_agent();
     let before = host.until_state("job", State::Running);
     host.reboot();
@@ -95,18 +84,8 @@ fn a_job_that_was_cut_off_runs_again() {
 #[test]
 fn what_a_dependent_waits_for_is_said() {
     let mut host = Host::new();
-    with(
-        &host,
-        "job",
-        "echo no such table >&2; exit 7",
-        "restart = \"no\"\n",
-    );
-    with(
-        &host,
-        "web",
-        "exec sleep 1000",
-        "depends_on = { job = \"completed\" }\n",
-    );
+    host.write_busybox("job", "echo no such table >&2; exit 7", "restart = \"no\"\n");
+    host.write_busybox("web", "exec sleep 1000", "depends_on = { job = \"completed\" }\n");
     host.start_agent();
     let job = host.until_state("job", State::Failed);
     assert_eq!(job.exit_code, Some(7));
@@ -123,7 +102,7 @@ fn what_a_dependent_waits_for_is_said() {
     assert_eq!(said.code, 3);
     assert!(said.stderr.contains("job"), "{said:?}");
     // Put right, everything goes on.
-    with(&host, "job", "true", "restart = \"no\"\n");
+    host.write_busybox("job", "true", "restart = \"no\"\n");
     host.converge();
 }
 
@@ -157,13 +136,8 @@ fn dependents_stop_first() {
 #[test]
 fn a_dependency_without_a_check_cannot_be_waited_for_to_be_healthy() {
     let mut host = Host::new();
-    with(&host, "db", "exec sleep 1000", "");
-    with(
-        &host,
-        "web",
-        "exec sleep 1000",
-        "depends_on = { db = \"healthy\" }\n",
-    );
+    host.write_busybox("db", "exec sleep 1000", "");
+    host.write_busybox("web", "exec sleep 1000", "depends_on = { db = \"healthy\" }\n");
     host.start_agent();
     host.until("said", |s| {
         let error = |c: &model::status::ContainerStatus| c.error.clone().unwrap_or_default();

@@ -89,3 +89,20 @@ fn what_was_planned_is_what_was_done() {
     assert_ne!(pid(&before, "db"), pid(&after, "db"));
     assert_eq!(host.wharf(["plan"]).ok().stdout, "nothing to do\n");
 }
+
+#[test]
+fn the_next_time_of_a_schedule_is_nothing_to_wait_for() {
+    let mut host = Host::new();
+    host.write_busybox("backup", "true", "schedule = \"daily\"\n");
+    host.start_agent();
+    let status = host.converge();
+    let said = host.wharf(["plan"]);
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (0, "nothing to do\n"),
+        "{said:?}"
+    );
+    assert!(status.containers[0].next_run.is_some());
+    let said = host.wharf(["status", "backup"]).ok();
+    assert!(said.stdout.contains("next run"), "{said:?}");
+}

@@ -230,3 +230,44 @@ fn a_change_that_fails_is_tried_on_one_alone() {
     assert_eq!(host.http_get(From::Neighbour, &url()).status, 200);
     assert_eq!(answering(&host), names(&["web", "web-2", "web-3"]));
 }
+
+/// A config that the instances are restarted for.
+fn config(text: &str) -> String {
+    format!("[config.site]\ncontent = \"{text}\"\ntarget = \"/etc/site\"\n")
+}
+
+#[test]
+fn a_changed_config_restarts_one_instance_after_the_other() {
+    let mut host = Host::new();
+    let web = table(&host, 3, "configs = [\"site\"]");
+    host.write("web.toml", &(web.clone() + &config("one")));
+    host.start_agent();
+    let before = host.converge();
+    until_shared(&host, &["web", "web-2", "web-3"]);
+    host.write_renamed("web.toml", &(web + &config("two")));
+    let start = Instant::now();
+    loop {
+        let status = host.status();
+        let up = status.containers.iter().filter(|c| c.health == "healthy").count();
+        assert!(up >= 2, "only {up} of 3 are up at a time\n{}", host.evidence());
+        let same = |c: &ContainerStatus| of(&before, &c.name).is_some_and(|b| b.id == c.id);
+        assert!(status.containers.iter().all(same), "{}", host.evidence());
+        let restarted =
+            |c: &&ContainerStatus| c.pid.is_some() && of(&before, &c.name).is_some_and(|b| b.pid != c.pid);
+        if status.converged && status.containers.iter().filter(restarted).count() == 3 {
+            break;
+        }
+        assert!(start.elapsed() < LONG, "{}", host.evidence());
+    }
+    until_shared(&host, &["web", "web-2", "web-3"]);
+    assert_eq!(answering(&host), names(&["web", "web-2", "web-3"]));
+    // Which is whose is a label of each.
+    let said = host.wharf(["inspect", "web-2"]).ok().stdout;
+    let inspected: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let labels = &inspected[0]["Config"]["Labels"];
+    assert_eq!(
+        (&labels["wharf.service"], &labels["wharf.instance"]),
+        (&"web".into(), &"2".into()),
+        "{labels}"
+    );
+}

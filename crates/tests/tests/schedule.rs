@@ -4,16 +4,9 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::status::{ContainerStatus, State, Status};
+use model::status::{State, Status};
 use tests::Host;
-
-fn with(host: &Host, name: &str, line: &str, more: &str) {
-    host.write(&format!("{name}.toml"), &host.busybox_table(name, line, more));
-}
-
-fn row<'s>(status: &'s Status, name: &str) -> &'s ContainerStatus {
-    status.containers.iter().find(|c| c.name == name).unwrap()
-}
+use tests::client::row;
 
 /// Waits for the clock alone.
 fn sleep_until(at: Timestamp) {
@@ -25,7 +18,7 @@ fn sleep_until(at: Timestamp) {
 #[test]
 fn a_schedule_is_kept_also_after_the_agent_was_killed() {
     let mut host = Host::new();
-    with(&host, "tick", "echo ran", "schedule = \"*:*:0/1\"\n");
+    host.write_busybox("tick", "echo ran", "schedule = \"*:*:0/1\"\n");
     host.start_agent();
     let runs = |n: usize| move |s: &Status| row(s, "tick").last_runs.len() >= n;
     host.until("two runs", runs(2));
@@ -49,8 +42,7 @@ fn a_schedule_is_kept_also_after_the_agent_was_killed() {
 #[test]
 fn what_waits_for_its_time_is_converged_and_runs_once_when_asked() {
     let mut host = Host::new();
-    with(
-        &host,
+    host.write_busybox(
         "yearly",
         "echo ran; exit $(cat /code 2>/dev/null || echo 0)",
         "schedule = \"yearly\"\n",
@@ -73,8 +65,7 @@ fn what_waits_for_its_time_is_converged_and_runs_once_when_asked() {
     // Nobody repeats what has ended, and another schedule is no reason to run.
     host.reboot();
     host.start_agent();
-    with(
-        &host,
+    host.write_busybox(
         "yearly",
         "echo ran; exit $(cat /code 2>/dev/null || echo 0)",
         "schedule = \"*-12-31 12:00 UTC\"\n",
@@ -91,7 +82,7 @@ fn what_waits_for_its_time_is_converged_and_runs_once_when_asked() {
 fn a_run_that_failed_is_shown_until_one_does_well() {
     let mut host = Host::new();
     let line = "if [ -e /tried ]; then exit 0; fi; touch /tried; exit 7";
-    with(&host, "job", line, "schedule = \"yearly\"\n");
+    host.write_busybox("job", line, "schedule = \"yearly\"\n");
     host.start_agent();
     host.converge();
     host.wharf(["start", "job"]).ok();
@@ -120,7 +111,7 @@ fn a_run_missed_while_nobody_was_there_is_made_up_for_where_that_is_asked() {
         let at = due.strftime("%Y-%m-%d %H:%M:%S UTC");
         for (name, persistent) in [("late", true), ("never", false)] {
             let more = format!("schedule = \"{at}\"\npersistent = {persistent}\n");
-            with(&host, name, "echo ran", &more);
+            host.write_busybox(name, "echo ran", &more);
         }
         host.wharf(["reload"]).ok();
         host.converge();
@@ -132,6 +123,8 @@ fn a_run_missed_while_nobody_was_there_is_made_up_for_where_that_is_asked() {
         if ready && in_time {
             break;
         }
+        host.remove_all();
+        host.converge();
     }
     host.until("made up for", |s| !row(s, "late").last_runs.is_empty());
     host.converge();
@@ -145,8 +138,7 @@ fn a_run_missed_while_nobody_was_there_is_made_up_for_where_that_is_asked() {
 #[test]
 fn a_run_that_was_cut_off_is_repeated() {
     let mut host = Host::new();
-    with(
-        &host,
+    host.write_busybox(
         "job",
         "echo began; [ -e /second ] && exit 0; touch /second; exec sleep 1000",
         "schedule = \"yearly\"\n",
@@ -171,8 +163,7 @@ fn it_waits_for_a_mount_point_and_stays_when_that_goes() {
     let path = host.dir().join("my data");
     std::fs::create_dir(&path).unwrap();
     let path = path.display();
-    with(
-        &host,
+    host.write_busybox(
         "web",
         "exec sleep 1000",
         &format!("requires_mounts = [\"{path}\"]\n"),
@@ -197,8 +188,8 @@ fn it_waits_for_a_mount_point_and_stays_when_that_goes() {
 fn it_waits_for_the_network_to_be_online() {
     let mut host = Host::new();
     host.ns.sh("ip route del default");
-    with(&host, "web", "exec sleep 1000", "after_network_online = true\n");
-    with(&host, "other", "exec sleep 1000", "");
+    host.write_busybox("web", "exec sleep 1000", "after_network_online = true\n");
+    host.write_busybox("other", "exec sleep 1000", "");
     host.start_agent();
     host.until_state("other", State::Running);
     let web = host.until_state("web", State::Pending);
@@ -215,23 +206,43 @@ fn it_waits_for_the_network_to_be_online() {
 }
 
 #[test]
+fn a_way_out_by_ipv6_alone_is_noticed_at_once() {
+    let mut host = Host::new();
+    host.ns.sh("ip route del default");
+    // No look that is due by itself comes to help.
+    std::fs::write(host.settings(), "[agent]\nfull_pass = \"1h\"\n").unwrap();
+    host.write_busybox("web", "exec sleep 1000", "after_network_online = true\n");
+    host.start_agent();
+    host.until_state("web", State::Pending);
+    host.ns
+        .sh("ip -6 addr add 2001:db8::1/64 dev eth0 nodad; ip -6 route add default via 2001:db8::2 dev eth0");
+    // Nobody asks the agent for anything meanwhile.
+    let begun = || host.log().contains("start: run 1 kind=container name=web");
+    let start = std::time::Instant::now();
+    while !begun() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", host.evidence());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    host.converge();
+}
+
+#[test]
 fn it_is_restarted_with_what_it_depends_on() {
     let mut host = Host::new();
-    with(&host, "db", "exec sleep 1000", "");
-    with(
-        &host,
+    host.write_busybox("db", "exec sleep 1000", "");
+    host.write_busybox(
         "web",
         "exec sleep 1000",
         "depends_on = { db = { condition = \"started\", restart = true } }\n",
     );
-    with(&host, "other", "exec sleep 1000", "depends_on = [\"db\"]\n");
+    host.write_busybox("other", "exec sleep 1000", "depends_on = [\"db\"]\n");
     host.start_agent();
     let before = host.converge();
     // A restart of the same one is no replacement.
     host.wharf(["restart", "db"]).ok();
     let same = host.converge();
     assert_eq!(row(&same, "web").pid, row(&before, "web").pid);
-    with(&host, "db", "exec sleep 1001", "");
+    host.write_busybox("db", "exec sleep 1001", "");
     host.wharf(["reload"]).ok();
     let after = host.until("web was restarted", |s| {
         let (web, db) = (row(s, "web"), row(s, "db"));
@@ -252,7 +263,7 @@ fn it_is_restarted_with_what_it_depends_on() {
 fn a_schedule_that_cannot_be_is_refused() {
     let host = Host::new();
     let said = |more: &str| {
-        with(&host, "job", "true", more);
+        host.write_busybox("job", "true", more);
         let said = host.wharf(["validate"]);
         assert_eq!(said.code, 1, "{more}: {said:?}");
         said.stdout
@@ -262,7 +273,7 @@ fn a_schedule_that_cannot_be_is_refused() {
     assert!(said("schedule = \"daily\"\nrestart = \"always\"\n").contains("restart policy"));
     assert!(said("persistent = true\n").contains("without a schedule"));
     let unknown = "schedule = \"daily Atlantis/Capital\"\n";
-    with(&host, "job", "true", unknown);
+    host.write_busybox("job", "true", unknown);
     assert_eq!(
         host.wharf(["validate"]).code,
         0,
@@ -273,7 +284,7 @@ fn a_schedule_that_cannot_be_is_refused() {
 #[test]
 fn a_time_zone_the_host_does_not_know_is_said() {
     let mut host = Host::new();
-    with(&host, "job", "true", "schedule = \"daily Atlantis/Capital\"\n");
+    host.write_busybox("job", "true", "schedule = \"daily Atlantis/Capital\"\n");
     host.start_agent();
     let job = host.until_state("job", State::Failed);
     assert!(job.error.is_some_and(|e| e.contains("Atlantis/Capital")));

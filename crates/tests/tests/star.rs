@@ -100,6 +100,27 @@ fn siblings_do_not_see_each_other_and_only_the_agent_knows_all() {
     assert!(siblings.iter().all(|s| graph["agent"].contains(*s)));
 }
 
+/// What a shim is made of is there once for each container.
+#[test]
+fn detach_is_a_leaf_of_system_calls() {
+    let graph = dependencies();
+    let direct: Vec<&str> = graph["detach"].iter().map(String::as_str).collect();
+    assert_eq!(direct, ["libc", "nix", "rustix", "thiserror"]);
+    let reached = reached(&graph, "detach");
+    for large in ["model", "serde", "serde_json", "tokio", "jiff"] {
+        assert!(!reached.contains(large), "detach is built with {large}");
+    }
+    for one in ["net", "runtime", "agent"] {
+        assert!(graph[one].contains("detach"), "{one} starts what outlives it");
+    }
+    for one in ["reconciler", "storage"] {
+        assert!(
+            !graph[one].contains("detach"),
+            "{one} starts nothing that outlives it"
+        );
+    }
+}
+
 /// jiff and std bring clocks along, so the words themselves are looked for.
 #[test]
 fn nothing_pure_asks_what_time_it_is() {

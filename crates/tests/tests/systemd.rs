@@ -313,6 +313,106 @@ fn slow_a_scope_that_ended_is_made_again() {
     assert_eq!(processes(&host, "hold").len(), 1);
 }
 
+/// A secret by `LoadCredential=`, which is at `/srv/key` of the machine.
+fn secret_table(host: &SystemdHost) -> String {
+    let image = host.oci_dir("busybox", &busybox());
+    format!(
+        "[container.web]\nimage = {image:?}\ncommand = [\"sleep\", \"100000\"]\nstop_grace_period = \"0s\"\n\
+         secrets = [\"tls_key\"]\n\
+         [secret.tls_key]\ncredential = \"key\"\nmode = \"0440\"\nuid = 101\ngid = 102\n"
+    )
+}
+
+/// The container sees these bytes, as its table says; they are in memory, and nowhere else on the machine.
+fn has_secret(host: &SystemdHost, secret: &str) {
+    let inside = |line: &str| host.wharf(&["exec", "web", "sh", "-c", line]).ok().stdout;
+    assert_eq!(inside("cat /run/secrets/tls_key"), secret);
+    assert_eq!(
+        inside("stat -c '%a %u %g' /run/secrets/tls_key; stat -f -c %T /run/secrets/tls_key"),
+        "440 101 102\ntmpfs\n"
+    );
+    assert_ne!(
+        host.run("findmnt", &["-n", "-t", "tmpfs", "-T", "/run/wharf"])
+            .stdout,
+        ""
+    );
+    assert_eq!(host.sh(&format!("grep -rlF {secret} /run/wharf | wc -l")), "1");
+    kept_nowhere(host, secret);
+    let journal = host.run("journalctl", &["--no-pager", "-o", "json"]).stdout;
+    assert!(!journal.contains(secret));
+    for said in [&["status", "--json"][..], &["inspect", "web"], &["events"]] {
+        assert!(!host.wharf(said).ok().stdout.contains(secret), "wharf {said:?}");
+    }
+    // Who is called with it, or has it in its environment. The machine's processes are among those of this one.
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        for file in ["cmdline", "environ"] {
+            let text = fs::read(process.path().join(file)).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&text).contains(secret), "{process:?}");
+        }
+    }
+    for shim in processes(host, "shim") {
+        let given = host.sh(&format!("tr '\\0' '\\n' </proc/{shim}/environ"));
+        assert!(!given.contains("CREDENTIALS_DIRECTORY"), "{given}");
+    }
+}
+
+/// Also while the machine is off.
+fn kept_nowhere(host: &SystemdHost, secret: &str) {
+    let found = Command::new("grep")
+        .args(["-rlaF", secret])
+        .arg(host.state_dir())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+#[test]
+fn slow_a_credential_is_a_secret_through_restarts_and_a_power_cut() {
+    let mut host = SystemdHost::with_settings("LoadCredential=key:/srv/key");
+    let write = |host: &SystemdHost, secret: &str| {
+        fs::create_dir_all(host.srv()).unwrap();
+        fs::write(host.srv().join("key"), secret).unwrap();
+    };
+    // Nobody's word, in no other test.
+    let [first, second] = [1, 2].map(|n| format!("correct-horse-{}-{n}", std::process::id()));
+    let (first, second) = (first.as_str(), second.as_str());
+    write(&host, first);
+    host.write("web.toml", &secret_table(&host));
+    let web = host.start_wharf().containers[0].clone();
+    has_secret(&host, first);
+
+    // Another agent has the same one, and what it reads is no change.
+    host.sh("systemctl restart wharf");
+    host.converge();
+    assert_eq!(host.container("web").pid, web.pid);
+    has_secret(&host, first);
+
+    // Without an agent there is no credential either; the next run sees the secret all the same.
+    host.sh("systemctl stop wharf wharf.socket");
+    host.sh(&format!("kill -9 {}", web.pid.unwrap()));
+    host.until("another run", |h| {
+        let runs = h.run("pgrep", &["-f", "^sleep 100000"]).stdout;
+        runs.lines().any(|pid| pid.parse() != Ok(web.pid.unwrap()))
+    });
+    // systemd reads it at the agent's start.
+    write(&host, second);
+    host.sh("systemctl start wharf.socket wharf");
+    host.until("the new one inside", |h| {
+        h.wharf(&["exec", "web", "cat", "/run/secrets/tls_key"]).stdout == second
+    });
+    let now = host.converge().containers[0].clone();
+    assert_eq!(now.id, web.id, "begun anew, and the same");
+    has_secret(&host, second);
+
+    host.crash();
+    kept_nowhere(&host, first);
+    kept_nowhere(&host, second);
+    host.boot();
+    host.until("the agent", |h| h.property("wharf", "ActiveState") == "active");
+    assert_eq!(host.converge().containers[0].id, web.id);
+    has_secret(&host, second);
+}
+
 /// `./install --destdir DIR ARGS`.
 fn install(dir: &std::path::Path, args: &[&str]) {
     let mut command = Command::new(repository().join("install"));

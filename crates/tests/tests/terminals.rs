@@ -14,14 +14,6 @@ use tests::{Host, process};
 /// More than ten million characters, no two lines alike.
 const LINES: u32 = 1_500_000;
 
-fn host_with_box() -> Host {
-    let mut host = Host::new();
-    host.write("box.toml", &host.busybox_table("box", "exec sleep 1000", ""));
-    host.start_agent();
-    host.converge();
-    host
-}
-
 fn terminal(host: &Host, args: &[&str]) -> Pty {
     let mut command = host.wharf_command();
     command.args(["exec", "-it"]).args(args);
@@ -37,7 +29,7 @@ fn shell(host: &Host) -> Pty {
 
 #[test]
 fn a_shell_answers_is_interrupted_and_follows_the_size() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let mut pty = shell(&host);
     assert_ne!(pty.modes(), pty.modes_before(), "raw while it runs");
     pty.type_in("echo $((40+2)) answers\r");
@@ -74,7 +66,7 @@ fn a_shell_answers_is_interrupted_and_follows_the_size() {
 
 #[test]
 fn the_own_terminal_is_as_before_whatever_happens() {
-    let mut host = host_with_box();
+    let mut host = Host::with_box("");
     let ends = |mut pty: Pty| {
         let code = pty.end();
         let shown = String::from_utf8_lossy(pty.shown()).into_owned();
@@ -111,7 +103,7 @@ fn the_own_terminal_is_as_before_whatever_happens() {
 
 #[test]
 fn a_hundred_terminals_leave_nothing() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     assert_eq!(terminal(&host, &["box", "true"]).end(), 0);
     let rest = Snapshot::take(&host);
     std::thread::scope(|scope| {
@@ -133,7 +125,7 @@ fn a_hundred_terminals_leave_nothing() {
 
 #[test]
 fn ten_megabytes_come_out_of_a_terminal_whole() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let line = format!("seq 1 {LINES} >/big; stty raw; echo START; cat /big; echo END");
     let mut pty = terminal(&host, &["box", "sh", "-c", &line]);
     assert_eq!(pty.end(), 0);
@@ -147,7 +139,7 @@ fn ten_megabytes_come_out_of_a_terminal_whole() {
 
 #[test]
 fn ten_megabytes_pasted_into_a_terminal_come_whole() {
-    let host = host_with_box();
+    let host = Host::with_box("");
     let mut pasted = String::new();
     (1..=LINES).for_each(|n| writeln!(pasted, "{n}").unwrap());
     let line = format!(

@@ -60,14 +60,12 @@ pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) 
 
 /// Docker matches names and ids by a part of them, labels by `KEY` or `KEY=VALUE`.
 fn passes(filters: &Filters, snapshot: &Snapshot, c: &ContainerStatus) -> bool {
-    let labels = entry(snapshot, &c.name).map(|e| &e.current.spec.labels);
+    let labels = details::labels(c, accepted(snapshot, c));
     let labelled = |wanted: &str| {
         let (key, value) = wanted
             .split_once('=')
             .map_or((wanted, None), |(k, v)| (k, Some(v)));
-        labels
-            .and_then(|l| l.get(key))
-            .is_some_and(|is| value.is_none_or(|v| v == is))
+        labels.get(key).is_some_and(|is| value.is_none_or(|v| v == is))
     };
     filters.fits("name", |v| c.name.contains(v.trim_start_matches('/')))
         && filters.fits("id", |v| c.id.as_ref().is_some_and(|id| id.starts_with(v)))
@@ -88,7 +86,7 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
         "Ports": c.ports.iter().map(|p| json!({
             "IP": p.ip, "PrivatePort": p.container, "PublicPort": p.host, "Type": p.protocol,
         })).collect::<Vec<_>>(),
-        "Labels": accepted.map(|a| a.spec.labels.clone()).unwrap_or_default(),
+        "Labels": details::labels(c, accepted),
         "State": docker_state(c.state),
         "Status": report::docker_status(c, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": "default" },
@@ -130,7 +128,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "Env": spec.map(|s| s.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()).unwrap_or_default(),
             "Cmd": accepted.map(command).unwrap_or_default(),
             "Image": c.image,
-            "Labels": spec.map(|s| s.labels.clone()).unwrap_or_default(),
+            "Labels": details::labels(c, accepted),
             "Tty": false, "OpenStdin": false,
         },
         "HostConfig": {

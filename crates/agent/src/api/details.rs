@@ -1,4 +1,6 @@
-//! Parts of Docker's `GET /containers/NAME/json`: health and mounts.
+//! Parts of Docker's `GET /containers/NAME/json`: labels, health and mounts.
+
+use std::collections::BTreeMap;
 
 use model::ledger::Accepted;
 use model::spec::{ContainerSpec, VolumeSource};
@@ -6,6 +8,18 @@ use model::status::ContainerStatus;
 use serde_json::{Value, json};
 
 use crate::engine::Snapshot;
+
+/// Labels that say which instance of which table it is. A table's own labels cannot have these names.
+pub const SERVICE: &str = "wharf.service";
+pub const INSTANCE: &str = "wharf.instance";
+
+/// `Labels`: the table's, and those that are wharf's own.
+pub fn labels(c: &ContainerStatus, accepted: Option<&Accepted>) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = accepted.map(|a| a.spec.labels.clone()).unwrap_or_default();
+    labels.insert(SERVICE.to_owned(), c.service.clone());
+    labels.insert(INSTANCE.to_owned(), c.instance.to_string());
+    labels
+}
 
 /// `State.Health`; null where nobody asks.
 pub fn health(snapshot: &Snapshot, c: &ContainerStatus, accepted: Option<&Accepted>) -> Value {

@@ -2,9 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::problem::Problem;
+
+/// The query of routes that take filters and nothing else.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FilterQuery {
+    /// JSON, see [`Filters::parse`].
+    pub filters: String,
+}
 
 /// By key, the values one of which has to fit.
 #[derive(Debug, Default)]

@@ -17,22 +17,15 @@ use storage::{LoadOptions, Progress};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
-use super::filters::Filters;
+use super::filters::{FilterQuery, Filters};
 use super::problem::Problem;
 use super::wharf::{ask, current, refreshed};
 use crate::engine::{Handle, Request, Wake};
 
 type Result<T> = std::result::Result<T, Problem>;
 
-/// `GET /images/json`: filters as JSON.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ListQuery {
-    filters: String,
-}
-
 /// `GET /images/json`. Directories used as root file systems are no images.
-pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) -> Result<Json<Value>> {
+pub async fn list(State(handle): State<Handle>, Query(query): Query<FilterQuery>) -> Result<Json<Value>> {
     let filters = Filters::parse(&query.filters, &["dangling", "label", "reference"])?;
     let snapshot = refreshed(&handle, false).await?;
     let images = match &snapshot.observed.images {

@@ -5,26 +5,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::status::VolumeStatus;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::filters::Filters;
+use super::filters::{FilterQuery, Filters};
 use super::problem::Problem;
 use super::wharf::{ask, current, refreshed};
 use crate::engine::{Handle, Request, Snapshot};
 
 type Result<T> = std::result::Result<T, Problem>;
 
-/// `GET /volumes`: filters as JSON.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ListQuery {
-    filters: String,
-}
-
 /// `GET /volumes`.
-pub async fn list(State(handle): State<Handle>, Query(query): Query<ListQuery>) -> Result<Json<Value>> {
+pub async fn list(State(handle): State<Handle>, Query(query): Query<FilterQuery>) -> Result<Json<Value>> {
     let filters = Filters::parse(&query.filters, &["name", "driver", "dangling"])?;
     let snapshot = current(&handle).await?;
     let passes = |v: &&VolumeStatus| {

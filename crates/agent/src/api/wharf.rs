@@ -22,7 +22,7 @@ type Result<T> = std::result::Result<T, Problem>;
 
 /// The status after the directory was read as it is now.
 pub async fn status(State(handle): State<Handle>) -> Result<Json<Status>> {
-    Ok(Json(refreshed(&handle, false).await?.status.clone()))
+    Ok(Json(Status::clone(&refreshed(&handle, false).await?.status)))
 }
 
 /// What a pass would do now.
@@ -39,6 +39,9 @@ pub struct ReloadQuery {
     /// An empty or missing directory is meant.
     #[serde(default)]
     accept_empty: bool,
+    /// Nobody wants the listings.
+    #[serde(default)]
+    brief: bool,
 }
 
 /// A full pass; answered when it was decided.
@@ -47,9 +50,27 @@ pub async fn reload(State(handle): State<Handle>, Query(query): Query<ReloadQuer
         let (answer, done) = oneshot::channel();
         ask(&handle, Request::AcceptEmpty { answer })?;
         done.await.map_err(|_| Problem::leaving())?;
-        return Ok(Json(handle.snapshot.borrow().status.clone()));
+        return Ok(Json(told(&handle.snapshot.borrow().status, query.brief)));
     }
-    Ok(Json(refreshed(&handle, true).await?.status.clone()))
+    Ok(Json(told(&refreshed(&handle, true).await?.status, query.brief)))
+}
+
+fn told(status: &Status, brief: bool) -> Status {
+    match brief {
+        false => status.clone(),
+        true => Status {
+            generation: status.generation,
+            converged: status.converged,
+            config_dir: status.config_dir.clone(),
+            firewall: status.firewall.clone(),
+            version: status.version.clone(),
+            errors: status.errors.clone(),
+            containers: Vec::new(),
+            networks: Vec::new(),
+            volumes: Vec::new(),
+            images: Vec::new(),
+        },
+    }
 }
 
 /// What to wait for.

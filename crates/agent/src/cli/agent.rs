@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use detach::heap::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
@@ -16,6 +17,14 @@ use crate::places::Places;
 use crate::report;
 use crate::systemd::{self, Given, Notifier};
 
+/// Every pass makes copies of what it looks at and lets go of them: without limits, glibc keeps the most that any took, in
+/// an arena for each thread.
+const HEAP: Limits = Limits {
+    trim_threshold: 256 << 10,
+    top_pad: 128 << 10,
+    mmap_threshold: 128 << 10,
+};
+
 /// Runs until SIGTERM or SIGINT, or with `once` until converged.
 pub fn run(places: Places, once: Option<Duration>) -> anyhow::Result<u8> {
     show_whose(&places)?;
@@ -25,6 +34,7 @@ pub fn run(places: Places, once: Option<Duration>) -> anyhow::Result<u8> {
     if !rustix::process::geteuid().is_root() {
         bail!("the agent needs root: it makes namespaces, mounts and firewall rules");
     }
+    detach::heap::keep_small(HEAP);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Sessions and probes wait on threads of their own: the loop has to find one even beside a thousand of them.

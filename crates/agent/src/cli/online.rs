@@ -118,7 +118,8 @@ async fn wait(client: &Client, names: &[String], timeout: Duration, json: bool) 
 }
 
 async fn reload(client: &Client, accept_empty: bool, json: bool) -> anyhow::Result<u8> {
-    let path = format!("/wharf/v1/reload?accept_empty={accept_empty}");
+    let brief = !json;
+    let path = format!("/wharf/v1/reload?accept_empty={accept_empty}&brief={brief}");
     let status: Status = client.post(&path).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);

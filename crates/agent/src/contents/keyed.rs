@@ -1,4 +1,4 @@
-//! Fingerprints of bytes: SHA-256, and for secrets HMAC (RFC 2104) with a key that nobody else has.
+//! Fingerprints of bytes: SHA-256, and for secrets HMAC-SHA256 (RFC 2104) with a key that nobody else has.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -6,14 +6,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use ring::hmac;
 use sha2::{Digest, Sha256};
-
-/// The block size of SHA-256, in bytes.
-const BLOCK: usize = 64;
 
 /// The key of one agent, of this boot.
 pub struct Key {
-    bytes: [u8; 32],
+    hmac: hmac::Key,
     /// Told with each fingerprint: those of different keys say nothing about each other.
     name: String,
 }
@@ -45,37 +43,22 @@ impl Key {
     }
 
     fn new(bytes: [u8; 32]) -> Self {
-        let name = hex(&Sha256::digest(bytes)[..4]);
-        Self { bytes, name }
+        Self {
+            name: hex(&Sha256::digest(bytes)[..4]),
+            hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
+        }
     }
 
     /// `KEY:HASH`, as [`model::content::differ`] reads it.
     pub fn fingerprint(&self, bytes: &[u8]) -> String {
-        format!("{}:{}", self.name, hex(&hmac(&self.bytes, bytes)))
+        let tag = hmac::sign(&self.hmac, bytes);
+        format!("{}:{}", self.name, hex(tag.as_ref()))
     }
 }
 
 /// `sha256:HASH`.
 pub fn plain(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-/// HMAC-SHA256 with a key of at most a block.
-fn hmac(key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
-    let pad = |with: u8| {
-        let mut block = [with; BLOCK];
-        block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
-        block
-    };
-    let inner = Sha256::new()
-        .chain_update(pad(0x36))
-        .chain_update(bytes)
-        .finalize();
-    Sha256::new()
-        .chain_update(pad(0x5c))
-        .chain_update(inner)
-        .finalize()
-        .into()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -95,7 +78,8 @@ mod tests {
         // RFC 4231, test case 1, whose key of 20 bytes is padded with zeroes to any length up to a block.
         let mut key = [0; 32];
         key[..20].fill(0x0b);
-        let hash = hex(&hmac(&key, b"Hi There"));
+        let fingerprint = Key::new(key).fingerprint(b"Hi There");
+        let (_, hash) = fingerprint.split_once(':').unwrap();
         assert_eq!(
             hash,
             "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"

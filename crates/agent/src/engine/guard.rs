@@ -12,43 +12,46 @@ impl Engine {
     /// An empty directory is a valid wish, but not where it took the place of one with files, nor where there is none at
     /// all: somebody is at work there, or something is not mounted. That holds over restarts and boots, until files are
     /// there or somebody says that it is meant.
-    pub(super) fn beware_of_another_directory(&mut self, contents: &mut Contents) {
+    ///
+    /// Gives why nothing may be removed, where that is so.
+    pub(super) fn beware_of_another_directory(&mut self, contents: &Contents) -> Option<Diagnostic> {
         let accepts = std::mem::take(&mut self.accepts_empty);
-        let mut ledger = self.ledger.clone();
-        match contents.seen.take() {
+        let mut unreadable = contents.unreadable.clone();
+        let (mut known, mut empty_accepted) = (self.ledger.config_dir.clone(), self.ledger.empty_accepted);
+        match &contents.seen {
             Some((now, true)) => {
-                let now = self.identity(&now);
                 // With the boot its device number may change, which alone is no other directory.
-                if ledger.config_dir.as_ref() != Some(&now) {
-                    ledger.config_dir = Some(now);
-                }
-                ledger.empty_accepted = false;
+                known = Some(self.identity(now));
+                empty_accepted = false;
             }
             Some((now, false)) => {
-                let now = self.identity(&now);
+                let now = self.identity(now);
                 if accepts {
-                    ledger.config_dir = Some(now.clone());
+                    known = Some(now.clone());
                 }
-                let another = ledger
-                    .config_dir
-                    .as_ref()
-                    .is_some_and(|before| !before.is_same(&now));
-                if another && is_kept(&ledger) && !ledger.empty_accepted {
-                    contents.unreadable = Some(self.another_directory());
+                let another = known.as_ref().is_some_and(|before| !before.is_same(&now));
+                if another && is_kept(&self.ledger) && !empty_accepted {
+                    unreadable = Some(self.another_directory());
                 }
             }
             None if contents.missing => {
-                ledger.empty_accepted |= accepts;
-                if ledger.empty_accepted {
-                    contents.unreadable = None;
+                empty_accepted |= accepts;
+                if empty_accepted {
+                    unreadable = None;
                 }
             }
             None => {}
         }
-        if ledger != self.ledger {
+        if known != self.ledger.config_dir || empty_accepted != self.ledger.empty_accepted {
+            let ledger = Ledger {
+                config_dir: known,
+                empty_accepted,
+                ..Ledger::clone(&self.ledger)
+            };
             // Not written, it is found again with the next look at the directory.
             self.write_ledger(ledger).ok();
         }
+        unreadable
     }
 
     fn another_directory(&self) -> Diagnostic {
@@ -84,7 +87,7 @@ impl Engine {
             return;
         };
         error!("{found}");
-        if self.write_ledger(self.ledger.clone()).is_ok() {
+        if self.write_ledger(Ledger::clone(&self.ledger)).is_ok() {
             self.events.emit("agent", "ledger", "repair", found);
         }
     }

@@ -1,5 +1,6 @@
 //! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
 
+mod files;
 mod guard;
 mod health;
 mod last_words;
@@ -8,6 +9,7 @@ mod publish;
 mod repairs;
 mod repeats;
 mod request;
+mod rest;
 mod shims;
 mod sources;
 mod stores;
@@ -34,6 +36,7 @@ use tracing::error;
 
 pub use request::{Answer, Refusal, Request};
 
+use crate::config_dir::Reader;
 use crate::events::Events;
 use crate::host::Host;
 use crate::instance_lock;
@@ -56,14 +59,18 @@ pub enum Wake {
     Health,
     /// The kernel reported a change of devices, addresses or routes.
     Links,
-    /// Something was mounted or unmounted.
-    Mounts,
+    /// Something was mounted or unmounted, or the host's way to the network by IPv6 changed.
+    Around,
+    /// Somebody set the clock: what was to come at a time comes at another moment now.
+    Clock,
     /// The kernel reported a change of the firewall, and, where it is somebody else's, whose.
     Firewall(Option<net::Changer>),
     /// Something of a container, a volume or the agent itself was deleted or written to by somebody else.
     Taken(taken::Owner),
     /// Messages were lost: look at everything.
     Everything,
+    /// Word of what somebody else deleted or wrote to was lost: the same, and go by nothing that is known.
+    Overrun,
     /// An action ended.
     Done(Box<Done>),
     /// A client asks.
@@ -83,7 +90,7 @@ pub struct Done {
 /// What clients see: one consistent picture, published after every pass.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    pub status: Status,
+    pub status: Arc<Status>,
     pub ledger: Arc<Ledger>,
     pub observed: Arc<Observed>,
     /// Nouns with an action under way.
@@ -121,12 +128,18 @@ pub struct Engine {
     accepts_empty: bool,
     boot_id: String,
     published: watch::Sender<Arc<Snapshot>>,
+    reader: Reader,
+    taken_up: Option<files::TakenUp>,
     desired: Desired,
+    /// Counts changes of the wish and the ledger.
+    revision: u64,
+    /// The last pass, where there was nothing to do.
+    rest: Option<rest::Rest>,
     settings_errors: Vec<Diagnostic>,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     ledger_file: LedgerFile,
     ledger_error: Option<String>,
-    observed: Observed,
+    observed: Arc<Observed>,
     /// Nouns with an action under way.
     in_flight: BTreeSet<Noun>,
     failures: Failures,
@@ -205,12 +218,17 @@ impl Engine {
             accepts_empty: false,
             boot_id: runtime::shim::files::boot_id().context("cannot read this boot's id")?,
             published,
+            reader: Reader::default(),
+            taken_up: None,
             desired: Desired::default(),
+            // What is told before the first pass is of none.
+            revision: 1,
+            rest: None,
             settings_errors: Vec::new(),
-            ledger,
+            ledger: Arc::new(ledger),
             ledger_file,
             ledger_error: None,
-            observed: observe::blank(),
+            observed: Arc::new(observe::blank()),
             in_flight: BTreeSet::new(),
             failures: Failures::new(),
             repeats: repeats::Repeats::default(),
@@ -313,7 +331,12 @@ impl Engine {
                 self.dirty.links = true;
                 self.dirty.around = true;
             }
-            Wake::Mounts => self.dirty.around = true,
+            Wake::Around => self.dirty.around = true,
+            // Every pass reckons with the clock anew.
+            Wake::Clock => {
+                self.rest = None;
+                self.dirty.around = true;
+            }
             Wake::Firewall(by) => {
                 self.repairs.note_changer(by);
                 self.dirty.firewall = true;
@@ -323,11 +346,17 @@ impl Engine {
                 self.dirty.containers = true;
             }
             Wake::Taken(taken::Owner::Volumes) => self.dirty.volumes = true,
+            Wake::Taken(taken::Owner::Layers) => self.dirty.images = true,
+            Wake::Taken(taken::Owner::Bridges) => self.dirty.links = true,
             Wake::Taken(taken::Owner::Agent) => self.guard_ledger(),
             Wake::Everything => {
                 self.guard_ledger();
                 self.files_dirty = true;
                 self.dirty = Dirty::ALL;
+            }
+            Wake::Overrun => {
+                self.host.runtime.forget_looks();
+                self.take(Wake::Everything);
             }
             Wake::Done(done) => self.finish(*done),
             Wake::Request(request) => self.answer(request),

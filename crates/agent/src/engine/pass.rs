@@ -1,39 +1,28 @@
 //! One pass: read, look, decide, write the ledger, start what can be started, publish.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use model::action::{Action, Failure, Noun};
-use model::diagnostic::Diagnostic;
 use model::firewall::Protocol;
 use model::image::ImageSource;
 use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::observed::Look;
 use model::plan::{Plan, Planned};
-use model::spec::Settings;
 use reconciler::plan::Input;
 use runtime::damage::Depth;
-use storage::RegistryConfig;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Done, Engine, Wake, fresh_id, last_words};
-use crate::config_dir::Contents;
 use crate::observe::{self, Dirty};
-use crate::{config_dir, contents, events, execute};
-
-/// The host's name servers (resolv.conf(5)), which ours asks where no others are set.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+use crate::{events, execute};
 
 /// Nobody tells that a socket was closed: with a pass after so long, sockets are looked at as well.
 const LISTEN_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// How often the config dir is read in one pass while what has to be watched changes.
-const MAX_READS: usize = 8;
 
 impl Engine {
     /// From what woke us to actions under way and a fresh status.
@@ -43,19 +32,24 @@ impl Engine {
         }
         self.look().await;
         let now = Timestamp::now();
+        if self.is_at_rest(now) {
+            return self.rest_on();
+        }
+        self.rest = None;
         let plan = self.decide(now);
         for answer in self.plan_requests.drain(..) {
             drop(answer.send(plan.clone())); // a client that has gone away needs no answer
         }
-        self.schedule(&plan, now);
+        self.schedule(plan.wake_at, now);
         let wanting: BTreeSet<Noun> = plan.actions.iter().map(|p| p.action.noun()).collect();
         let busy = &self.in_flight;
         self.repeats
             .holds_but_for(|noun| wanting.contains(noun) || busy.contains(noun));
-        let known = plan.ledger == self.ledger;
+        let known = plan.ledger == *self.ledger;
         if known && plan.actions.is_empty() {
             // The usual case, and then the plan that was made is the one to be told of.
             self.publish(reconciler::status::status_of(&self.input(now), &plan));
+            self.note_rest(now, plan.wake_at);
         } else {
             let mut ledger = plan.ledger.clone();
             last_words::keep(&mut ledger, &self.ledger, &self.places.roots());
@@ -77,75 +71,6 @@ impl Engine {
         }
     }
 
-    /// Reads until nothing can have happened between a look and the watch on what it found.
-    fn read_files(&mut self) {
-        for _ in 0..MAX_READS {
-            let (settings, mut contents) = self.read_once();
-            contents.watched.path(&self.places.settings);
-            contents.watched.path(Path::new(RESOLV_CONF));
-            self.watch_contents(&mut contents);
-            let news = self.watch.arm(&contents.watched);
-            if !news {
-                return self.take_files(settings, contents);
-            }
-        }
-        // Somebody changes it all the time: what is watched by now tells of the next change.
-        let (settings, contents) = self.read_once();
-        self.take_files(settings, contents);
-    }
-
-    fn read_once(&self) -> (Result<Settings, Vec<Diagnostic>>, Contents) {
-        let settings = config_dir::read_settings(&self.places.settings);
-        let search = settings
-            .as_ref()
-            .map_or(&self.desired.settings.search, |settings| &settings.search);
-        let contents = config_dir::read(&self.places.config_dir, search);
-        (settings, contents)
-    }
-
-    /// What files of the host containers see, by what the directory says now and by what was accepted before.
-    fn watch_contents(&self, read: &mut Contents) {
-        let settings = &self.desired.settings;
-        let desired = reconciler::resolve::resolve(&read.files, &read.broken, settings);
-        for path in contents::paths(&contents::sources(&desired, &self.ledger)) {
-            read.watched.path(&path);
-        }
-    }
-
-    fn take_files(&mut self, settings: Result<Settings, Vec<Diagnostic>>, mut contents: Contents) {
-        let (settings, settings_errors) = match settings {
-            Ok(settings) => (settings, Vec::new()),
-            Err(errors) => (self.desired.settings.clone(), errors),
-        };
-        self.settings_errors = settings_errors;
-        let docker = RegistryConfig::docker_config_path();
-        self.host
-            .store
-            .set_registries(RegistryConfig::new(&settings, docker));
-        self.beware_of_another_directory(&mut contents);
-        let before: BTreeSet<Diagnostic> = self.desired.errors.iter().cloned().collect();
-        let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, &settings);
-        if let Some(problem) = contents.unreadable {
-            desired.held.everything = true;
-            desired.errors.push(problem);
-        }
-        for problem in desired.errors.iter().filter(|e| !before.contains(e)) {
-            let place = problem.at.to_string();
-            warn!(%place, "{}", problem.message);
-            self.events
-                .emit("config", &place, "error", problem.message.clone());
-        }
-        self.host
-            .contents
-            .set_sources(contents::sources(&desired, &self.ledger));
-        self.dirty.contents = true;
-        self.host
-            .around
-            .set_wanted(crate::around::Wanted::by(&desired, &self.ledger));
-        self.dirty.around = true;
-        self.desired = desired;
-    }
-
     async fn look(&mut self) {
         if self.listened.elapsed() >= LISTEN_AGAIN {
             // Whoever waits for a port waits by the clock, and passes that come meanwhile put that off.
@@ -161,9 +86,12 @@ impl Engine {
         if dirty == Dirty::ALL {
             empty_trash(&self.host);
         }
-        let mut observed = std::mem::replace(&mut self.observed, observe::blank());
-        let before = observed.containers.clone();
-        let ports = self.wanted_ports();
+        let before = Arc::clone(&self.observed);
+        let mut observed = Arc::clone(&self.observed);
+        let ports = match dirty.listeners {
+            true => self.wanted_ports(),
+            false => BTreeSet::new(),
+        };
         let host = Arc::clone(&self.host);
         let depth = (dirty == Dirty::ALL).then_some(match self.passes {
             // What was scribbled over without an agent was not told.
@@ -172,6 +100,7 @@ impl Engine {
         });
         let touched = std::mem::take(&mut self.touched);
         let looked = tokio::task::spawn_blocking(move || {
+            touched.iter().for_each(|id| host.runtime.forget_look(id));
             observe::refresh(&host, &mut observed, dirty, &ports);
             if dirty.containers {
                 observe::look_for_damage(&host, &mut observed, depth, touched);
@@ -183,16 +112,22 @@ impl Engine {
             // A look that panicked leaves everything unknown, so nothing is removed; the next one is whole.
             Err(e) => {
                 error!("a look at the host broke off: {e}");
+                self.observed = Arc::new(observe::blank());
                 self.dirty = Dirty::ALL;
             }
         }
         self.look_again();
-        if let (Look::Known(before), Look::Known(after)) = (&before, &self.observed.containers) {
+        let changed = !Arc::ptr_eq(&before, &self.observed);
+        if let (true, Look::Known(before), Look::Known(after)) =
+            (changed, &before.containers, &self.observed.containers)
+        {
             for event in events::transitions(before, after, Timestamp::now()) {
                 self.events.record(event);
             }
         }
-        if dirty.containers || dirty.volumes {
+        drop(before);
+        let watched = dirty.containers || dirty.volumes || dirty.links;
+        if watched && (changed || self.taken.has_gaps()) {
             let roots = self.places.roots();
             self.taken.follow(&roots, &self.host, &self.observed);
         }
@@ -201,9 +136,12 @@ impl Engine {
         }
         self.shims.follow(&self.host, &self.observed);
         self.shims.follow_names(&self.host, &self.observed);
-        let before = std::mem::take(&mut self.observed.health);
-        self.observed.health = self.probers.follow(&self.host, &self.ledger, &self.observed);
-        self.tell_of_health(&before);
+        let health = self.probers.follow(&self.host, &self.ledger, &self.observed);
+        if health != self.observed.health {
+            let seen = Arc::make_mut(&mut self.observed);
+            let before = std::mem::replace(&mut seen.health, health);
+            self.tell_of_health(&before);
+        }
     }
 
     /// What could not be seen is looked at again with whatever wakes the loop next, and soon if nothing does: the change
@@ -245,12 +183,12 @@ impl Engine {
     }
 
     /// When to look again by the clock.
-    fn schedule(&mut self, plan: &Plan, now: Timestamp) {
+    pub(super) fn schedule(&mut self, wake_at: Option<Timestamp>, now: Timestamp) {
         let full = self.desired.settings.full_pass;
         if self.full_pass_at <= Instant::now() {
             self.full_pass_at = Instant::now() + full;
         }
-        self.wake_at = plan.wake_at.map(|at| {
+        self.wake_at = wake_at.map(|at| {
             let wait = at
                 .duration_since(now)
                 .try_into()
@@ -266,12 +204,13 @@ impl Engine {
     /// Writes the ledger; on failure the old one stays in force, nothing that relies on the new one is done, and the
     /// next full pass tries again.
     pub(super) fn write_ledger(&mut self, ledger: Ledger) -> Result<(), String> {
+        self.revision += 1;
         match self.ledger_file.write(&ledger) {
             Ok(()) => {
                 for event in events::turns::turns(&self.ledger, &ledger, Timestamp::now()) {
                     self.events.record(event);
                 }
-                self.ledger = ledger;
+                self.ledger = Arc::new(ledger);
                 self.ledger_error = None;
                 Ok(())
             }
@@ -355,13 +294,16 @@ impl Engine {
         self.failures.remove(noun);
         let Some(action) = action else { return };
         self.tell_of_success(noun, action, why);
+        if let Action::MendContainer { instance } = action {
+            self.taken.forget_groups(&instance.id);
+        }
         if let Action::LoadImage { source, refresh } = action {
-            let mut ledger = self.ledger.clone();
+            let mut ledger = Ledger::clone(&self.ledger);
             if *refresh {
                 ledger.note_pulled(&source.key());
             }
             ledger.note_checked(&source.key(), Timestamp::now());
-            if ledger != self.ledger {
+            if ledger != *self.ledger {
                 // Not written, it is asked for once more: no harm.
                 self.write_ledger(ledger).ok();
             }

@@ -26,12 +26,23 @@ impl Engine {
         }
         status.converged &= status.errors.is_empty();
         let snapshot = Snapshot {
-            status,
-            ledger: Arc::new(self.ledger.clone()),
-            observed: Arc::new(self.observed.clone()),
+            status: Arc::new(status),
+            ledger: Arc::clone(&self.ledger),
+            observed: Arc::clone(&self.observed),
             busy: self.in_flight.clone(),
             passes: self.passes,
             search: self.desired.settings.search.clone(),
+        };
+        self.published.send_replace(Arc::new(snapshot));
+    }
+
+    /// One more pass was made, and all is as it was told.
+    pub(super) fn publish_again(&mut self) {
+        self.passes += 1;
+        let before = Arc::clone(&self.published.borrow());
+        let snapshot = Snapshot {
+            passes: self.passes,
+            ..Snapshot::clone(&before)
         };
         self.published.send_replace(Arc::new(snapshot));
     }
@@ -69,7 +80,7 @@ fn fill_in(status: &mut Status, places: &Places) {
 /// What there is to be seen before the first pass.
 pub(super) fn blank(places: &Places, ledger: &Ledger) -> Arc<Snapshot> {
     Arc::new(Snapshot {
-        status: empty_status(places),
+        status: Arc::new(empty_status(places)),
         ledger: Arc::new(ledger.clone()),
         observed: Arc::new(observe::blank()),
         busy: BTreeSet::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::action::Noun;
-use model::ledger::Hold;
+use model::ledger::{Hold, Ledger};
 use model::name::Name;
 use model::plan::{Plan, fingerprint};
 use tokio::sync::oneshot;
@@ -120,7 +120,7 @@ impl Engine {
     fn hold(&mut self, name: &str, reason: String) -> Result<(), Refusal> {
         let name = self.known(name)?;
         let of = fingerprint(&self.ledger.containers[&name].current.spec);
-        let mut ledger = self.ledger.clone();
+        let mut ledger = Ledger::clone(&self.ledger);
         ledger.holds.entry(name).or_insert(Hold {
             reason,
             at: Timestamp::now(),
@@ -131,7 +131,7 @@ impl Engine {
 
     fn release(&mut self, name: &str) -> Result<(), Refusal> {
         let name = self.known(name)?;
-        let mut ledger = self.ledger.clone();
+        let mut ledger = Ledger::clone(&self.ledger);
         ledger.holds.remove(&name);
         if let Some(entry) = ledger.containers.get_mut(&name) {
             entry.current.finished = false;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
@@ -15,7 +17,8 @@ use super::Wake;
 use crate::around;
 use crate::places::Places;
 
-/// How often what the kernel tells nobody of is looked at: two small files a bridge.
+/// How often what the kernel may have told nobody of is looked at, two small files a bridge: who writes to them by another
+/// mount of /proc is not seen by who watches them.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The bridges whose settings were all right when they were last looked at.
@@ -42,32 +45,60 @@ impl Bridges {
 /// Starts listening to all of them.
 pub fn start(places: &Places, wakes: &UnboundedSender<Wake>, bridges: &Bridges) -> anyhow::Result<()> {
     shim_reports(&places.run_dir.join("agent.sock"), wakes.clone())?;
-    mount_reports(wakes.clone())?;
+    reports_around(wakes.clone())?;
     kernel_reports(wakes.clone(), bridges.clone())
 }
 
-/// A thread of its own, which sleeps until something is mounted or unmounted: proc(5), "mountinfo".
-fn mount_reports(wakes: UnboundedSender<Wake>) -> anyhow::Result<()> {
+/// A thread of its own, which sleeps until something is mounted or unmounted (proc(5), "mountinfo") or the clock is set.
+fn reports_around(wakes: UnboundedSender<Wake>) -> anyhow::Result<()> {
     let mounts = std::fs::File::open(around::MOUNTINFO)
         .with_context(|| format!("cannot open {} to be told of mounts", around::MOUNTINFO))?;
+    let clock = set_clock().context("cannot make a timer to be told of a clock that is set")?;
     std::thread::Builder::new()
-        .name("wharf-mounts".to_owned())
+        .name("wharf-around".to_owned())
         .spawn(move || {
             loop {
-                let mut fds = [PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)];
+                let mut fds = [
+                    PollFd::new(mounts.as_fd(), PollFlags::POLLPRI),
+                    PollFd::new(clock.as_fd(), PollFlags::POLLIN),
+                ];
                 match poll(&mut fds, PollTimeout::NONE) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => {
-                        return error!("the wait for mounts failed, only full passes see them: {e}");
+                        return error!(
+                            "the wait for mounts and the clock failed, only full passes see them: {e}"
+                        );
                     }
                 }
-                if wakes.send(Wake::Mounts).is_err() {
+                let [mounted, set] = fds.map(|fd| fd.any().unwrap_or(true));
+                if set {
+                    forget_set_clock(&clock);
+                }
+                let told = [(mounted, Wake::Around), (set, Wake::Clock)];
+                let mut told = told.into_iter().filter(|(so, _)| *so);
+                if !told.all(|(_, wake)| wakes.send(wake).is_ok()) {
                     return;
                 }
             }
         })
-        .context("cannot start the thread that waits for mounts")?;
+        .context("cannot start the thread that waits for mounts and the clock")?;
     Ok(())
+}
+
+/// A timer that never ends, and is readable once CLOCK_REALTIME was set: timerfd_create(2), TFD_TIMER_CANCEL_ON_SET.
+fn set_clock() -> nix::Result<TimerFd> {
+    let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+    let timer = TimerFd::new(ClockId::CLOCK_REALTIME, flags)?;
+    let never = Expiration::OneShot(TimeSpec::new(i64::MAX, 0));
+    let told = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(never, told)?;
+    Ok(timer)
+}
+
+/// From now on it tells of the next time.
+fn forget_set_clock(timer: &TimerFd) {
+    // ECANCELED, which is what it is read for; EAGAIN where there was nothing.
+    let _ = timer.wait();
 }
 
 /// A shim sends a datagram at each change; what it says is not needed, a look tells more.
@@ -148,8 +179,24 @@ fn report(monitor: &mut net::Monitor, wakes: &UnboundedSender<Wake>) -> bool {
     if seen.links {
         list.push(Wake::Links);
     }
+    if seen.way_out {
+        list.push(Wake::Around);
+    }
     if seen.firewall {
         list.push(Wake::Firewall(seen.by));
     }
     list.into_iter().all(|wake| wakes.send(wake).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_nobody_sets_says_nothing() {
+        let timer = set_clock().unwrap();
+        let mut fds = [PollFd::new(timer.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(20_u8)), Ok(0));
+        forget_set_clock(&timer);
+    }
 }

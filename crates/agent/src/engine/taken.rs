@@ -1,7 +1,8 @@
 //! Noticing at once that somebody takes away, or scribbles over, what containers, volumes and the agent live by.
 //!
 //! inotify(7) on the directories they have, for deletions and foreign writes only: what is ours to replace is replaced by
-//! a rename, which is not listened to. On control groups v2 the kernel tells as well when a group becomes empty.
+//! a rename, which is not listened to. On control groups v2 the kernel tells as well when a group becomes empty. Of what
+//! the network's own notifications keep silent about, the writing to its file below /proc/sys tells.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,17 @@ use tracing::{error, warn};
 
 use super::Wake;
 use crate::host::Host;
+use crate::observe;
 
 /// Whose it is that was touched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     Container(ContainerId),
     Volumes,
+    /// Unpacked layers of images.
+    Layers,
+    /// The settings of our bridges.
+    Bridges,
     /// The ledger.
     Agent,
 }
@@ -48,6 +54,8 @@ pub struct Taken {
 struct Armed {
     by_path: BTreeMap<PathBuf, WatchDescriptor>,
     by_watch: HashMap<WatchDescriptor, (PathBuf, Interest)>,
+    /// Something that was to be watched is not.
+    gaps: bool,
 }
 
 impl Taken {
@@ -66,12 +74,37 @@ impl Taken {
         Ok(taken)
     }
 
+    /// Whether something is not watched that was to be: it is tried again, whether or not a look shows anything new.
+    pub fn has_gaps(&self) -> bool {
+        lock(&self.armed).gaps
+    }
+
+    /// A container's control groups may have been made again: who watches a control file of one that was removed is told
+    /// nothing, not even that, so that the next [`Self::follow`] takes the file that is there by then.
+    pub fn forget_groups(&self, id: &ContainerId) {
+        let owner = Owner::Container(id.clone());
+        let mut armed = lock(&self.armed);
+        let its = armed
+            .by_watch
+            .iter()
+            .filter(|(_, (path, interest))| interest.owner == owner && is_control_file(path));
+        for watch in its.map(|(watch, _)| *watch).collect::<Vec<_>>() {
+            if let Some((path, _)) = armed.by_watch.remove(&watch) {
+                armed.by_path.remove(&path);
+            }
+            armed.gaps = true;
+            // EINVAL: it is gone, and the watch with it.
+            self.inotify.rm_watch(watch).ok();
+        }
+    }
+
     /// Watches exactly what is there by the latest look; what is watched already costs nothing.
     pub fn follow(&mut self, roots: &Roots, host: &Host, observed: &Observed) {
         let Some(wanted) = wanted(roots, host, observed) else {
             return;
         };
         let mut armed = lock(&self.armed);
+        armed.gaps = false;
         let gone = armed.by_path.keys().filter(|path| !wanted.contains_key(*path));
         for path in gone.cloned().collect::<Vec<_>>() {
             if let Some(watch) = armed.by_path.remove(&path) {
@@ -90,12 +123,12 @@ impl Taken {
                     armed.by_watch.insert(watch, (path, interest));
                 }
                 // Gone since the look, which the next one sees.
-                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(Errno::ENOENT | Errno::ENOTDIR) => armed.gaps = true,
                 Err(e) if !self.told => {
-                    self.told = true;
+                    (self.told, armed.gaps) = (true, true);
                     warn!(path = %path.display(), "cannot be watched, only full passes see what is taken away there: {e}");
                 }
-                Err(_) => {}
+                Err(_) => armed.gaps = true,
             }
         }
     }
@@ -114,7 +147,14 @@ fn wanted(roots: &Roots, host: &Host, observed: &Observed) -> Option<Wanted> {
             interest(&Owner::Agent, &["ledger.json"] as &[_]),
         ),
         (roots.volumes(), interest(&Owner::Volumes, &[])),
+        (host.store.layers_dir().to_owned(), interest(&Owner::Layers, &[])),
     ]);
+    // Of one that is not right by the latest look, the next look sees that it was made so: a bridge that is made anew has
+    // other files by the same name.
+    for bridge in observe::bridges(observed) {
+        let files = net::bridge_setting_files(&bridge).map(PathBuf::from);
+        wanted.extend(files.map(|file| (file, interest(&Owner::Bridges, &[]))));
+    }
     for volume in volumes.values() {
         if let Some(home) = volume
             .path
@@ -136,8 +176,12 @@ fn wanted(roots: &Roots, host: &Host, observed: &Observed) -> Option<Wanted> {
     Some(wanted)
 }
 
+fn is_control_file(path: &Path) -> bool {
+    path.ends_with("cgroup.events")
+}
+
 fn mask(path: &Path) -> AddWatchFlags {
-    if path.ends_with("cgroup.events") {
+    if is_control_file(path) || path.starts_with("/proc") {
         return AddWatchFlags::IN_MODIFY;
     }
     AddWatchFlags::IN_DELETE
@@ -165,7 +209,7 @@ fn listen(inotify: &Inotify, armed: &Mutex<Armed>, wakes: &UnboundedSender<Wake>
         let mut owners = BTreeSet::new();
         for event in &events {
             if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                drop(wakes.send(Wake::Everything)); // nobody listens: the process ends
+                drop(wakes.send(Wake::Overrun)); // nobody listens: the process ends
             }
             owners.extend(armed.touched(event));
         }
@@ -191,6 +235,7 @@ impl Armed {
         let left = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         if event.mask.intersects(left) {
             let path = path.clone();
+            self.gaps = true;
             self.by_watch.remove(&event.wd);
             self.by_path.remove(&path);
         }

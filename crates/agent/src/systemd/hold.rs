@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal, setsid};
 
-use super::{stop_order, sys};
+use super::stop_order;
 
 /// Its leaf.
 const LEAF: &str = "hold";
@@ -81,20 +80,15 @@ fn settle(scope: &Path) -> Result<(), String> {
         _ => {}
     }
     fs::write(leaf.join("cgroup.procs"), "0").map_err(at)?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("wharf")
+    let mut child = detach::command(Path::new("/proc/self/exe"))
         .args(["hold", STAY])
         .arg(scope)
-        .env_clear()
         .envs(
             ["WHARF_RUN_DIR", "PATH"]
                 .into_iter()
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
-        .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("cannot start wharf hold: {e}"))?;
     let mut line = String::new();
@@ -136,7 +130,7 @@ fn stay_in(scope: &Path) -> ExitCode {
 
 /// Sheds what was inherited and says that all is well; gives the signals to wait for.
 fn prepare() -> io::Result<SigSet> {
-    sys::close_inherited()?;
+    detach::close_inherited()?;
     let mut orders = SigSet::empty();
     for signal in [Signal::SIGURG, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
         orders.add(signal);

@@ -28,14 +28,3 @@ pub fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
         }
     }
 }
-
-/// Closes every descriptor above the standard three.
-pub fn close_inherited() -> io::Result<()> {
-    // SAFETY: called first thing in the process, when nothing of it owns a descriptor above 2.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}

@@ -74,9 +74,6 @@ pub(super) fn image(item: &Item<'_>) -> Option<ImageSource> {
     let text = item.text()?;
     let table = text.parse::<Name>().ok();
     if let Some(known) = table.and_then(|name| item.report.images.get(&name)) {
-        if matches!(known, ImageSource::Registry { .. }) {
-            item.form("registry");
-        }
         return Some(known.clone());
     }
     image_reference(item)
@@ -85,12 +82,7 @@ pub(super) fn image(item: &Item<'_>) -> Option<ImageSource> {
 /// An image that is no table's name.
 pub(super) fn image_reference(item: &Item<'_>) -> Option<ImageSource> {
     match image_ref::parse(item.text()?, &item.report.search) {
-        Ok(source) => {
-            if matches!(source, ImageSource::Registry { .. }) {
-                item.form("registry");
-            }
-            Some(source)
-        }
+        Ok(source) => Some(source),
         Err(error) => {
             item.fault(error.problem, error.hint);
             None
@@ -109,16 +101,16 @@ fn image_keys(table: &Table<'_>, spec: &mut ContainerSpec) {
     });
     table.set("update_check", &mut spec.update_check, Item::some_duration);
     table.set("labels", &mut spec.labels, |item| {
-        item.texts(|name| name.is_empty().then(|| "has an empty name".to_owned()))
+        item.texts(|name| match name {
+            "" => Some("has an empty name".to_owned()),
+            own if own.starts_with("wharf.") => {
+                Some(format!("has {own}: names that begin with wharf. are wharf's own"))
+            }
+            _ => None,
+        })
     });
     table.set("enabled", &mut spec.enabled, Item::boolean);
-    table.set("replicas", &mut spec.replicas, |item| {
-        let count = item.integer::<u32>()?;
-        if count > 1 {
-            item.form("several");
-        }
-        Some(count)
-    });
+    table.set("replicas", &mut spec.replicas, Item::integer);
     table.set("runtime", &mut spec.runtime, runtime);
 }
 
@@ -156,6 +148,7 @@ fn program_keys(table: &Table<'_>, spec: &mut ContainerSpec) {
             Some(text)
         })
     });
+    spec.groups.sort();
     table.fill("working_dir", &mut spec.working_dir, Item::path_text);
     table.fill("hostname", &mut spec.hostname, hostname);
     table.fill("stop_signal", &mut spec.stop_signal, signal);
@@ -240,6 +233,7 @@ fn order_keys(table: &Table<'_>, spec: &mut ContainerSpec) {
     table.set("requires_mounts", &mut spec.requires_mounts, |item| {
         item.each(Item::path)
     });
+    spec.requires_mounts.sort();
     table.set(
         "after_network_online",
         &mut spec.after_network_online,

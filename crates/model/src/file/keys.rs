@@ -13,18 +13,15 @@ pub use table::{DESIRED, FORMS, SETTINGS};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Works,
-    /// Known and checked, but refused until it is built.
-    NotYet,
-    /// The same, with the area it is planned with.
+    /// Known and checked, but refused until it is built; with the area it is planned with.
     Later(&'static str),
 }
 
 impl Status {
-    /// ` is not supported yet`, with the plan where there is one; none for what works.
+    /// `is not supported yet`, with the plan; none for what works.
     pub fn refusal(self) -> Option<String> {
         match self {
             Self::Works => None,
-            Self::NotYet => Some("is not supported yet".to_owned()),
             Self::Later(area) => Some(format!("is not supported yet (planned: {area})")),
         }
     }
@@ -95,7 +92,7 @@ impl Key {
     }
 }
 
-/// A way to write a key that has a status of its own.
+/// A way to write a key that works which does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     pub path: &'static str,
@@ -115,24 +112,12 @@ pub fn find(keys: &'static [Key], path: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.path == path)
 }
 
-/// The form called `name` of the key at `path`.
+/// The form called `name` of the key at `path`; none where it works.
 pub fn form(path: &str, name: &str) -> Option<&'static Form> {
     FORMS.iter().find(|form| form.path == path && form.name == name)
 }
 
 /// Whether that form works.
 pub fn form_works(path: &str, name: &str) -> bool {
-    form(path, name).is_none_or(|form| form.status.works())
-}
-
-/// Of a key that takes several types, those that work.
-pub fn working_types(path: &str, types: &'static [Type]) -> Vec<&'static Type> {
-    types
-        .iter()
-        .filter(|ty| match ty {
-            Type::Named | Type::Table => form_works(path, "table"),
-            Type::Path => form_works(path, "profile"),
-            _ => true,
-        })
-        .collect()
+    form(path, name).is_none()
 }

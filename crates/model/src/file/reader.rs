@@ -251,11 +251,8 @@ impl<'a> Item<'a> {
 
     /// Refuses a form of this key that does not work yet.
     pub fn form(&self, name: &str) {
-        let form = keys::form(&self.path, name);
-        debug_assert!(form.is_some(), "{} has no form {name}", self.path);
-        let Some(form) = form.filter(|_| !self.refused) else {
-            return;
-        };
+        let form = keys::form(&self.path, name).filter(|_| !self.refused);
+        let Some(form) = form else { return };
         if let Some(refusal) = form.status.refusal() {
             let message = format!("{} {refusal}", form.what);
             self.report.push(&self.node.span, message, None);

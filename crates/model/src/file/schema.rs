@@ -69,16 +69,9 @@ fn description(key: &Key) -> String {
 
 /// A key's type without the forms that do not work yet.
 fn narrowed(keys: &'static [Key], key: &'static Key) -> Map<String, Value> {
-    let off = |form: &str| !keys::form_works(key.path, form);
-    match (key.path, &key.ty) {
-        ("container.*.replicas", _) if off("several") => object(json!({ "const": 1 })),
-        ("network.*.icc", _) if off("off") => object(json!({ "const": true })),
-        ("container.*.networks", ty) if off("several") => {
-            let mut schema = of(keys, key.path, ty);
-            schema.insert("maxItems".to_owned(), json!(1));
-            schema
-        }
-        (path, ty) => of(keys, path, ty),
+    match key.path {
+        "network.*.icc" if !keys::form_works(key.path, "off") => object(json!({ "const": true })),
+        path => of(keys, path, &key.ty),
     }
 }
 
@@ -109,17 +102,10 @@ fn of(keys: &'static [Key], path: &str, ty: &'static Type) -> Map<String, Value>
         Type::List(inner) => json!({ "type": "array", "items": of(keys, path, inner) }),
         Type::Map(inner) => json!({ "type": "object", "additionalProperties": of(keys, path, inner) }),
         Type::OneOf(types) => {
-            let works = keys::working_types(path, types);
-            let mut schemas: Vec<Value> = works
-                .into_iter()
-                .map(|ty| Value::Object(of(keys, path, ty)))
-                .collect();
-            match schemas.len() {
-                1 => schemas.remove(0),
-                _ => json!({ "anyOf": schemas }),
-            }
+            let schemas = types.iter().map(|ty| Value::Object(of(keys, path, ty)));
+            json!({ "anyOf": schemas.collect::<Vec<_>>() })
         }
-        Type::Image => pattern(image(path)),
+        Type::Image => pattern(r"^\S+$"),
         Type::Port => pattern(&port(path)),
         Type::Volume => pattern("^[^:]+(:[^:]+){0,2}$"),
     })
@@ -147,17 +133,6 @@ fn words_of(words: &[keys::Word]) -> Value {
     let mut all = vec![json!({ "enum": plain })];
     all.extend(named);
     json!({ "anyOf": all })
-}
-
-/// A local image or the name of an `[image.NAME]`; anything where registries work.
-fn image(path: &str) -> &'static str {
-    if keys::form_works(path, "registry") {
-        r"^\S+$"
-    } else if path.starts_with("image.") {
-        r"^(oci|oci-archive|docker-archive):/.+$"
-    } else {
-        r"^((oci|oci-archive|docker-archive):/.+|[a-z0-9][a-z0-9_.-]{0,62})$"
-    }
 }
 
 fn port(path: &str) -> String {

@@ -18,7 +18,6 @@ mod sandbox;
 mod server;
 mod spawn;
 mod start;
-mod sys;
 mod zone;
 
 pub use name_server::NameServer;

@@ -6,14 +6,16 @@ use std::io::{self, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use model::dns::DnsState;
 use model::name::Name;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::net::{SocketAddrUnix, connect, sockopt};
 use rustix::process::{Signal, pidfd_send_signal};
+use stamp::Stamp;
 
 use super::control::{self, Given, PROTOCOL, Reply, Request};
 use super::files::{self, Files, Last, Process};
@@ -33,6 +35,8 @@ pub struct NameServer {
     exe: PathBuf,
     resolv_conf: PathBuf,
     files: Files,
+    /// What was last read of what was written down, and of which file.
+    remembered: Mutex<Option<(Stamp, Option<Arc<Last>>)>>,
 }
 
 impl NameServer {
@@ -42,6 +46,7 @@ impl NameServer {
         let run_dir = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
         Self {
             files: Files::new(&run_dir),
+            remembered: Mutex::default(),
             run_dir,
             exe: exe.to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
@@ -65,10 +70,11 @@ impl NameServer {
         if !self.lives()? {
             return Ok(None);
         }
-        let Some(Last { given, .. }) = self.last()? else {
+        let Some(last) = self.last()? else {
             return Ok(Some(DnsState::default()));
         };
-        let mut state = given.state;
+        let given = &last.given;
+        let mut state = given.state.clone();
         if state.upstreams.is_empty() && self.upstreams(&state)? != given.upstreams {
             state.upstreams = given.upstreams.iter().map(SocketAddr::ip).collect();
             if state.upstreams.is_empty() {
@@ -111,7 +117,7 @@ impl NameServer {
         if !self.lives()? {
             return Ok(BTreeMap::new());
         }
-        Ok(self.last()?.unwrap_or_default().ports)
+        Ok(self.last()?.map(|last| last.ports.clone()).unwrap_or_default())
     }
 
     /// A descriptor that polls readable when the server has ended; none where it does not run.
@@ -133,22 +139,32 @@ impl NameServer {
     }
 
     fn lives(&self) -> Result<bool, NetError> {
-        files::is_locked(&self.files.lock).map_err(file_error("look at the lock", &self.files.lock))
+        detach::lock::is_held(&self.files.lock).map_err(file_error("look at the lock", &self.files.lock))
     }
 
     /// What was last written down; nothing where that was in the words of another version, so that it is given anew.
-    fn last(&self) -> Result<Option<Last>, NetError> {
-        match files::read(&self.files.last) {
+    fn last(&self) -> Result<Option<Arc<Last>>, NetError> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, stamp) = (SystemTime::now(), Stamp::of(&self.files.last));
+        if let Some((known, last)) = &*remembered
+            && stamp == Some(*known)
+        {
+            return Ok(last.clone());
+        }
+        let last = match files::read(&self.files.last) {
             Err(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
                 ) =>
             {
-                Ok(None)
+                None
             }
-            other => other.map_err(file_error("read", &self.files.last)),
-        }
+            other => other.map_err(file_error("read", &self.files.last))?.map(Arc::new),
+        };
+        let settled = stamp.filter(|stamp| stamp.is_settled(now));
+        *remembered = settled.map(|stamp| (stamp, last.clone()));
+        Ok(last)
     }
 
     fn write_last(&self, last: &Last) -> Result<(), NetError> {
@@ -200,12 +216,7 @@ impl NameServer {
     }
 
     fn connect(&self) -> io::Result<OwnedFd> {
-        let socket = socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = control::socket()?;
         for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
             sockopt::set_socket_timeout(&socket, direction, Some(PATIENCE))?;
         }

@@ -1,88 +1,37 @@
-//! From exec to a server that is ready: double fork, lock, rights given up.
+//! From exec to a server that is ready: lock, rights given up. What it is besides, [`detach`] does.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use detach::{heap, lock};
+use rustix::fs::Mode;
+
 use super::files::{self, Files, Process};
 use super::sandbox;
 use super::server::Server;
-use super::sys::{self, Side};
 
-/// What the parent reads when all went well.
-const READY: &str = "ready";
+/// What the server keeps of free memory.
+const HEAP: heap::Limits = heap::Limits {
+    trim_threshold: 64 << 10,
+    top_pad: 16 << 10,
+    mmap_threshold: 128 << 10,
+};
 
 /// Entry point of `wharf dns`: to be called before anything large is touched or a thread is started. Returns in the
 /// process that was called when the server is ready or has failed to be, and in the server itself when it leaves.
 pub fn main() -> ExitCode {
-    sys::keep_heap_small();
-    match begin() {
-        Ok(Role::Parent(pipe)) => report(pipe),
-        Ok(Role::Server(pipe)) => become_server(pipe),
-        Err(e) => {
-            eprintln!("error: cannot begin a name server: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-enum Role {
-    Parent(PipeReader),
-    Server(PipeWriter),
-}
-
-/// Forks twice, so that the server is nobody's child and leads no session it could get a terminal in.
-fn begin() -> io::Result<Role> {
-    sys::close_inherited()?;
-    let (reader, writer) = io::pipe()?;
-    if let Side::Parent(pid) = sys::fork()? {
-        drop(writer);
-        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
-        return Ok(Role::Parent(reader));
-    }
-    drop(reader);
-    let forked = nix::unistd::setsid()
-        .map_err(io::Error::from)
-        .and_then(|_| sys::fork());
-    match forked {
-        Ok(Side::Child) => Ok(Role::Server(writer)),
-        Ok(Side::Parent(_)) => sys::leave(0),
-        Err(_) => sys::leave(1),
-    }
-}
-
-/// Passes on what the server says: nothing but "ready" is good.
-fn report(mut pipe: PipeReader) -> ExitCode {
-    let mut text = String::new();
-    let read = pipe.read_to_string(&mut text);
-    if read.is_ok() && text == READY {
-        return ExitCode::SUCCESS;
-    }
-    let why = if text.is_empty() {
-        "it ended while it was getting ready"
-    } else {
-        text.as_str()
+    heap::keep_small(HEAP);
+    let serve = |(_lock, mut server): (File, Server)| {
+        let Err(_gone) = server.run();
+        ExitCode::FAILURE
     };
-    eprintln!("error: {why}");
-    ExitCode::FAILURE
-}
-
-fn become_server(mut pipe: PipeWriter) -> ExitCode {
-    let made = set_up();
-    let text = made.as_ref().map_or_else(String::as_str, |_| READY);
-    // Nobody reading is no reason to leave: the agent died, its successor will find the server.
-    let _ = pipe.write_all(text.as_bytes());
-    drop(pipe);
-    match made {
-        Ok((_lock, mut server)) => {
-            sys::trim_heap();
-            let Err(_gone) = server.run();
-            ExitCode::FAILURE
-        }
-        Err(_) => ExitCode::FAILURE,
-    }
+    detach::run(set_up, serve).unwrap_or_else(|e| {
+        eprintln!("error: cannot begin a name server: {e}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The server, and the lock it lives by.
@@ -91,7 +40,7 @@ fn set_up() -> Result<(File, Server), String> {
         .ok_or("WHARF_RUN_DIR is not set: the name server is started by the agent, not by hand")?;
     let files = Files::new(Path::new(&run_dir));
     let told = |what: String| move |e: io::Error| format!("cannot {what}: {e}");
-    let lock = files::take_lock(&files.lock)
+    let lock = lock::take(&files.lock)
         .map_err(told(format!("lock {}", files.lock.display())))?
         .ok_or_else(|| format!("a name server for {} runs already", files.dir.display()))?;
     Process::own()
@@ -106,14 +55,8 @@ fn set_up() -> Result<(File, Server), String> {
 /// Away from where it was started. Gives what was standard input: the control socket.
 fn leave_surroundings() -> io::Result<OwnedFd> {
     let control = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = detach::leave_surroundings(Mode::from_raw_mode(0o077))?;
     nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    rustix::process::chdir("/")?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    // Only what `ps` and `top` show.
-    let _ = rustix::thread::set_name(c"wharf");
     rustix::io::ioctl_fionbio(&control, true)?;
     Ok(control)
 }

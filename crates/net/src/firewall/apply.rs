@@ -10,7 +10,7 @@ use super::change::{self, Step};
 use super::elements::{self, Elements, STALE_LEN};
 use super::foreign::ForeignChain;
 use super::read::{Found, FoundTable, read};
-use super::render::{render, set};
+use super::render::{Make, render, set};
 use super::table::{Element, Set, Table};
 use super::{allow, conntrack, nl, sidedoor, slots};
 use crate::error::{Doing, NetError};
@@ -27,6 +27,8 @@ pub(crate) struct Keeper {
     owner: String,
     /// Nobody but our socket may change it: its own netlink port, where the kernel can do that.
     socket: Option<u32>,
+    /// The kernel knows zones of connection tracking.
+    zoned: bool,
 }
 
 impl Keeper {
@@ -34,10 +36,11 @@ impl Keeper {
     ///
     /// `filter`: the socket that every change is sent by from then on.
     pub fn new(filter: &mut Netlink, owner: &str, shared: bool) -> Result<Self, NetError> {
-        let kept = !shared && is_protection_known(filter);
+        let kept = !shared && is_known(filter, &change::probe());
         let keeper = Self {
             owner: owner.to_owned(),
             socket: kept.then_some(filter.port),
+            zoned: is_known(filter, &change::probe_zones()),
         };
         if kept {
             let found = read(filter)?;
@@ -53,6 +56,11 @@ impl Keeper {
     /// Our table's mark, in its user data.
     fn mark(&self) -> String {
         format!("wharf:{}", self.owner)
+    }
+
+    fn make(&self, guarded: bool) -> Make {
+        let zoned = self.zoned;
+        Make { guarded, zoned }
     }
 
     fn check(&self, found: &Found) -> Result<(), NetError> {
@@ -105,14 +113,16 @@ impl Keeper {
     }
 }
 
-fn is_protection_known(filter: &mut Netlink) -> bool {
-    // Never is such a batch taken. The first message is refused by a kernel that does not know the flags.
-    let refused = filter.batch(nl::SUBSYSTEM, 0, &change::probe());
-    matches!(refused, Err(BatchError { at: Some(1), .. }))
+/// Never is such a batch taken: its last message is refused, or an earlier one by a kernel that does not know it.
+fn is_known(filter: &mut Netlink, probe: &[Message]) -> bool {
+    let refused = filter.batch(nl::SUBSYSTEM, 0, probe);
+    matches!(refused, Err(BatchError { at: Some(at), .. }) if at + 1 == probe.len())
 }
 
 /// The table's content.
 pub(crate) struct Current {
+    /// The ruleset's when it was read; 0 where the kernel does not number them.
+    pub generation: u32,
     /// None where it, or what belongs to it, is absent or not as it must be.
     pub state: Option<FirewallState>,
     /// Something of ours is there, whatever its state.
@@ -133,6 +143,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         let nothing = FirewallState::default();
         let left = sidedoor::steps(&found.sidedoors, &nothing, &keeper.mark());
         return Ok(Current {
+            generation: found.generation,
             state: None,
             // What is another agent's is not left by us.
             there: left.is_ok_and(|steps| !steps.is_empty()),
@@ -142,7 +153,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         });
     };
     let guarded = table.is_guarded();
-    let state = match whole(table, guarded) {
+    let state = match whole(table, keeper.make(guarded)) {
         Some(state) if table.is_kept(keeper.socket) => {
             let through = sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty();
             through.then_some(state)
@@ -150,6 +161,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         _ => None,
     };
     Ok(Current {
+        generation: found.generation,
         state,
         there: true,
         salvaged: elements::salvage(&table.elements),
@@ -162,9 +174,9 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
 ///
 /// With flows to be forgotten yet it is not, so that it is applied again; but an empty table is, for that one is to be
 /// removed, which forgets them as well.
-fn whole(table: &FoundTable, guarded: bool) -> Option<FirewallState> {
+fn whole(table: &FoundTable, make: Make) -> Option<FirewallState> {
     let state = elements::read(&table.elements)?;
-    let wanted = render(&state, guarded, &table.elements);
+    let wanted = render(&state, make, &table.elements);
     let empty = state == FirewallState::default();
     let same = |set: &Set| {
         table.elements.get(set.name) == Some(&set.elements) || empty && set.name == set::STALE_UDP
@@ -174,8 +186,8 @@ fn whole(table: &FoundTable, guarded: bool) -> Option<FirewallState> {
 
 /// Makes the table say this, in one transaction; nothing is sent where it does already.
 ///
-/// Where UDP ports changed, the same transaction notes them, and a second one takes the note away when their flows are
-/// forgotten: whoever dies in between leaves a table that says what is still to be done.
+/// Where UDP ports changed, the same transaction notes them, and a second one takes the note away when those of their
+/// flows are forgotten that would not follow: whoever dies in between leaves a table that says what is still to be done.
 pub(crate) fn apply(
     filter: &mut Netlink,
     route: &mut Netlink,
@@ -192,7 +204,7 @@ pub(crate) fn apply(
         if let Some(table) = &found.table {
             earlier.clone_from(&table.elements);
         }
-        let mut wanted = render(state, guarded || kept, &earlier);
+        let mut wanted = render(state, keeper.make(guarded || kept), &earlier);
         let stale = stale_udp(&earlier, &wanted, &forgotten);
         note(&mut wanted, &stale);
         let mut steps = steps(&found, &wanted, keeper);
@@ -203,7 +215,7 @@ pub(crate) fn apply(
         if stale.is_empty() {
             return Ok(());
         }
-        conntrack::forget_flows(filter, route, &stale)?;
+        conntrack::forget_flows(filter, route, &stale, &wanted.sets)?;
         forgotten = stale;
     }
     Err(NetError::Busy { tries: TRIES })
@@ -256,7 +268,8 @@ fn commit(filter: &mut Netlink, generation: u32, steps: Vec<Step>) -> Result<boo
     }
 }
 
-/// UDP ports that are new, gone, lead elsewhere or are for others: where they led and where they lead.
+/// UDP ports that are new, gone, lead elsewhere or are for others: where they led, and where they lead if that is not for
+/// everybody; the host itself where they are new.
 fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
     let later: Elements = wanted
         .sets
@@ -264,8 +277,10 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
         .map(|set| (set.name.to_owned(), set.elements.clone()))
         .collect();
     let lists = allow::changed(earlier, &later);
+    let closed = [set::CLOSED_BOUND, set::CLOSED_ANY].map(|name| later.get(name));
+    let closed: BTreeSet<&Vec<u8>> = closed.into_iter().flatten().flatten().map(|e| &e.key).collect();
     let mut out = BTreeSet::new();
-    let (bound, any) = ([set::BOUND, set::BOUND_SLOTS], [set::ANY, set::ANY_SLOTS]);
+    let (bound, any) = ([set::BOUND, set::UDP_BOUND_SLOTS], [set::ANY, set::UDP_ANY_SLOTS]);
     for names in [&bound[..], &any, &[set::NAMES]] {
         let stale = |e: &Element| match names {
             [set::NAMES] => elements::stale_names(e),
@@ -278,7 +293,18 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
         };
         let [before, after] = [earlier, &later].map(targets);
         let [was, is] = [&before, &after].map(|set| set.iter().filter_map(stale).collect::<BTreeSet<_>>());
-        out.extend(was.symmetric_difference(&is).cloned());
+        out.extend(was.difference(&is).cloned());
+        // Of one that comes, or comes again, what leads there is right, unless it is not for everybody.
+        let comes = |e: &&Element| stale(e).is_some_and(|e| !was.contains(&e));
+        out.extend(
+            after
+                .iter()
+                .filter(comes)
+                .filter_map(|e| match closed.contains(&e.key) {
+                    true => stale(e),
+                    false => stale(e).map(elements::stale_host),
+                }),
+        );
         let other_list = before.union(&after).filter(|e| lists.contains(&e.key));
         out.extend(other_list.filter_map(stale));
     }

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::elements::Elements;
+use super::expr::{Expr, Meta};
 use super::nl;
-use super::table::{Chain, Element, Field, Rule, Set, Table, concatenation};
+use super::phrase::load;
+use super::table::{Chain, Element, Rule, Set, Table, concatenation};
+use super::userdata;
 use crate::netlink::{Attr, Message, flag};
 
 /// Elements are sent in pieces of about this many bytes: an attribute ends at 64 KiB.
@@ -59,6 +62,43 @@ pub fn probe() -> [Message; 2] {
         )
         .message,
         step(nl::DELTABLE, 0, &named("wharf-no-such-table", &[]), doing()).message,
+    ]
+}
+
+/// Messages of which the last is refused, and with it the others: unless one of those is refused already, the kernel
+/// knows zones of connection tracking (CONFIG_NF_CONNTRACK_ZONES).
+pub fn probe_zones() -> [Message; 4] {
+    const TABLE: &str = "wharf-probe";
+    const CHAIN: &str = "probe";
+    let doing = || "ask the kernel for zones of connection tracking".to_owned();
+    // A register that nothing was put into cannot be read.
+    let exprs = [load(Meta::L4proto, 0), Expr::SetZone { from: 0 }];
+    let rule = Attr::nest(nl::RULE_EXPRESSIONS, exprs.map(|expr| expr.attr()));
+    let of = |operation, flags, attrs: &[Attr]| step(operation, flags, attrs, doing()).message;
+    [
+        of(nl::NEWTABLE, flag::CREATE, &[Attr::text(nl::TABLE_NAME, TABLE)]),
+        of(
+            nl::NEWCHAIN,
+            flag::CREATE,
+            &[
+                Attr::text(nl::CHAIN_TABLE, TABLE),
+                Attr::text(nl::CHAIN_NAME, CHAIN),
+            ],
+        ),
+        of(
+            nl::NEWRULE,
+            flag::CREATE | flag::APPEND,
+            &[
+                Attr::text(nl::RULE_TABLE, TABLE),
+                Attr::text(nl::RULE_CHAIN, CHAIN),
+                rule,
+            ],
+        ),
+        of(
+            nl::DELTABLE,
+            0,
+            &[Attr::text(nl::TABLE_NAME, "wharf-no-such-table")],
+        ),
     ]
 }
 
@@ -139,21 +179,13 @@ fn new_set(set: &Set, id: u32) -> Step {
             [Attr::nest(nl::SET_DESC_CONCAT, fields)],
         ));
     }
-    if set.key == [Field::Device] {
-        attrs.push(Attr::bytes(nl::SET_USERDATA, host_byte_order()));
-    }
+    attrs.extend(userdata::of(set).map(|data| Attr::bytes(nl::SET_USERDATA, data)));
     step(
         nl::NEWSET,
         flag::CREATE,
         &attrs,
         format!("make the nftables set {}", set.name),
     )
-}
-
-/// For `nft`, which takes device names in sets for numbers turned around otherwise (libnftnl's udata, type 0).
-fn host_byte_order() -> Vec<u8> {
-    const HOST: u32 = 1;
-    [&[0, 4][..], &HOST.to_ne_bytes()].concat()
 }
 
 fn new_chain(chain: &Chain) -> Step {

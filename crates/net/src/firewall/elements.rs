@@ -186,7 +186,9 @@ pub fn sets(state: &FirewallState, earlier: &Elements) -> Vec<Set> {
             slots::alone(&any).into_iter().map(port).collect(),
         ),
     ];
-    sets.extend(slots::sets(&state.ports, earlier));
+    if is_shared(state) {
+        sets.extend(slots::sets(&state.ports, earlier));
+    }
     sets.extend(allow::sets(&state.ports));
     sets.push(set(
         set::STALE_UDP,
@@ -195,6 +197,11 @@ pub fn sets(state: &FirewallState, earlier: &Elements) -> Vec<Set> {
         BTreeSet::new(),
     ));
     sets
+}
+
+/// There are ports that several containers may share.
+pub fn is_shared(state: &FirewallState) -> bool {
+    state.ports.iter().any(|port| port.service.is_some())
 }
 
 /// The UDP port that names are asked at instead of another one as an element of [`set::STALE_UDP`].
@@ -210,6 +217,12 @@ pub fn stale(port: &Element) -> Option<Element> {
     let every = if rest.len() == 4 { &[0; 4][..] } else { &[] };
     let key = [every, rest, &port.value].concat();
     (protocol[0] == UDP && key.len() == STALE_LEN).then(|| plain(key))
+}
+
+/// The same port where it led to the host itself, at no port of a container.
+pub fn stale_host(stale: Element) -> Element {
+    let port = &stale.key[..STALE_LEN / 2];
+    plain([port, &[0; STALE_LEN / 2]].concat())
 }
 
 pub fn plain(key: Vec<u8>) -> Element {
@@ -257,12 +270,18 @@ pub fn port_number(port: u16) -> Vec<u8> {
 
 /// Its key in [`set::BOUND`] or [`set::ANY`].
 pub fn port_key(rule: &PortRule) -> Vec<u8> {
-    let protocol = match rule.protocol {
+    let protocol = protocol_number(rule.protocol).to_vec();
+    let address = rule.host_ip.map(|ip| ip.octets().to_vec()).unwrap_or_default();
+    [protocol, address, port_number(rule.host_port)].concat()
+}
+
+/// In a concatenation.
+pub fn protocol_number(protocol: Protocol) -> [u8; 4] {
+    let number = match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     };
-    let address = rule.host_ip.map(|ip| ip.octets().to_vec()).unwrap_or_default();
-    [vec![protocol, 0, 0, 0], address, port_number(rule.host_port)].concat()
+    [number, 0, 0, 0]
 }
 
 /// The element of a port that leads to one container.
@@ -366,8 +385,7 @@ fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> 
 
 fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
     let lists = Lists::read(elements);
-    let names = [set::BOUND, set::ANY, set::BOUND_SLOTS, set::ANY_SLOTS];
-    let all = names
+    let all = set::PORTS
         .into_iter()
         .filter_map(|name| Some(slots::targets(name, elements.get(name)?)));
     all.flatten().map(move |element| read_port(&element, &lists))

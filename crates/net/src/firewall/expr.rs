@@ -58,6 +58,17 @@ pub enum Expr {
         below: u32,
         to: u8,
     },
+    /// A number below this one, the same one for the same bytes.
+    Hash {
+        from: u8,
+        len: u32,
+        below: u32,
+        to: u8,
+    },
+    /// Connection tracking looks for the packet's flow in this zone, and begins it there; answers have none.
+    SetZone {
+        from: u8,
+    },
     Dnat {
         address: u8,
         port: u8,
@@ -190,6 +201,13 @@ impl Expr {
                     vec![register(1, *to), Attr::be32(2, *below), kind, offset],
                 )
             }
+            Self::Hash { from, len, below, to } => ("hash", hash(*from, *len, *below, *to)),
+            Self::SetZone { from } => {
+                const ZONE: u32 = 17;
+                const ORIGINAL: u8 = 0;
+                let (zone, direction) = (Attr::be32(2, ZONE), Attr::u8(3, ORIGINAL));
+                ("ct", vec![zone, direction, register(4, *from)])
+            }
             Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
             Self::Redirect { port } => ("redir", redirect(*port)),
             Self::Masquerade => ("masq", Vec::new()),
@@ -213,6 +231,19 @@ impl Expr {
 fn immediate(verdict: Vec<Attr>) -> (&'static str, Vec<Attr>) {
     let data = Attr::nest(2, [Attr::nest(nl::DATA_VERDICT, verdict)]);
     ("immediate", vec![Attr::be32(1, 0), data])
+}
+
+/// Jenkins' hash, with a seed of its own: the kernel takes another one for each rule otherwise.
+fn hash(from: u8, len: u32, below: u32, to: u8) -> Vec<Attr> {
+    const JENKINS: u32 = 0;
+    vec![
+        register(1, from),
+        register(2, to),
+        Attr::be32(3, len),
+        Attr::be32(4, below),
+        Attr::be32(5, super::zones::SEED),
+        Attr::be32(7, JENKINS),
+    ]
 }
 
 /// As in [`dnat`], everything is said.
@@ -268,6 +299,10 @@ impl fmt::Display for Expr {
             } => write!(f, "r{to} = @{set}[r{key}]"),
             Self::NotIn { set, key } => write!(f, "r{key} not in @{set}"),
             Self::Random { below, to } => write!(f, "r{to} = numgen random mod {below}"),
+            Self::Hash { from, len, below, to } => {
+                write!(f, "r{to} = jhash of {len} bytes from r{from} mod {below}")
+            }
+            Self::SetZone { from } => write!(f, "ct original zone = r{from}"),
             Self::Dnat { address, port } => write!(f, "dnat ip to r{address} : r{port}"),
             Self::Redirect { port } => write!(f, "redirect to : r{port}"),
             Self::Masquerade => f.write_str("masquerade"),

@@ -2,7 +2,7 @@
 //!
 //! `render` is pure: a [`model::firewall::FirewallState`] becomes a typed description of the table. Its chains and
 //! rules do not change (those of replicas come with the first of these); bridges and ports are elements of its sets and maps. `read` looks at what the kernel has;
-//! `change` makes one transaction of the difference.
+//! `change` makes one transaction of the difference. `zones` and `conntrack` have UDP flows follow their port.
 //!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
 //! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside.
@@ -26,8 +26,11 @@ mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
+mod userdata;
+mod zones;
 
 pub(crate) use apply::{Current, Keeper, apply, current, remove};
 pub(crate) use judge::drops;
 pub(crate) use legacy::drops as legacy_drops;
 pub(crate) use nl::{committed_by, is_about_us};
+pub(crate) use read::generation;

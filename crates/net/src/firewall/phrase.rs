@@ -75,13 +75,32 @@ fn network(offset: u32, to: u8) -> Expr {
     }
 }
 
+pub fn source_port(to: u8) -> Expr {
+    transport(0, 2, to)
+}
+
 pub fn destination_port(to: u8) -> Expr {
+    transport(2, 2, to)
+}
+
+/// Of the header behind that of IP, or of what follows it.
+pub fn transport(offset: u32, len: u32, to: u8) -> Expr {
     Expr::Payload {
         base: Base::Transport,
-        offset: 2,
-        len: 2,
+        offset,
+        len,
         to,
     }
+}
+
+pub fn is_byte(offset: u32, value: u8) -> Vec<Expr> {
+    vec![
+        transport(offset, 1, 0),
+        Expr::Equal {
+            reg: 0,
+            value: vec![value],
+        },
+    ]
 }
 
 pub fn saddr_127() -> Vec<Expr> {
@@ -109,10 +128,15 @@ fn first_byte_127(offset: u32) -> Vec<Expr> {
 
 /// The packet is for the host; `here`: for an address of the device that it came by.
 pub fn local_daddr(here: bool) -> Vec<Expr> {
+    local_daddr_by(here, 0)
+}
+
+/// The same, by another register than the first.
+pub fn local_daddr_by(here: bool, reg: u8) -> Vec<Expr> {
     vec![
-        Expr::AddressType { here, to: 0 },
+        Expr::AddressType { here, to: reg },
         Expr::Equal {
-            reg: 0,
+            reg,
             value: LOCAL.to_ne_bytes().to_vec(),
         },
     ]

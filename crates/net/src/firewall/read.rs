@@ -90,7 +90,8 @@ fn once(filter: &mut Netlink) -> Result<Option<Found>, KernelError> {
     Ok((self::generation(filter)? == generation).then_some(found))
 }
 
-fn generation(filter: &mut Netlink) -> Result<u32, KernelError> {
+/// The number of the ruleset's generation, another one after every change of anything in it; 0 where there is none.
+pub fn generation(filter: &mut Netlink) -> Result<u32, KernelError> {
     let reply = filter.get(nl::kind(nl::GETGEN), &nl::payload(0, &[]))?;
     Ok(reply
         .and_then(|r| read_be32(nl::attrs(&r.payload), nl::GEN_ID))

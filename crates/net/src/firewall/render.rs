@@ -7,10 +7,11 @@
 //! | `output` | the same for the host's own processes, which are on every list |
 //! | `postrouting` | who gets the host's address on the way out |
 //! | `forward` | who may reach whom |
+//! | `zones`, `zones_output` | which entries of connection tracking a datagram to a published port is looked for among |
 //!
 //! Nothing relies on packets between ports of one bridge being seen here, or not being seen (bridge-nf-call-iptables).
 
-use model::firewall::FirewallState;
+use model::firewall::{FirewallState, Protocol};
 
 use super::elements::{self, Elements};
 use super::expr::{Expr, Meta, Verdict};
@@ -18,8 +19,8 @@ use super::phrase::{
     accept, daddr_127, destination, destination_port, dnatted, drop, flowing, from, ipv4, is_in, is_not_in,
     load, local_daddr, masquerade, protocol, saddr_127, source, to, verdict,
 };
-use super::slots;
 use super::table::{Chain, Hook, Rule, Table};
+use super::{slots, zones};
 
 /// Names of the sets.
 pub mod set {
@@ -39,13 +40,30 @@ pub mod set {
     pub const BOUND: &str = "ports_bound";
     /// protocol . host port : address . port
     pub const ANY: &str = "ports_any";
-    /// protocol . host address . host port . slot : address . port, of ports with several targets
+    /// host address . host port . slot : address . port, of TCP ports with several targets
     pub const BOUND_SLOTS: &str = "ports_bound_slots";
-    /// protocol . host port . slot : address . port, of ports with several targets
+    /// host port . slot : address . port, of TCP ports with several targets
     pub const ANY_SLOTS: &str = "ports_any_slots";
-    /// Of [`BOUND`] and [`BOUND_SLOTS`], the ports that are not for everybody.
+    /// The same of UDP ports.
+    pub const UDP_BOUND_SLOTS: &str = "udp_bound_slots";
+    pub const UDP_ANY_SLOTS: &str = "udp_any_slots";
+    /// All that say where ports lead.
+    pub const PORTS: [&str; 6] = [BOUND, ANY, BOUND_SLOTS, ANY_SLOTS, UDP_BOUND_SLOTS, UDP_ANY_SLOTS];
+    /// host address . host port : zone, of UDP ports
+    pub const ZONES_BOUND: &str = "zones_bound";
+    /// host port : zone, of UDP ports
+    pub const ZONES_ANY: &str = "zones_any";
+    /// The same with slots, of ports with several targets.
+    pub const ZONES_BOUND_SLOTS: &str = "zones_bound_slots";
+    pub const ZONES_ANY_SLOTS: &str = "zones_any_slots";
+    /// The same again for error messages about answers: of another type for `nft`.
+    pub const ERRORS_BOUND: &str = "errors_bound";
+    pub const ERRORS_ANY: &str = "errors_any";
+    pub const ERRORS_BOUND_SLOTS: &str = "errors_bound_slots";
+    pub const ERRORS_ANY_SLOTS: &str = "errors_any_slots";
+    /// Of [`BOUND`] and its slots, the ports that are not for everybody.
     pub const CLOSED_BOUND: &str = "closed_bound";
-    /// Of [`ANY`] and [`ANY_SLOTS`], the ports that are not for everybody.
+    /// Of [`ANY`] and its slots, the ports that are not for everybody.
     pub const CLOSED_ANY: &str = "closed_any";
     /// Whom those are for: protocol . host address . host port . sources
     pub const ALLOWED_BOUND: &str = "allowed_bound";
@@ -66,46 +84,52 @@ pub mod set {
 pub const FORWARD: &str = "forward";
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const UDP: u8 = 17;
 
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
-/// The whole table. `guarded`: what concerns no bridge of ours is not forwarded. `earlier`: what was there, of which
-/// slots are kept.
-pub fn render(state: &FirewallState, guarded: bool, earlier: &Elements) -> Table {
+/// What the table's make depends on besides the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Make {
+    /// What concerns no bridge of ours is not forwarded.
+    pub guarded: bool,
+    /// The kernel knows zones of connection tracking.
+    pub zoned: bool,
+}
+
+/// The whole table. `earlier`: what was there, of which slots and zones are kept.
+pub fn render(state: &FirewallState, make: Make, earlier: &Elements) -> Table {
+    let shared = elements::is_shared(state);
+    let zoned = make.zoned && state.ports.iter().any(|port| port.protocol == Protocol::Udp);
     let mut forward = forward();
-    if guarded {
-        forward.push(guard());
+    forward.extend(make.guarded.then(guard));
+    let mut chains = vec![
+        chain("loopback", "filter", Hook::Prerouting, RAW, loopback()),
+        chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting(shared)),
+        chain("output", "nat", Hook::Output, DSTNAT, output(shared)),
+        chain("postrouting", "nat", Hook::Postrouting, SRCNAT, postrouting()),
+        chain(FORWARD, "filter", Hook::Forward, FILTER, forward),
+    ];
+    let mut sets = elements::sets(state, earlier);
+    if zoned {
+        let zones = |name, hook| chain(name, "filter", hook, RAW, zones::rules(shared));
+        chains.push(zones("zones", Hook::Prerouting));
+        chains.push(zones("zones_output", Hook::Output));
+        sets.extend(zones::sets(&sets, earlier));
     }
-    let chain = |name, kind, hook, priority, rules| Chain {
+    Table { sets, chains }
+}
+
+fn chain(name: &'static str, kind: &'static str, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain {
         name,
         kind,
         hook,
         priority,
         rules,
-    };
-    let (mut prerouting, mut output) = (
-        prerouting(),
-        vec![bound_port(), bound_slot(), any_port(), any_slot()],
-    );
-    if state.ports.iter().all(|port| port.service.is_none()) {
-        // `nft` does not read again what it writes down of these: who has no replicas has no need of them.
-        let slots = [bound_slot(), any_slot()];
-        prerouting.retain(|rule| !slots.contains(rule));
-        output.retain(|rule| !slots.contains(rule));
-    }
-    Table {
-        sets: elements::sets(state, earlier),
-        chains: vec![
-            chain("loopback", "filter", Hook::Prerouting, RAW, loopback()),
-            chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting),
-            chain("output", "nat", Hook::Output, DSTNAT, output),
-            chain("postrouting", "nat", Hook::Postrouting, SRCNAT, postrouting()),
-            chain(FORWARD, "filter", Hook::Forward, FILTER, forward),
-        ],
     }
 }
 
@@ -131,9 +155,9 @@ fn loopback() -> Vec<Rule> {
 }
 
 /// A published port's own rule ends the chain, so that the lists of ports on any address are not asked about a port
-/// that is published on that very address.
-fn prerouting() -> Vec<Rule> {
-    vec![
+/// that is published on that very address. `shared`: there may be ports of several containers.
+fn prerouting(shared: bool) -> Vec<Rule> {
+    let mut rules = vec![
         rule(
             "127.0.0.1 is for the host alone",
             [ipv4(), daddr_127(), verdict(Verdict::Return)],
@@ -152,23 +176,26 @@ fn prerouting() -> Vec<Rule> {
                 drop(),
             ],
         ),
-        bound_port(),
-        bound_slot(),
-        rule(
-            "published on every address: whoever is not on its list",
-            [
-                ipv4(),
-                local_daddr(false),
-                any_key(),
-                vec![is_in(set::CLOSED_ANY)],
-                any_key(),
-                vec![source(2), is_not_in(set::ALLOWED_ANY)],
-                drop(),
-            ],
-        ),
-        any_port(),
-        any_slot(),
-    ]
+    ];
+    rules.extend(bound(shared));
+    rules.push(rule(
+        "published on every address: whoever is not on its list",
+        [
+            ipv4(),
+            local_daddr(false),
+            any_key(),
+            vec![is_in(set::CLOSED_ANY)],
+            any_key(),
+            vec![source(2), is_not_in(set::ALLOWED_ANY)],
+            drop(),
+        ],
+    ));
+    rules.extend(any(shared));
+    rules
+}
+
+fn output(shared: bool) -> Vec<Rule> {
+    [bound(shared), any(shared)].concat()
 }
 
 /// Of a container asking its gateway, where something else than the name server has port 53.
@@ -194,37 +221,47 @@ fn any_key() -> Vec<Expr> {
     vec![load(Meta::L4proto, 0), destination_port(1)]
 }
 
-fn bound_port() -> Rule {
-    rule(
+fn bound(shared: bool) -> Vec<Rule> {
+    let mut rules = vec![rule(
         "published on one address",
         [ipv4(), local_daddr(false), bound_key(), to_container(set::BOUND)],
-    )
+    )];
+    if shared {
+        let key = vec![destination(0), destination_port(1)];
+        rules.push(of_several(TCP, key.clone(), any_slot(2), set::BOUND_SLOTS));
+        rules.push(of_several(UDP, key, zones::slot(2), set::UDP_BOUND_SLOTS));
+    }
+    rules
 }
 
-fn any_port() -> Rule {
-    rule(
+fn any(shared: bool) -> Vec<Rule> {
+    let mut rules = vec![rule(
         "published on every address",
         [ipv4(), local_daddr(false), any_key(), to_container(set::ANY)],
-    )
+    )];
+    if shared {
+        let key = vec![destination_port(0)];
+        rules.push(of_several(TCP, key.clone(), any_slot(1), set::ANY_SLOTS));
+        rules.push(of_several(UDP, key, zones::slot(1), set::UDP_ANY_SLOTS));
+    }
+    rules
 }
 
-fn bound_slot() -> Rule {
-    let key = [bound_key(), slot(3), to_container(set::BOUND_SLOTS)].concat();
+fn of_several(transport: u8, port: Vec<Expr>, slot: Vec<Expr>, map: &'static str) -> Rule {
     rule(
         "the same, of several containers",
-        [ipv4(), local_daddr(false), key],
+        [
+            ipv4(),
+            protocol(transport),
+            local_daddr(false),
+            port,
+            slot,
+            to_container(map),
+        ],
     )
 }
 
-fn any_slot() -> Rule {
-    let key = [any_key(), slot(2), to_container(set::ANY_SLOTS)].concat();
-    rule(
-        "the same, of several containers",
-        [ipv4(), local_daddr(false), key],
-    )
-}
-
-fn slot(to: u8) -> Vec<Expr> {
+fn any_slot(to: u8) -> Vec<Expr> {
     let below = slots::COUNT;
     vec![Expr::Random { below, to }]
 }
@@ -288,7 +325,7 @@ fn forward() -> Vec<Rule> {
     ]
 }
 
-fn rule<const N: usize>(comment: &'static str, parts: [Vec<Expr>; N]) -> Rule {
+pub fn rule<const N: usize>(comment: &'static str, parts: [Vec<Expr>; N]) -> Rule {
     Rule {
         comment,
         exprs: parts.concat(),

@@ -1,43 +1,89 @@
-//! Ports with several targets: of their 64 slots a new connection draws one, and goes to the target that has it.
+//! Ports with several targets: of their 64 slots a new connection draws one, and goes to the target that has it. A flow
+//! of UDP has the slot that its sender's address and port hash to, the same one each time (see [`super::zones`]).
 //!
 //! Every target has as many slots as any other, or one more. A target that stays keeps those it has, as far as its share
 //! allows: a change is as few elements as can be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::firewall::{MOST_TARGETS, PortRule};
+use model::firewall::{MOST_TARGETS, PortRule, Protocol};
 
-use super::elements::{Elements, port, port_key};
+use super::elements::{Elements, port, port_key, protocol_number};
 use super::render::set;
 use super::table::{Element, Field, Set};
 
 /// Slots of a port; the rule that draws one has it as modulus.
 pub const COUNT: u32 = MOST_TARGETS as u32;
 const LEN: usize = 4;
+/// Bytes before address and port in the key of a port that has one target.
+const PROTOCOL_LEN: usize = 4;
+
+/// Maps of slots: protocol, whether of one address, fields. Each protocol has its own, for `nft` reads no others again:
+/// the type of a slot is given as an expression (see [`super::userdata`]), and one for the port of any protocol has its
+/// listing say something else than the table.
+const MAPS: [Map; 4] = {
+    use Field::{Ipv4, Slot, TcpPort, UdpPort};
+    [
+        Map {
+            name: set::BOUND_SLOTS,
+            protocol: Protocol::Tcp,
+            key: &[Ipv4, TcpPort, Slot],
+            value: &[Ipv4, TcpPort],
+        },
+        Map {
+            name: set::ANY_SLOTS,
+            protocol: Protocol::Tcp,
+            key: &[TcpPort, Slot],
+            value: &[Ipv4, TcpPort],
+        },
+        Map {
+            name: set::UDP_BOUND_SLOTS,
+            protocol: Protocol::Udp,
+            key: &[Ipv4, UdpPort, Slot],
+            value: &[Ipv4, UdpPort],
+        },
+        Map {
+            name: set::UDP_ANY_SLOTS,
+            protocol: Protocol::Udp,
+            key: &[UdpPort, Slot],
+            value: &[Ipv4, UdpPort],
+        },
+    ]
+};
+
+struct Map {
+    name: &'static str,
+    protocol: Protocol,
+    key: &'static [Field],
+    value: &'static [Field],
+}
+
+impl Map {
+    fn is_bound(&self) -> bool {
+        self.key.len() == 3
+    }
+}
 
 /// The maps of these ports' slots. `earlier`: what they had, as far as it is known.
-pub fn sets(ports: &[PortRule], earlier: &Elements) -> [Set; 2] {
-    use Field::{Ipv4, Port, Protocol, Slot};
-    let map = |name, key, bound: bool| {
-        let of: Vec<&PortRule> = ports.iter().filter(|p| p.host_ip.is_some() == bound).collect();
-        let had = had(earlier, name);
+pub fn sets(ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
+    let set = |map: &Map| {
+        let is_of = |p: &&PortRule| p.protocol == map.protocol && p.host_ip.is_some() == map.is_bound();
+        let of: Vec<&PortRule> = ports.iter().filter(is_of).collect();
+        let had = had(earlier, map.name);
         let shared = grouped(&of).into_iter().filter(|(_, rules)| rules.len() > 1);
         let elements = shared.flat_map(|(key, rules)| {
             let had = had.get(&key).cloned().unwrap_or_default();
             elements(&key, &rules, &had)
         });
         Set {
-            name,
-            key,
-            value: &[Ipv4, Port],
+            name: map.name,
+            key: map.key,
+            value: map.value,
             interval: false,
             elements: elements.collect(),
         }
     };
-    [
-        map(set::BOUND_SLOTS, &[Protocol, Ipv4, Port, Slot], true),
-        map(set::ANY_SLOTS, &[Protocol, Port, Slot], false),
-    ]
+    MAPS.iter().map(set).collect()
 }
 
 /// The rules that have their port for themselves.
@@ -58,7 +104,7 @@ fn grouped<'a>(ports: &[&'a PortRule]) -> BTreeMap<Vec<u8>, Vec<&'a PortRule>> {
 fn had(earlier: &Elements, name: &str) -> BTreeMap<Vec<u8>, BTreeMap<u32, Element>> {
     let mut had: BTreeMap<Vec<u8>, BTreeMap<u32, Element>> = BTreeMap::new();
     for element in earlier.get(name).into_iter().flatten() {
-        if let Some((slot, element)) = without_slot(element) {
+        if let Some((slot, element)) = without_slot(name, element) {
             had.entry(element.key.clone()).or_default().insert(slot, element);
         }
     }
@@ -66,11 +112,12 @@ fn had(earlier: &Elements, name: &str) -> BTreeMap<Vec<u8>, BTreeMap<u32, Elemen
 }
 
 /// An element's slot, and the element as it would be were the port its alone.
-fn without_slot(element: &Element) -> Option<(u32, Element)> {
+fn without_slot(name: &str, element: &Element) -> Option<(u32, Element)> {
+    let map = MAPS.iter().find(|map| map.name == name)?;
     let at = element.key.len().checked_sub(LEN)?;
-    let (key, slot) = element.key.split_at(at);
+    let (port, slot) = element.key.split_at(at);
     let whole = Element {
-        key: key.to_vec(),
+        key: [&protocol_number(map.protocol)[..], port].concat(),
         ..element.clone()
     };
     Some((u32::from_ne_bytes(slot.try_into().ok()?), whole))
@@ -78,10 +125,13 @@ fn without_slot(element: &Element) -> Option<(u32, Element)> {
 
 /// The targets that these elements of a map lead to, each once. Those of the other maps are left as they are.
 pub fn targets(name: &str, elements: &BTreeSet<Element>) -> BTreeSet<Element> {
-    if name != set::BOUND_SLOTS && name != set::ANY_SLOTS {
+    if MAPS.iter().all(|map| map.name != name) {
         return elements.clone();
     }
-    elements.iter().filter_map(|e| Some(without_slot(e)?.1)).collect()
+    elements
+        .iter()
+        .filter_map(|e| Some(without_slot(name, e)?.1))
+        .collect()
 }
 
 fn elements(key: &[u8], rules: &[&PortRule], had: &BTreeMap<u32, Element>) -> Vec<Element> {
@@ -92,7 +142,7 @@ fn elements(key: &[u8], rules: &[&PortRule], had: &BTreeMap<u32, Element>) -> Ve
     };
     let slots = shared_out(targets.len(), had);
     let one = |(slot, target): (u32, usize)| Element {
-        key: [key, &slot.to_ne_bytes()].concat(),
+        key: [&key[PROTOCOL_LEN..], &slot.to_ne_bytes()].concat(),
         ..targets[target].clone()
     };
     (0..COUNT).zip(slots).map(one).collect()

@@ -32,8 +32,16 @@ pub enum Field {
     Ipv4,
     Protocol,
     Port,
+    /// A port, for `nft` told by the protocol that it is of.
+    TcpPort,
+    UdpPort,
+    /// The sender's address and port in the packet that an error message of ICMP quotes.
+    QuotedIpv4,
+    QuotedPort,
     /// A number in the machine's byte order.
     Slot,
+    /// Of connection tracking, in the machine's byte order.
+    Zone,
 }
 
 /// The bytes as the kernel has them.
@@ -73,6 +81,9 @@ pub struct Rule {
     pub exprs: Vec<Expr>,
 }
 
+/// Of `nft`: a number of which only an expression says how it is to be read. See [`super::userdata`].
+pub const INTEGER: u32 = 4;
+
 impl Field {
     /// Number of the type in `nft`, for its listing alone: the kernel does not look at it.
     pub fn kind(self) -> u32 {
@@ -80,9 +91,8 @@ impl Field {
             Self::Device => 41,
             Self::Ipv4 => 7,
             Self::Protocol => 12,
-            Self::Port => 13,
-            // A packet's mark, which nft shows as the number it is.
-            Self::Slot => 19,
+            Self::Port | Self::TcpPort | Self::UdpPort => 13,
+            Self::QuotedIpv4 | Self::QuotedPort | Self::Slot | Self::Zone => INTEGER,
         }
     }
 
@@ -90,25 +100,30 @@ impl Field {
     pub fn len(self) -> u32 {
         match self {
             Self::Device => 16,
-            Self::Ipv4 | Self::Protocol | Self::Port | Self::Slot => 4,
+            _ => 4,
         }
     }
 
     /// Of those, the ones that are not padding.
     pub fn bytes(self) -> u32 {
         match self {
-            Self::Device | Self::Ipv4 | Self::Slot => self.len(),
+            Self::Device | Self::Ipv4 | Self::QuotedIpv4 | Self::Slot => self.len(),
             Self::Protocol => 1,
-            Self::Port => 2,
+            Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort | Self::Zone => 2,
         }
     }
 
     fn show(self, bytes: &[u8]) -> String {
         match self {
             Self::Device => format!("{:?}", String::from_utf8_lossy(bytes).trim_end_matches('\0')),
-            Self::Ipv4 => Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string(),
+            Self::Ipv4 | Self::QuotedIpv4 => {
+                Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string()
+            }
             Self::Protocol => if bytes[0] == 17 { "udp" } else { "tcp" }.to_owned(),
-            Self::Port => u16::from_be_bytes([bytes[0], bytes[1]]).to_string(),
+            Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort => {
+                u16::from_be_bytes([bytes[0], bytes[1]]).to_string()
+            }
+            Self::Zone => u16::from_ne_bytes([bytes[0], bytes[1]]).to_string(),
             Self::Slot => u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).to_string(),
         }
     }

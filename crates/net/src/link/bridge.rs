@@ -2,7 +2,7 @@
 
 use model::network::{BridgeNetwork, MacAddr};
 
-use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, nl, owner_of, route as routes};
+use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, entry, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink};
@@ -71,6 +71,8 @@ pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) 
     if !link.up {
         change::up(route, link.index).doing(|| format!("turn on the bridge {}", n.bridge))?;
     }
+    let doing = || format!("set the forwarding entry of the bridge {}", n.bridge);
+    entry::ensure(route, link.index, &mac(n)).doing(doing)?;
     address(route, n, &link)
 }
 

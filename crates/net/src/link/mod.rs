@@ -2,8 +2,8 @@
 
 mod bridge;
 mod change;
-mod check;
 mod dump;
+mod entry;
 mod online;
 mod route;
 mod veth;
@@ -13,8 +13,8 @@ use std::net::Ipv4Addr;
 use crate::names::fnv1a;
 
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
-pub(crate) use check::check_attachment;
 pub(crate) use dump::{addresses, links};
+pub(crate) use entry::{is_of_neighbours, is_of_own_entry, is_there as own_entry_is_there};
 pub(crate) use online::is_online;
 pub(crate) use route::are_there as routes_are_there;
 pub(crate) use veth::{attach, detach};
@@ -32,6 +32,9 @@ mod nl {
     pub const GETADDR: u16 = 22;
     pub const NEWROUTE: u16 = 24;
     pub const GETROUTE: u16 = 26;
+    pub const NEWNEIGH: u16 = 28;
+    pub const DELNEIGH: u16 = 29;
+    pub const GETNEIGH: u16 = 30;
     pub const GETNSID: u16 = 90;
 
     pub const IFLA_ADDRESS: u16 = 1;

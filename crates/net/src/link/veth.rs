@@ -86,7 +86,7 @@ fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetE
 }
 
 /// A netlink socket belongs to the namespace it was made in: one is made by a thread that goes there.
-pub(super) fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> {
+fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> {
     let opened = std::thread::scope(|scope| {
         let visit = scope.spawn(|| {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
@@ -102,7 +102,7 @@ pub(super) fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink,
     })
 }
 
-pub(super) fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
+fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
     let found = dump::link(route, device).doing(|| format!("look at the device {device}"))?;
     match found {
         Some(link) if !mark.is_on(&link) => Err(NetError::ForeignDevice {
@@ -115,7 +115,7 @@ pub(super) fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result
 }
 
 /// The other end, if it is in that namespace under the right name: both ends name each other.
-pub(super) fn matching_peer(
+fn matching_peer(
     route: &mut Netlink,
     inside: &mut Netlink,
     netns: BorrowedFd<'_>,

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use model::firewall::{FirewallBridge, FirewallState};
 use model::network::BridgeNetwork;
 
-use super::Net;
-use crate::error::NetError;
+use super::{Net, lock};
+use crate::error::{Doing, NetError};
 use crate::firewall::Current;
 use crate::netlink::Netlink;
 use crate::{firewall, sysctl};
@@ -79,13 +79,22 @@ impl Net {
 
     /// All that there is to see of it, of one moment.
     pub fn look_at_firewall(&self) -> Result<FirewallLook, NetError> {
-        let current = firewall::current(&mut self.filter(), &self.keeper)?;
+        let mut filter = self.filter();
+        let mut ruleset = lock(&self.ruleset);
+        // The number of the ruleset's generation tells whether anything of it changed since.
+        let now = firewall::generation(&mut filter).doing(|| "read the nftables ruleset".to_owned())?;
+        let known = ruleset.take().filter(|known| now != 0 && known.generation == now);
+        let current = match known {
+            Some(known) => known,
+            None => firewall::current(&mut filter, &self.keeper)?,
+        };
+        let current = ruleset.insert(current);
         if current.guarded {
             self.guarded.store(true, Ordering::Relaxed);
         }
         Ok(FirewallLook {
-            foreign_drops: foreign_drops(&current),
-            state: current.state,
+            foreign_drops: foreign_drops(current),
+            state: current.state.clone(),
             there: current.there,
         })
     }

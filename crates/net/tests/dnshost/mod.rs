@@ -1,70 +1,21 @@
 //! A host with bridges and containers in namespaces of their own, a name server on it, and something to ask it with.
 #![allow(dead_code)] // each test file uses its part
 
-use std::fs::File;
+#[path = "../host/space.rs"]
+mod space;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::dns::{DnsEndpoint, DnsNetwork, DnsState};
 use net::dns::NameServer;
-use nix::sched::{CloneFlags, setns, unshare};
 
-/// For what must arrive, on however busy a machine.
-pub const LONG: Duration = Duration::from_secs(20);
-
-/// A network namespace; gone with its last descriptor.
-pub struct Space(File);
-
-impl Space {
-    pub fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        let space = Self(made.join().unwrap());
-        space.sh("ip link set lo up");
-        space
-    }
-
-    /// Does something on a thread in there.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let there = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            match there.join() {
-                Ok(value) => value,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
-    }
-
-    /// Runs a command line in there; it must succeed. Gives its output.
-    pub fn sh(&self, line: &str) -> String {
-        self.run(|| {
-            let out = Command::new("sh").args(["-c", line]).output().unwrap();
-            let (text, error) = (
-                String::from_utf8_lossy(&out.stdout),
-                String::from_utf8_lossy(&out.stderr),
-            );
-            assert!(out.status.success(), "{line}: {error}\n{text}");
-            text.into_owned()
-        })
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-}
+pub use space::{LONG, Space};
 
 /// Networks are `a` (10.81.0.0/24), `b` (10.82.0.0/24), …; the gateway has the first address.
 pub struct Host {

@@ -1,68 +1,22 @@
 //! Hosts, neighbours and containers as network namespaces. Nothing outside them is touched.
 #![allow(dead_code)]
 
-use std::fs::File;
+mod space;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 use model::network::{Attachment, BridgeNetwork, MacAddr};
 use net::Net;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
+
+pub use space::{LONG, Space};
 
 /// Long enough that only a packet that was dropped runs into it.
 pub const PATIENCE: Duration = Duration::from_millis(400);
-/// For what must arrive, on however busy a machine.
-pub const LONG: Duration = Duration::from_secs(10);
-
-/// A network namespace; gone with its last descriptor.
-pub struct Space(File);
-
-impl Space {
-    pub fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        let space = Self(made.join().unwrap());
-        space.sh("ip link set lo up");
-        space
-    }
-
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    /// Does something on a thread in there.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let there = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            match there.join() {
-                Ok(value) => value,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
-    }
-
-    /// Runs a command line in there; it must succeed. Gives its output.
-    pub fn sh(&self, line: &str) -> String {
-        self.run(|| {
-            let out = Command::new("sh").args(["-c", line]).output().unwrap();
-            assert!(
-                out.status.success(),
-                "{line}: {}",
-                String::from_utf8_lossy(&out.stderr)
-            );
-            String::from_utf8(out.stdout).unwrap()
-        })
-    }
-}
 
 /// A host with wharf's networking, a neighbour on the LAN (host 192.0.2.1 and 192.0.2.11, neighbour 192.0.2.2), a
 /// thread that stays in the host's namespace.
@@ -104,7 +58,7 @@ impl Host {
                 let (tell, tid) = std::sync::mpsc::channel();
                 let space = &space;
                 scope.spawn(move || {
-                    setns(&space.0, CloneFlags::CLONE_NEWNET).unwrap();
+                    setns(space.fd(), CloneFlags::CLONE_NEWNET).unwrap();
                     tell.send(nix::unistd::gettid()).unwrap();
                     let _ = done.recv();
                 });

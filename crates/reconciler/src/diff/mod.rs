@@ -2,6 +2,7 @@
 
 pub mod classes;
 pub mod docs;
+mod text;
 
 use model::diagnostic::Location;
 use model::plan::Reason;
@@ -87,142 +88,16 @@ fn place(origin: &Origin, field: &str) -> Location {
 }
 
 fn reason(field: &str, from: &Value, to: &Value, at: &Location) -> Reason {
+    let (from, to) = text::pair(field, from, to);
     Reason {
         field: field.to_owned(),
-        from: Some(text::of(field, from)),
-        to: Some(match text::of(field, to) {
+        to: Some(match to {
             // Of what is not shown (values that may be secrets, the end of a long text), all the same.
-            same if same == text::of(field, from) => "another value".to_owned(),
+            same if same == from => "another value".to_owned(),
             other => other,
         }),
+        from: Some(from),
         file: Some(at.file.clone()).filter(|f| !f.is_empty()),
         line: at.line,
-    }
-}
-
-mod text {
-    //! Values as people wrote them, near enough to recognise, and short.
-
-    use model::spec::{NetworkUse, VolumeSource, VolumeUse};
-    use serde_json::Value;
-
-    const LONGEST: usize = 60;
-
-    pub(super) fn of(field: &str, value: &Value) -> String {
-        let text = match (field, value) {
-            ("ports" | "networks" | "volumes", Value::Array(list)) if !list.is_empty() => {
-                let one = match field {
-                    "ports" => port,
-                    "networks" => network,
-                    _ => volume,
-                };
-                list.iter().map(one).collect::<Vec<_>>().join(", ")
-            }
-            ("image", _) => image(value),
-            ("env", Value::Object(map)) => {
-                // Values may be secrets: the names are enough to find the line.
-                format!(
-                    "{{{}}}",
-                    map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
-                )
-            }
-            _ => plain(value),
-        };
-        short(&text)
-    }
-
-    fn plain(value: &Value) -> String {
-        match value {
-            Value::Null => "none".to_owned(),
-            Value::String(text) => text.clone(),
-            Value::Array(list) if list.is_empty() => "none".to_owned(),
-            Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(", "),
-            Value::Object(map) if map.values().all(Value::is_null) => "none".to_owned(),
-            Value::Object(map) => match (map.get("secs"), map.get("nanos")) {
-                (Some(secs), Some(nanos)) => duration(secs, nanos),
-                _ => {
-                    let part = |(k, v): (&String, &Value)| format!("{k} = {}", plain(v));
-                    map.iter()
-                        .filter(|(_, v)| !v.is_null())
-                        .map(part)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                }
-            },
-            other => other.to_string(),
-        }
-    }
-
-    fn duration(secs: &Value, nanos: &Value) -> String {
-        let nanos = nanos.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        model::units::format_duration(std::time::Duration::new(secs.as_u64().unwrap_or(0), nanos))
-    }
-
-    fn image(value: &Value) -> String {
-        let source: Result<model::image::ImageSource, _> = serde_json::from_value(value.clone());
-        source.map_or_else(|_| plain(value), |s| s.key())
-    }
-
-    fn network(value: &Value) -> String {
-        let Ok(usage) = serde_json::from_value::<NetworkUse>(value.clone()) else {
-            return plain(value);
-        };
-        let mut more = Vec::new();
-        more.extend(usage.ip.map(|ip| format!("ip {ip}")));
-        more.extend(usage.mac.map(|mac| format!("mac {mac}")));
-        more.extend((usage.priority != 0).then(|| format!("priority {}", usage.priority)));
-        let aliases: Vec<&str> = usage.aliases.iter().map(|a| a.as_str()).collect();
-        more.extend((!aliases.is_empty()).then(|| format!("aliases {}", aliases.join(" "))));
-        match more.is_empty() {
-            true => usage.network.to_string(),
-            false => format!("{} ({})", usage.network, more.join(", ")),
-        }
-    }
-
-    fn volume(value: &Value) -> String {
-        let Ok(usage) = serde_json::from_value::<VolumeUse>(value.clone()) else {
-            return plain(value);
-        };
-        let target = &usage.target;
-        let text = match &usage.source {
-            VolumeSource::Named(name) => format!("{name}:{target}"),
-            VolumeSource::Anonymous => target.clone(),
-            VolumeSource::Bind { source, .. } => format!("{}:{target}", source.display()),
-            VolumeSource::Tmpfs { .. } => format!("tmpfs:{target}"),
-        };
-        if usage.read_only { text + ":ro" } else { text }
-    }
-
-    fn port(value: &Value) -> String {
-        let Ok(port) = serde_json::from_value::<model::spec::PortSpec>(value.clone()) else {
-            return plain(value);
-        };
-        let range = |(a, b): (u16, u16)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-        let mut text = String::new();
-        if let Some(ip) = port.ip {
-            text = format!("{ip}:");
-        }
-        match port.host {
-            Some(host) => text.push_str(&format!("{}:", range(host))),
-            None if port.ip.is_some() => text.push(':'),
-            None => {}
-        }
-        text.push_str(&range(port.container));
-        if port.protocol != model::firewall::Protocol::Tcp {
-            text.push_str(&format!("/{}", port.protocol));
-        }
-        let allow: Vec<String> = port.allow.iter().map(ToString::to_string).collect();
-        if !allow.is_empty() {
-            text.push_str(&format!(" (allow {})", allow.join(", ")));
-        }
-        text
-    }
-
-    fn short(text: &str) -> String {
-        if text.chars().count() <= LONGEST {
-            return text.to_owned();
-        }
-        let start: String = text.chars().take(LONGEST - 1).collect();
-        format!("{start}…")
     }
 }

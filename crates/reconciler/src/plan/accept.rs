@@ -34,6 +34,7 @@ impl<'a> Pass<'a, '_> {
             if self.container_busy(&name) {
                 continue;
             }
+            self.drop_needless(&name);
             let mover = match self.wish(&name) {
                 Wish::Declared(declared) => self.wanted(&name, declared),
                 Wish::Kept => self.note_image(&name).map(|()| self.switch_when_prepared(&name)),
@@ -45,8 +46,41 @@ impl<'a> Pass<'a, '_> {
             }
         }
         self.settle_claims(movers);
+        self.free_spares();
         self.give_up_ports();
         self.find_blocked();
+    }
+
+    /// A replacement that was begun for something that is as it was again: the one that runs is what is wanted.
+    fn drop_needless(&mut self, name: &Name) {
+        let Some(entry) = self.ledger.containers.get(name) else {
+            return;
+        };
+        let Some(next) = &entry.next else { return };
+        let begun = self.look_at(&next.accepted).may_be_live();
+        let undecided = match next.phase {
+            ReplacePhase::Preparing | ReplacePhase::Trial => true,
+            ReplacePhase::Switching => !begun && self.look_at(&entry.current).is_up(),
+            ReplacePhase::Reverting | ReplacePhase::Dropping => false,
+        };
+        if !undecided || self.takes_another(&entry.current, &next.accepted) {
+            return;
+        }
+        if let Some(entry) = self.ledger.containers.get_mut(name) {
+            match &mut entry.next {
+                Some(next) if next.phase == ReplacePhase::Trial => next.phase = ReplacePhase::Dropping,
+                next => *next = None,
+            }
+        }
+    }
+
+    /// What the new one is cannot be had from the one there is.
+    fn takes_another(&self, current: &Accepted, new: &Accepted) -> bool {
+        let changes = diff::container(&current.spec, &new.spec, &new.origin);
+        diff::strongest(&changes) == Some(Class::Replace)
+            || other_image(current, new.image.as_ref())
+            || self.contents_take_another(current, new)
+            || self.broken(Mutation::LabelsReplace)
     }
 
     /// What would have to change for this one.
@@ -90,8 +124,8 @@ impl<'a> Pass<'a, '_> {
                 | ReplacePhase::Dropping => return Ok(None),
             }
             entry.next = None;
+            self.ledger.containers.insert(name.clone(), entry.clone());
         }
-        self.ledger.containers.insert(name.clone(), entry.clone());
         let mover = self.changed(name, declared, image, entry)?;
         match mover {
             Some(mover) if stopped_for_it => self.instead(mover).map(Some),
@@ -116,7 +150,6 @@ impl<'a> Pass<'a, '_> {
             next.accepted.origin.clone_from(&declared.origin);
             came = self.take_image(name, &mut next.accepted, image);
         } else if self.is_gone(&next.accepted) {
-            self.free_spare(name);
             self.ledger.containers.insert(name.clone(), entry.clone());
             return self.changed(name, declared, image, entry);
         } else {
@@ -168,11 +201,13 @@ impl<'a> Pass<'a, '_> {
             || !self.outgrown(&entry.current).is_empty()
             || (self.broken(Mutation::LabelsReplace) && changes.iter().any(|c| c.reason.field == "labels"));
         if !replace {
-            entry.current.origin.clone_from(&declared.origin);
-            if changes.is_empty() {
-                entry.rejected = None;
+            if let Some(kept) = self.ledger.containers.get_mut(name) {
+                kept.current.origin.clone_from(&declared.origin);
+                if changes.is_empty() {
+                    kept.rejected = None;
+                }
             }
-            self.ledger.containers.insert(name.clone(), entry.clone());
+            entry.current.origin.clone_from(&declared.origin);
             return self.in_place(name, declared, image, entry.current, strongest);
         }
         self.replacement(name, declared, image, entry)
@@ -378,7 +413,7 @@ fn same(accepted: &Accepted, spec: &ContainerSpec, image: Option<&Image>) -> boo
     accepted.spec == *spec && !other_image(accepted, image)
 }
 
-fn other_image(accepted: &Accepted, image: Option<&Image>) -> bool {
+pub(super) fn other_image(accepted: &Accepted, image: Option<&Image>) -> bool {
     matches!((&accepted.image, image), (Some(a), Some(b)) if a.key == b.key && a.id != b.id)
 }
 

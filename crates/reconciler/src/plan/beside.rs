@@ -10,7 +10,7 @@ use super::resources::uses;
 use super::rollout::{SETTLED, Trial};
 use super::sharing::owners;
 use super::sight::Sight;
-use super::{Blocked, Pass, Ready};
+use super::{Blocked, Pass};
 
 impl Pass<'_, '_> {
     /// Why the old one has to be stopped before the new one is started, where the table asks for the other way round.
@@ -158,40 +158,6 @@ impl Pass<'_, '_> {
         after.sort_unstable();
         after.dedup();
         self.act(Op::Replace, Action::StartContainer { instance }, after, reasons);
-    }
-
-    /// What one on trial waits for. Its names and ports are not among it: it has none yet.
-    fn trial_needs(&self, name: &Name, new: &Accepted) -> Result<Vec<usize>, Blocked> {
-        if new.image.is_none() {
-            return Err(self.waits_for_image(&new.spec.image.key()));
-        }
-        self.dependencies(name, &new.spec)?;
-        self.surrounded(&new.spec)?;
-        for a in &new.attachments {
-            if let Some(other) = self.living_on(&a.network, a.ip, name) {
-                return Err(Blocked::wait(format!(
-                    "waits for address {} in network {}, which container {other} still has",
-                    a.ip, a.network
-                )));
-            }
-        }
-        self.volumes_for(&new.spec)?;
-        self.contents_for(&new.spec)?;
-        let mut after = self.networks_for(new)?;
-        let nameless = Accepted {
-            ports: Vec::new(),
-            ..new.clone()
-        };
-        if !new.attachments.is_empty() {
-            for ready in [self.firewall_for(&nameless), self.dns_for(name, &nameless)] {
-                match ready {
-                    Ready::Now => {}
-                    Ready::After(index) => after.push(index),
-                    Ready::Waits(why) => return Err(Blocked::wait(why)),
-                }
-            }
-        }
-        Ok(after)
     }
 
     /// The one before: removed once its time is over and nothing else of its name is in the plan.

@@ -14,6 +14,7 @@ use model::observed::overlaps;
 
 use super::firewall::effective;
 use super::gates::LOOK_AGAIN;
+use super::resources::Leased;
 use super::{Blocked, Mutation, Pass};
 
 /// How a change is taken up.
@@ -170,7 +171,10 @@ impl Pass<'_, '_> {
                 let why = format!(
                     "cannot be updated start-first, so the old one is stopped first: container {by} still has {what}"
                 );
-                self.prepare_instead(mover, why);
+                let name = mover.name.clone();
+                if let Err(blocked) = self.prepare_instead(mover, why) {
+                    self.hold_up(Noun::Container(name), blocked);
+                }
                 continue;
             }
             let until = self.ledger.containers.get(&by).and_then(|e| e.gone_since);
@@ -257,15 +261,23 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// A change that cannot be tried beside the old one takes its place once that was stopped.
-    fn prepare_instead(&mut self, mover: Mover, why: String) {
-        if let Some(entry) = self.ledger.containers.get_mut(&mover.name) {
+    /// A change that cannot be tried beside the old one takes its place once that was stopped: with the addresses of the
+    /// name, and not with those it would have had beside it.
+    fn prepare_instead(&mut self, mover: Mover, why: String) -> Result<(), Blocked> {
+        let Mover {
+            name, mut accepted, ..
+        } = mover;
+        accepted.attachments = self.attachments(&name, &accepted.id, &accepted.spec, Leased::Own)?;
+        let image = accepted.image.clone();
+        accepted.ports = self.ports(&name, &accepted.spec, image.as_ref(), &accepted.attachments, true)?;
+        if let Some(entry) = self.ledger.containers.get_mut(&name) {
             entry.next = Some(Replacement {
-                accepted: mover.accepted,
+                accepted,
                 phase: ReplacePhase::Preparing,
                 fallback: Some(why),
             });
         }
+        Ok(())
     }
 
     fn take_up(&mut self, mover: Mover) {
@@ -293,12 +305,19 @@ impl Pass<'_, '_> {
                 current: accepted,
                 ..entry
             },
-            (old, Kind::New | Kind::Direct | Kind::InPlace | Kind::Switch | Kind::Trial) => ContainerEntry {
+            (Some(entry), Kind::Direct) => ContainerEntry {
                 current: accepted,
                 next: None,
                 rejected: None,
                 gone_since: None,
-                draining: old.and_then(|e| e.draining),
+                ..entry
+            },
+            (_, Kind::New | Kind::Direct | Kind::InPlace | Kind::Switch | Kind::Trial) => ContainerEntry {
+                current: accepted,
+                next: None,
+                rejected: None,
+                gone_since: None,
+                draining: None,
                 place: self.place_to_be(&name),
             },
         };

@@ -17,7 +17,12 @@ use model::observed::{Look, ObservedContainer, Phase};
 use model::plan::{Op, Reason};
 use model::spec::ContainerSpec;
 
+use super::presence::Wish;
+use super::sight::{Sight, is_live};
 use super::{Blocked, Mutation, Pass};
+
+/// What happens to an instance whose turn it is.
+const RESTARTED: &str = "restarted with what changed";
 
 impl Pass<'_, '_> {
     /// Takes up what the tables say; keeps what is held, and what a container still sees.
@@ -144,6 +149,14 @@ impl Pass<'_, '_> {
         keys_of(&accepted.spec).filter_map(of).collect()
     }
 
+    /// Whether what a new one has takes another container than the one there is.
+    pub(super) fn contents_take_another(&self, current: &Accepted, new: &Accepted) -> bool {
+        new.contents.iter().any(|(key, now)| {
+            let had = current.contents.get(key);
+            had.is_some_and(|had| changed(had, now).is_some() && self.replaces(key, had, now))
+        })
+    }
+
     /// What a replacement has that its predecessor has not; by now there may be something else.
     pub(super) fn content_reasons(&self, old: &Accepted, new: &Accepted) -> Vec<Reason> {
         let of = |(key, now): (&ContentKey, &ContentState)| {
@@ -207,6 +220,14 @@ impl Pass<'_, '_> {
             self.hold_up(noun, blocked);
             return true;
         }
+        let mut after = after.to_vec();
+        if matches!(step.then, Then::Restart { .. }) {
+            if let Err(blocked) = self.has_turn(name, RESTARTED) {
+                self.hold_up(noun, blocked);
+                return false;
+            }
+            after.extend(self.out_of_traffic(name));
+        }
         if let Some(instance) = self.instance(name, accepted) {
             let action = Action::DeliverContents {
                 instance,
@@ -214,9 +235,52 @@ impl Pass<'_, '_> {
                 run_no: seen.run_no,
                 then: step.then,
             };
-            self.act(Op::Update, action, after.to_vec(), step.reasons);
+            self.act(Op::Update, action, after, step.reasons);
         }
         true
+    }
+
+    /// Decides which instances of replicated services are restarted now for what changed: as with a replacement few at a
+    /// time, and none before it is out of the traffic.
+    pub(super) fn note_restarts(&mut self) {
+        for name in self.order.clone() {
+            let Some(entry) = self
+                .ledger
+                .containers
+                .get(&name)
+                .filter(|_| self.place(&name).is_some())
+            else {
+                continue;
+            };
+            let begins = entry.is_steady() && self.is_restarted_for_contents(&name, &entry.current);
+            if begins && self.has_turn(&name, RESTARTED).is_ok() {
+                self.note_replacing(&name);
+                self.restarting.insert(name);
+            }
+        }
+    }
+
+    fn is_restarted_for_contents(&self, name: &Name, accepted: &Accepted) -> bool {
+        let leaves =
+            accepted.stale || self.ledger.holds.contains_key(name) || matches!(self.wish(name), Wish::Gone);
+        let paused =
+            matches!(self.look_at(accepted), Sight::Seen(c) if matches!(c.phase, Phase::Paused { .. }));
+        let step = self.pending_delivery(accepted).filter(|_| !leaves && !paused);
+        step.is_some_and(|step| matches!(step.then, Then::Restart { .. }))
+    }
+
+    /// It runs, and is still to be given something.
+    pub(super) fn awaits_contents(&self, accepted: &Accepted) -> bool {
+        self.pending_delivery(accepted).is_some()
+    }
+
+    fn pending_delivery(&self, accepted: &Accepted) -> Option<Delivery> {
+        match self.look_at(accepted) {
+            Sight::Seen(seen) if is_live(seen) && !self.broken(Mutation::ContentsAreIgnored) => {
+                self.delivery(accepted, seen)
+            }
+            _ => None,
+        }
     }
 
     /// What is to be done about the files of a running container, if anything.

@@ -1,11 +1,29 @@
 //! One line a person reads for an action or a wait.
 
+use model::action::Action;
 use model::digest::Digest;
 use model::plan::{Op, Planned, Reason, TakenUp, Wait};
 
 /// `~ container web: ports 8080:80 → 8081:80 (web.toml:6)`.
 pub fn describe(planned: &Planned) -> String {
-    line(planned.op, &planned.action.noun().to_string(), &planned.reasons)
+    let text = line(planned.op, &planned.action.noun().to_string(), &planned.reasons);
+    match step(planned) {
+        Some(step) => format!("{text} [{step}]"),
+        None => text,
+    }
+}
+
+/// Which step of a replacement it is, as one is several actions for the same reason. What comes before all of them, and
+/// ends nothing, has no word.
+pub fn step(planned: &Planned) -> Option<&'static str> {
+    let step = match planned.action {
+        Action::StopContainer { .. } => "stop",
+        Action::StartContainer { .. } => "start",
+        Action::RemoveNetwork { .. } => "remove",
+        Action::ApplyNetwork { .. } => "create",
+        _ => return None,
+    };
+    (planned.op == Op::Replace).then_some(step)
 }
 
 /// `~ container web: labels tier = front → tier = back (web.toml:3)`.

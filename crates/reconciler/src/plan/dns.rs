@@ -3,7 +3,7 @@
 //! A container is started once its own names are answered: they are part of what "started" promises. One that runs is
 //! never touched for the name server's sake.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::action::{Action, Noun};
@@ -179,28 +179,48 @@ fn differences(seen: Option<&DnsState>, wanted: &DnsState) -> Vec<Reason> {
         return vec![Reason::because("no network has it any more")];
     }
     let mut reasons = Vec::new();
-    let networks = changed(&seen.networks, &wanted.networks);
-    let containers = changed(&seen.containers, &wanted.containers);
-    for (kind, names) in [("network", networks), ("container", containers)] {
+    let mut say = |what: &str, names: Vec<Name>| {
         if !names.is_empty() {
-            reasons.push(Reason::because(format!("names of {kind} {}", listed(&names))));
+            reasons.push(Reason::because(format!("{what} {}", listed(&names))));
         }
-    }
+    };
+    say("names of network", changed(&seen.networks, &wanted.networks));
+    say("no more names of network", gone(&seen.networks, &wanted.networks));
+    let containers = changed(&seen.containers, &wanted.containers);
+    let fewer = |name: &Name| has_fewer(seen.containers.get(name), wanted.containers.get(name));
+    let (fewer, others) = containers.into_iter().partition(fewer);
+    say("names of container", others);
+    say("fewer names of container", fewer);
+    say(
+        "no more names of container",
+        gone(&seen.containers, &wanted.containers),
+    );
     if seen.upstreams != wanted.upstreams {
         reasons.push(Reason::because("other servers are asked for all other names"));
     }
     reasons
 }
 
-fn changed<T: PartialEq>(
-    seen: &std::collections::BTreeMap<Name, T>,
-    wanted: &std::collections::BTreeMap<Name, T>,
-) -> Vec<Name> {
+/// Those that are new, or that something else is said of.
+fn changed<T: PartialEq>(seen: &BTreeMap<Name, T>, wanted: &BTreeMap<Name, T>) -> Vec<Name> {
     let new = wanted.iter().filter(|(name, w)| seen.get(*name) != Some(w));
-    let gone = seen.iter().filter(|(name, _)| !wanted.contains_key(*name));
-    let mut names: Vec<Name> = new.chain(gone).map(|(name, _)| name.clone()).collect();
-    names.sort();
-    names
+    new.map(|(name, _)| name.clone()).collect()
+}
+
+/// It is where it was, and answers to nothing new.
+fn has_fewer(seen: Option<&DnsContainer>, wanted: Option<&DnsContainer>) -> bool {
+    let (Some(seen), Some(wanted)) = (seen, wanted) else {
+        return false;
+    };
+    wanted.endpoints.iter().all(|(network, is)| {
+        let was = seen.endpoints.get(network);
+        was.is_some_and(|was| was.ip == is.ip && is.names.iter().all(|name| was.names.contains(name)))
+    })
+}
+
+fn gone<T>(seen: &BTreeMap<Name, T>, wanted: &BTreeMap<Name, T>) -> Vec<Name> {
+    let gone = seen.keys().filter(|name| !wanted.contains_key(*name));
+    gone.cloned().collect()
 }
 
 fn listed(names: &[Name]) -> String {

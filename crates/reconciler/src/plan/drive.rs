@@ -8,10 +8,9 @@ use model::observed::{ObservedContainer, Phase};
 use model::plan::{Op, Reason};
 
 use super::accept::{content_text, is_prepared};
-use super::gates::LOOK_AGAIN;
 use super::presence::Wish;
 use super::sight::{Sight, is_live};
-use super::{Blocked, Pass, Ready};
+use super::{Blocked, Pass};
 use crate::diff;
 
 /// A step that is to be taken, with what it needs.
@@ -58,9 +57,11 @@ impl<'a> Pass<'a, '_> {
             reasons.extend(next.fallback.iter().map(Reason::because));
             reasons
         };
+        let held = self.ledger.holds.contains_key(name);
         match next.phase {
-            // It cannot take the place of one that ended meanwhile: that one is wanted again.
-            ReplacePhase::Preparing if !self.look_at(&entry.current).may_be_live() => {
+            // It cannot take the place of one that ended meanwhile: that one is wanted again. Nor is it waited for where
+            // the old one is to be stopped in any case.
+            ReplacePhase::Preparing if held || !self.look_at(&entry.current).may_be_live() => {
                 self.drive_current(name, &entry.current, after);
             }
             // Others may wait for it to be gone.
@@ -76,6 +77,7 @@ impl<'a> Pass<'a, '_> {
                 self.wait(Noun::Container(name.clone()), why, None);
             }
             ReplacePhase::Preparing => self.prepare(name, &next.accepted, after, reasons()),
+            ReplacePhase::Switching if held => self.halt(name, &entry.current, &next.accepted, after),
             ReplacePhase::Switching => self.switch(name, &entry.current, &next.accepted, after, reasons()),
             ReplacePhase::Reverting => {
                 let why = "the new one could not be started: the old one is taken back";
@@ -145,15 +147,28 @@ impl<'a> Pass<'a, '_> {
         });
     }
 
+    /// Held in the middle of a switch: nobody is started, and who is still there is stopped.
+    fn halt(&mut self, name: &Name, old: &Accepted, new: &Accepted, after: Vec<usize>) {
+        for accepted in [old, new] {
+            match self.look_at(accepted) {
+                Sight::Unknown(why) => return self.unseen(name, why),
+                Sight::Seen(c) if is_live(c) => return self.stop_held(name, accepted, after),
+                Sight::Seen(_) | Sight::Absent => {}
+            }
+        }
+    }
+
+    fn stop_held(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
+        let why = self.ledger.holds.get(name).map_or("", |h| h.reason.as_str());
+        let reason = Reason::because(format!("is to stay stopped: {why}"));
+        self.stop(name, accepted, Op::Update, vec![reason], after);
+    }
+
     pub(super) fn drive_current(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
         let held = self.ledger.holds.contains_key(name);
         match self.look_at(accepted) {
             Sight::Unknown(why) => self.unseen(name, why),
-            Sight::Seen(c) if is_live(c) && held => {
-                let why = self.ledger.holds.get(name).map_or("", |h| h.reason.as_str());
-                let reason = Reason::because(format!("is to stay stopped: {why}"));
-                self.stop(name, accepted, Op::Update, vec![reason], after);
-            }
+            Sight::Seen(c) if is_live(c) && held => self.stop_held(name, accepted, after),
             Sight::Seen(c) if is_live(c) && accepted.stale => {
                 let reasons = self.why_stale(accepted);
                 self.stop(name, accepted, Op::Replace, reasons, after);
@@ -186,12 +201,17 @@ impl<'a> Pass<'a, '_> {
         let mut reasons = vec![Reason::because(match self.lost_owner(accepted) {
             Some(why) => format!("{why}: it is started again there"),
             None if accepted.joins == Joins::default() => {
-                "its network changed: it is started again with new addresses".to_owned()
+                "its network changed: it is started again on it as it is now".to_owned()
             }
             None => "what it was joined to changed: it is started again".to_owned(),
         })];
         for a in &accepted.attachments {
             let entry = self.ledger.networks.get(&a.network);
+            reasons.extend(
+                entry
+                    .into_iter()
+                    .flat_map(|e| self.other_name_servers(&a.network, e)),
+            );
             if let Some((entry, old)) = entry.and_then(|e| Some((e, e.replacing.as_ref()?))) {
                 let of_it = super::networks::why_anew(entry, old).into_iter();
                 reasons.extend(of_it.map(|r| Reason {
@@ -306,11 +326,13 @@ impl<'a> Pass<'a, '_> {
 
     /// Starts it, once everything it needs is there or in this plan.
     fn start(&mut self, step: Step<'_>) {
-        let ready = self.needs(&step).and_then(|needs| {
-            self.volumes_for(&step.accepted.spec)?;
-            self.contents_for(&step.accepted.spec)?;
-            Ok((needs, self.joined(&step.accepted.spec)?))
-        });
+        let ready = self
+            .needs(step.name, step.accepted, step.switching)
+            .and_then(|needs| {
+                self.volumes_for(&step.accepted.spec)?;
+                self.contents_for(&step.accepted.spec)?;
+                Ok((needs, self.joined(&step.accepted.spec)?))
+            });
         match ready {
             Err(blocked) => self.hold_up(Noun::Container(step.name.clone()), blocked),
             Ok((needs, joined)) => {
@@ -328,91 +350,11 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    fn needs(&self, step: &Step<'_>) -> Result<Vec<usize>, Blocked> {
-        let (name, accepted) = (step.name, step.accepted);
-        if accepted.image.is_none() {
-            return Err(self.waits_for_image(&accepted.spec.image.key()));
-        }
-        if let Some(why) = self.blocked.get(name) {
-            return Err(Blocked {
-                why: why.clone(),
-                until: Some(self.later(LOOK_AGAIN)),
-                error: true,
-            });
-        }
-        if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), accepted) {
-            return Err(blocked);
-        }
-        if !step.switching {
-            self.dependencies(name, &accepted.spec)?;
-        }
-        self.surrounded(&accepted.spec)?;
-        for a in &accepted.attachments {
-            if self.is_misplaced(a) {
-                let why = format!("has no address yet in network {} as it is now", a.network);
-                return Err(Blocked::wait(why));
-            }
-            if let Some(other) = self.living_on(&a.network, a.ip, name) {
-                let why = format!(
-                    "waits for address {} in network {}, which container {other} still has",
-                    a.ip, a.network
-                );
-                return Err(Blocked::wait(why));
-            }
-        }
-        let mut after = self.networks_for(accepted)?;
-        if !accepted.attachments.is_empty() {
-            match self.firewall_for(accepted) {
-                Ready::Now => {}
-                Ready::After(index) => after.push(index),
-                Ready::Waits(why) => return Err(Blocked::wait(why)),
-            }
-            match self.dns_for(name, accepted) {
-                Ready::Now => {}
-                Ready::After(index) => after.push(index),
-                Ready::Waits(why) => return Err(Blocked::wait(why)),
-            }
-        }
-        Ok(after)
-    }
-
     /// It is to be stopped in any case: a network of it changed, or waits for it to be gone.
     pub(super) fn has_to_leave(&self, old: &Accepted) -> bool {
         let networks = &self.ledger.networks;
         let anew = |name: &Name| networks.get(name).is_some_and(|n| n.replacing.is_some());
         old.stale || old.attachments.iter().any(|a| anew(&a.network))
-    }
-
-    /// Whether the new one could be started at once, were the old one not there.
-    fn way_is_clear(&self, name: &Name, new: &Accepted) -> Result<(), Blocked> {
-        if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), new) {
-            return Err(blocked);
-        }
-        self.surrounded(&new.spec)?;
-        self.networks_for(new)?;
-        self.volumes_for(&new.spec)?;
-        self.contents_for(&new.spec)?;
-        self.joined(&new.spec)?;
-        for ready in [self.firewall_for(new), self.dns_for(name, new)] {
-            match ready {
-                Ready::Waits(why) if !new.attachments.is_empty() => return Err(Blocked::wait(why)),
-                Ready::Waits(_) | Ready::Now | Ready::After(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn networks_for(&self, accepted: &Accepted) -> Result<Vec<usize>, Blocked> {
-        let mut after = Vec::new();
-        for a in &accepted.attachments {
-            match self.networks.get(&a.network) {
-                Some(Ready::Now) => {}
-                Some(Ready::After(index)) => after.push(*index),
-                Some(Ready::Waits(why)) => return Err(Blocked::wait(why.clone())),
-                None => return Err(Blocked::wait(format!("waits for network {}", a.network))),
-            }
-        }
-        Ok(after)
     }
 
     /// Everything decided about one container, for `runtime`; none while its image is not there.
@@ -454,7 +396,16 @@ impl<'a> Pass<'a, '_> {
             return None;
         }
         after.extend(self.stops_before(name));
+        match self.stop_sharers(name, &accepted.id) {
+            Ok(sharers) => after.extend(sharers),
+            Err(blocked) => {
+                self.hold_up(noun, blocked);
+                return None;
+            }
+        }
         after.extend(self.out_of_traffic(name));
+        after.sort_unstable();
+        after.dedup();
         let action = Action::StopContainer {
             id: accepted.id.clone(),
             name: name.clone(),

@@ -144,12 +144,21 @@ impl Pass<'_, '_> {
 
 /// Equal but for the names, which are for messages only.
 fn same_port(a: &PortRule, b: &PortRule) -> bool {
-    let key = |r: &PortRule| PortRule {
-        container: b.container.clone(),
-        service: b.service.clone(),
-        ..r.clone()
-    };
-    key(a) == *b
+    // Every port is compared with all others: no copies are made. Whoever adds a field is asked here.
+    let PortRule {
+        protocol,
+        host_ip,
+        host_port,
+        target_ip,
+        target_port,
+        bridge,
+        allow,
+        container: _,
+        service: _,
+    } = a;
+    (protocol, host_ip, host_port) == (&b.protocol, &b.host_ip, &b.host_port)
+        && (target_ip, target_port) == (&b.target_ip, &b.target_port)
+        && (bridge, allow) == (&b.bridge, &b.allow)
 }
 
 fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Ledger) -> Vec<Reason> {

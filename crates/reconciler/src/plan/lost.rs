@@ -28,11 +28,11 @@ impl Pass<'_, '_> {
             .filter(|name| !seen.contains_key(*name) && needed.contains_key(*name))
             .filter(|name| !self.busy(&Noun::Volume((*name).clone())));
         let removed: Vec<Name> = removed.cloned().collect();
-        // What an action has its hands on may be away for a moment.
-        let away = before
-            .into_iter()
-            .filter(|name| self.busy(&Noun::Volume(name.clone())));
-        self.ledger.volumes_made = seen.keys().cloned().chain(away).collect();
+        // What an action has its hands on may be away for a moment, or is about to be.
+        let busy = |name: &Name| self.busy(&Noun::Volume(name.clone()));
+        let there = seen.keys().filter(|name| !busy(name)).cloned();
+        let as_before = before.into_iter().filter(|name| busy(name));
+        self.ledger.volumes_made = there.chain(as_before).collect();
         for name in removed {
             self.ledger.volumes_lost.insert(name, self.input.now);
         }

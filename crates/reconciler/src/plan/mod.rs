@@ -17,6 +17,8 @@ mod gates;
 mod health;
 mod images;
 mod lost;
+mod mutation;
+mod needs;
 mod networks;
 mod newer;
 mod order;
@@ -46,9 +48,11 @@ use model::name::{ContainerId, Name};
 use model::observed::Observed;
 use model::plan::{Op, Plan, Planned, Reason, Wait};
 
-pub use describe::{describe, describe_taken_up, describe_wait, reasons};
+pub use describe::{describe, describe_taken_up, describe_wait, reasons, step};
 pub use finish::definition;
 pub(crate) use health::health_of;
+#[doc(hidden)]
+pub use mutation::Mutation;
 pub(crate) use schedule::next_due;
 pub(crate) use sight::Sight;
 pub(crate) use volumes::{driver, mounted};
@@ -63,58 +67,6 @@ pub struct Input<'a> {
     pub in_flight: &'a BTreeSet<Noun>,
     pub failures: &'a Failures,
     pub now: Timestamp,
-}
-
-/// A rule broken on purpose, so that a test can show that breaking it is noticed.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutation {
-    /// A failed look at the containers is taken for "there are none".
-    UnknownIsAbsent,
-    /// Nouns with an action under way get another one.
-    BusyIsIgnored,
-    /// Addresses are given without a look at who has them.
-    AddressesAreNotKept,
-    /// A change of labels replaces the container.
-    LabelsReplace,
-    /// What came from a file that is broken now counts as gone.
-    BrokenIsGone,
-    /// Host ports are given without a look at who has them.
-    PortsAreNotKept,
-    /// A changed firewall is not put right.
-    FirewallDrifts,
-    /// What a container depends on is not waited for.
-    DependentsStartEarly,
-    /// What a container relies on is removed without a look at whether it is still there.
-    StopsInAnyOrder,
-    /// Verdicts are not remembered.
-    HealthIsForgotten,
-    /// A volume goes with its table, whatever that says.
-    VolumesAreLost,
-    /// Who shares namespaces stays in them when their owner has left.
-    OwnersAreIgnored,
-    /// A container is started before its names are answered.
-    NamesComeLate,
-    /// A scheduled run is begun without a look at the time.
-    SchedulesAreIgnored,
-    /// That a scheduled run has ended is not remembered.
-    RunsAreRepeated,
-    /// A container is started before what it requires is mounted.
-    MountsAreIgnored,
-    /// Who is to be restarted with what it depends on is not.
-    RenewedIsIgnored,
-    /// What was taken of a running container is not put right.
-    DamageStays,
-    /// One on trial takes over as soon as it runs, whatever its health.
-    TrialsArePromotedEarly,
-    /// One that was replaced is removed before names and ports have moved.
-    NobodyDrains,
-    /// All instances of a service are replaced at the same time.
-    AllAtOnce,
-    /// `pull = "newer"`: the registry is asked once, and never again.
-    NewerIsForgotten,
-    /// A changed config or secret is not brought to those who see it.
-    ContentsAreIgnored,
 }
 
 /// Decides what to do now. `ids` hands out ids for new containers; those not used are forgotten.
@@ -135,6 +87,7 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.accept_contents();
     pass.note_replaced();
     pass.progress_replacements();
+    pass.stamp_gone();
     pass.note_runs();
     pass.note_owners();
     pass.note_renewed();
@@ -147,6 +100,7 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.check_images();
     pass.keep_time();
     pass.put_in_order();
+    pass.note_restarts();
     pass.act_on_networks();
     pass.act_on_volumes();
     pass.act_on_firewall();
@@ -199,8 +153,10 @@ struct Pass<'a, 'i> {
     services: replicas::Services,
     /// The published ports that are to be in force.
     published: Vec<model::firewall::PortRule>,
-    /// Instances whose replacement begins in this pass.
+    /// Instances whose replacement or restart begins in this pass.
     replacing: BTreeSet<Name>,
+    /// Instances that are restarted for a config, secret or environment that changed.
+    restarting: BTreeSet<Name>,
     /// What was said about a container before anything was done about it, so that nothing is said twice.
     said: BTreeSet<Noun>,
     /// The earliest deadline of those that hold nobody up.
@@ -231,6 +187,7 @@ impl<'a, 'i> Pass<'a, 'i> {
             services: BTreeMap::new(),
             published: Vec::new(),
             replacing: BTreeSet::new(),
+            restarting: BTreeSet::new(),
             said: BTreeSet::new(),
             wake_at: None,
         }

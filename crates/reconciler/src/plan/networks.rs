@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 use model::action::{Action, Noun};
 use model::desired::Declared;
-use model::ledger::NetworkEntry;
+use model::ledger::{ContainerEntry, NetworkEntry};
 use model::name::{ContainerId, Name};
 use model::network::BridgeNetwork;
 use model::observed::{Look, ObservedLink};
@@ -15,6 +15,7 @@ use model::spec::NetworkSpec;
 use super::resources::uses;
 use super::{Blocked, Pass, Ready};
 use crate::allocate::{address::gateway_of, device, subnet};
+use crate::diff;
 
 impl<'a> Pass<'a, '_> {
     /// Takes up what the files say of networks that are declared or used.
@@ -120,6 +121,22 @@ impl<'a> Pass<'a, '_> {
                 accepted.stale |= on_it.contains(&accepted.id);
             }
         }
+    }
+
+    /// Why they are, in the pass that finds out.
+    pub(super) fn other_name_servers(&self, name: &Name, entry: &NetworkEntry) -> Vec<Reason> {
+        let before = self.input.ledger.networks.get(name);
+        let changes = before.map(|b| diff::network(&b.spec, &entry.spec, &entry.origin));
+        let dns = changes
+            .into_iter()
+            .flatten()
+            .map(|c| c.reason)
+            .filter(|r| r.field == "dns");
+        dns.map(|r| Reason {
+            field: format!("network {name}: dns"),
+            ..r
+        })
+        .collect()
     }
 
     /// A picked subnet that the host has taken meanwhile is given up, as long as nobody lives in it.
@@ -282,7 +299,7 @@ impl<'a> Pass<'a, '_> {
         if shown.is_empty() && old.is_none() {
             return Ready::Now;
         }
-        if entry.gone_since.is_some() && !self.has_live_users(name) {
+        if entry.gone_since.is_some() && !self.has_live_users(name) && !self.has_users_that_stay(name) {
             return Ready::Waits(format!("network {name} is being removed"));
         }
         match self.change_network(name, &entry, old, shown) {
@@ -295,6 +312,16 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
+    /// Whether some container that is as last accepted, and wanted so, has a place in it: its table may have an error, or
+    /// what it says now may have been taken back.
+    fn has_users_that_stay(&self, network: &Name) -> bool {
+        let entries = self.ledger.containers.values();
+        let mut staying = entries
+            .filter(|e| e.gone_since.is_none())
+            .flat_map(ContainerEntry::all);
+        staying.any(|a| a.attachments.iter().any(|at| at.network == *network))
+    }
+
     fn change_network(
         &mut self,
         name: &Name,
@@ -304,7 +331,7 @@ impl<'a> Pass<'a, '_> {
     ) -> Result<Ready, Blocked> {
         if entry.replacing.is_some() && self.has_live_users(name) {
             return Err(Blocked::wait(
-                "its containers are stopped first, to be started with new addresses",
+                "its containers are stopped first, and started again on it as it is then",
             ));
         }
         let mut after = Vec::new();

@@ -57,6 +57,12 @@ impl<'a> Pass<'a, '_> {
 
     /// Stamps what is gone and lifts holds whose definition changed.
     pub(super) fn mark_presence(&mut self) {
+        self.stamp_gone();
+        self.lift_holds();
+    }
+
+    /// Once more after replacements went on: what came of one may be of another file, which counts for it from then on.
+    pub(super) fn stamp_gone(&mut self) {
         let now = self.input.now;
         let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
         for name in names {
@@ -66,7 +72,6 @@ impl<'a> Pass<'a, '_> {
                 entry.gone_since = gone.then(|| entry.gone_since.map_or(now, |since| since.min(now)));
             }
         }
-        self.lift_holds();
     }
 
     fn lift_holds(&mut self) {

@@ -19,8 +19,16 @@ impl Pass<'_, '_> {
             if self.container_busy(&name) {
                 continue;
             }
-            if let Some(entry) = self.ledger.containers.get(&name).cloned() {
-                let entry = self.progressed(&name, entry);
+            let Some(entry) = self.ledger.containers.get(&name) else {
+                continue;
+            };
+            if entry.next.is_none() && entry.draining.is_none() {
+                let now = self.ending(&entry.current);
+                if let Some(entry) = self.ledger.containers.get_mut(&name) {
+                    now.write(&mut entry.current);
+                }
+            } else {
+                let entry = self.progressed(&name, entry.clone());
                 let entry = self.roll_on(&name, entry);
                 self.ledger.containers.insert(name, entry);
             }
@@ -37,7 +45,11 @@ impl Pass<'_, '_> {
                     Some(reason) => entry.rejected = Some(self.reject(&next.accepted, reason)),
                     None => entry.next = Some(next),
                 },
-                ReplacePhase::Switching if came_up(sight) || (held && !sight.may_be_live()) => {
+                // Held, it is not started, but it is the one that is to be, once the old one has stopped.
+                ReplacePhase::Switching
+                    if came_up(sight)
+                        || (held && !sight.may_be_live() && !self.look_at(&entry.current).may_be_live()) =>
+                {
                     entry.current = next.accepted;
                     entry.rejected = None;
                 }
@@ -81,26 +93,37 @@ impl Pass<'_, '_> {
 
     /// What a look says about a payload's end and beginning.
     pub(super) fn settle(&self, accepted: &mut Accepted) {
+        self.ending(accepted).write(accepted);
+    }
+
+    fn ending(&self, accepted: &Accepted) -> Ending {
+        let mut now = Ending {
+            stale: accepted.stale,
+            finished: accepted.finished,
+            run: accepted.finished_run,
+            code: accepted.finished_code,
+        };
         match self.look_at(accepted) {
             Sight::Unknown(_) => {}
-            Sight::Absent => accepted.stale = false,
+            Sight::Absent => now.stale = false,
             Sight::Seen(c) => {
-                accepted.stale &= is_live(c);
+                now.stale &= is_live(c);
                 match (&c.phase, &c.last_exit) {
-                    (Phase::Running { .. } | Phase::Paused { .. }, _) => accepted.finished = false,
+                    (Phase::Running { .. } | Phase::Paused { .. }, _) => now.finished = false,
                     // An end that was taken back (`wharf start`) is not taken again.
                     (Phase::Exited, Some(exit))
                         if is_done(accepted.spec.restart.policy, exit)
                             && accepted.finished_run != Some(exit.run_no) =>
                     {
-                        accepted.finished = true;
-                        accepted.finished_run = Some(exit.run_no);
-                        accepted.finished_code = Some(exit.code);
+                        now.finished = true;
+                        now.run = Some(exit.run_no);
+                        now.code = Some(exit.code);
                     }
                     _ => {}
                 }
             }
         }
+        now
     }
 
     /// Gives containers whose network changed new interfaces; what runs with the old ones is stale.
@@ -110,9 +133,13 @@ impl Pass<'_, '_> {
             if self.container_busy(&name) {
                 continue;
             }
-            let Some(mut entry) = self.ledger.containers.get(&name).cloned() else {
+            let Some(entry) = self.ledger.containers.get(&name) else {
                 continue;
             };
+            if !entry.all().any(|a| self.needs_interfaces(a)) {
+                continue;
+            }
+            let mut entry = entry.clone();
             let mut changed = self.refresh(&name, &mut entry.current);
             // One beside it, or that drains, is done with instead.
             if let Some(next) = entry.next.as_mut().filter(|n| !n.phase.is_beside()) {
@@ -126,9 +153,7 @@ impl Pass<'_, '_> {
 
     fn refresh(&mut self, name: &Name, accepted: &mut Accepted) -> bool {
         let sight = self.look_at(accepted);
-        if matches!(sight, Sight::Unknown(_))
-            || !(self.lacks_its_way_out(accepted) || accepted.attachments.iter().any(|a| self.outdated(a)))
-        {
+        if matches!(sight, Sight::Unknown(_)) || !self.needs_interfaces(accepted) {
             return false;
         }
         let fresh = self
@@ -151,6 +176,10 @@ impl Pass<'_, '_> {
                 false
             }
         }
+    }
+
+    fn needs_interfaces(&self, accepted: &Accepted) -> bool {
+        self.lacks_its_way_out(accepted) || accepted.attachments.iter().any(|a| self.outdated(a))
     }
 
     /// A network of it has a way out now, and none of its interfaces, or a later one, has the default route.
@@ -182,6 +211,23 @@ impl Pass<'_, '_> {
                 || a.gateway.is_some_and(|g| g != network.gateway)
                 || !address::may_be_given(&whole, a.ip)
         })
+    }
+}
+
+/// What is remembered of a payload's end.
+struct Ending {
+    stale: bool,
+    finished: bool,
+    run: Option<u64>,
+    code: Option<i32>,
+}
+
+impl Ending {
+    fn write(self, accepted: &mut Accepted) {
+        accepted.stale = self.stale;
+        accepted.finished = self.finished;
+        accepted.finished_run = self.run;
+        accepted.finished_code = self.code;
     }
 }
 

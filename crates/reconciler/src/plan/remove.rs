@@ -10,8 +10,8 @@ use model::observed::{Look, ObservedContainer};
 use model::plan::{Op, Reason};
 
 use super::presence::Wish;
-use super::sight::Sight;
-use super::{Pass, after};
+use super::sight::{Sight, is_live};
+use super::{Blocked, Mutation, Pass, after};
 
 /// What a container gets to end itself where nobody knows its table any more.
 const STRAY_GRACE: Duration = Duration::from_secs(10);
@@ -20,10 +20,10 @@ impl Pass<'_, '_> {
     /// Removes containers whose table is gone, and those nobody knows.
     pub(super) fn remove_containers(&mut self) {
         for name in self.order.clone() {
-            let entry = self.ledger.containers.get(&name).cloned();
-            if let Some(entry) =
-                entry.filter(|_| matches!(self.wish(&name), Wish::Gone) && !self.container_busy(&name))
-            {
+            if !matches!(self.wish(&name), Wish::Gone) || self.container_busy(&name) {
+                continue;
+            }
+            if let Some(entry) = self.ledger.containers.get(&name).cloned() {
                 self.remove_gone(&name, &entry);
             }
         }
@@ -53,6 +53,8 @@ impl Pass<'_, '_> {
         let mut last = self.remove_strays(name, entry);
         last.extend(self.stops_before(name));
         last.extend(self.out_of_traffic(name));
+        // One that shares namespaces may be stopped in this plan already.
+        last.extend(self.stopping.get(name).copied());
         // The current one last.
         let all: Vec<&Accepted> = entry.all().collect();
         for accepted in all.into_iter().rev() {
@@ -60,6 +62,12 @@ impl Pass<'_, '_> {
                 Removable::Unseen(why) => return self.wait(noun, why, None),
                 Removable::Absent => {}
                 Removable::There => {
+                    match self.stop_sharers(name, &accepted.id) {
+                        Ok(sharers) => last.extend(sharers),
+                        Err(blocked) => return self.hold_up(noun, blocked),
+                    }
+                    last.sort_unstable();
+                    last.dedup();
                     last = self
                         .remove_one(name, accepted, vec![gone.clone()], last)
                         .into_iter()
@@ -97,9 +105,14 @@ impl Pass<'_, '_> {
             .map(|(name, _)| name.clone())
             .filter(|name| !self.strays().any(|c| c.name == *name))
             .collect();
+        if left.is_empty() {
+            return;
+        }
         for name in left {
             self.forget(&name);
         }
+        // Who is the last one of a service now is of none.
+        self.note_places();
     }
 
     /// The same for networks.
@@ -165,7 +178,6 @@ impl Pass<'_, '_> {
                 .picked_ports
                 .retain(|key, _| !key.starts_with(&of_port));
         }
-        self.free_spare(name);
         let of_lease = format!("/{name}");
         for (_, lease) in self
             .ledger
@@ -252,6 +264,25 @@ impl Pass<'_, '_> {
         last
     }
 
+    /// One that carries the name without being accepted under it, and that this plan does not remove, may live on any
+    /// address of the name.
+    pub(super) fn nobody_left_behind(&self, name: &Name) -> Result<(), Blocked> {
+        let entry = self.ledger.containers.get(name);
+        let known: BTreeSet<_> = entry.iter().flat_map(|e| e.all()).map(|a| &a.id).collect();
+        let removed = |of: &ContainerId| {
+            let mut actions = self.actions.iter();
+            actions.any(|p| matches!(&p.action, Action::RemoveContainer { id, .. } if id == of))
+        };
+        let mut strays = self.strays().filter(|c| c.name == *name && is_live(c));
+        match strays.find(|c| !known.contains(&c.id) && !removed(&c.id)) {
+            None => Ok(()),
+            Some(stray) => Err(Blocked::wait(format!(
+                "waits for {}, which had its name before, to be removed",
+                stray.id.short()
+            ))),
+        }
+    }
+
     /// Removes containers of names that the ledger does not hold.
     fn remove_unknown(&mut self) {
         if self.input.desired.held.everything {
@@ -317,7 +348,7 @@ impl Pass<'_, '_> {
         noun: &Noun,
         id: &ContainerId,
         backoff: &model::spec::RestartSpec,
-    ) -> Option<super::Blocked> {
+    ) -> Option<Blocked> {
         // Removals are booked without a fingerprint, so what is compared here does not matter.
         self.resting(noun, Some(id), id, backoff)
     }
@@ -409,7 +440,8 @@ impl Pass<'_, '_> {
             .collect();
         let strays: Vec<String> = links
             .iter()
-            .filter(|(name, l)| l.ours && l.kind == "bridge" && !known.contains(name.as_str()))
+            .filter(|(_, l)| l.ours || self.broken(Mutation::ForeignIsTouched))
+            .filter(|(name, l)| l.kind == "bridge" && !known.contains(name.as_str()))
             .map(|(name, _)| name.clone())
             .collect();
         for bridge in strays {

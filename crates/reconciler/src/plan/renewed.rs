@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use model::action::Noun;
 use model::ledger::Accepted;
 use model::name::{ContainerId, Name};
 use model::spec::Condition;
@@ -32,6 +33,11 @@ impl Pass<'_, '_> {
             }
         }
         for (name, id) in stale {
+            if let Err(blocked) = self.has_turn(&name, "restarted") {
+                self.hold_up(Noun::Container(name), blocked);
+                continue;
+            }
+            self.note_replacing(&name);
             if let Some(accepted) = self.accepted_mut(&name, &id) {
                 accepted.stale = true;
             }

@@ -8,10 +8,10 @@ use model::name::Name;
 use model::observed::Phase;
 use model::replica::Place;
 
-use super::Pass;
 use super::firewall::effective;
 use super::presence::Wish;
 use super::sight::Sight;
+use super::{Mutation, Pass};
 
 /// The instances of each replicated service in the order of their numbers, those that are about to go included.
 pub(super) type Services = BTreeMap<Name, Vec<Name>>;
@@ -110,6 +110,9 @@ impl Pass<'_, '_> {
     /// keep it, as a container that stands alone does: its port and its name are there before it is.
     pub(super) fn idle(&self) -> BTreeSet<Name> {
         let mut idle = BTreeSet::new();
+        if self.broken(Mutation::UnreadyGetTraffic) {
+            return idle;
+        }
         for all in self.services.values().filter(|all| all.len() > 1) {
             let there = all
                 .iter()
@@ -141,6 +144,7 @@ impl Pass<'_, '_> {
     fn is_leaving(&self, name: &Name, entry: &ContainerEntry) -> bool {
         self.ledger.holds.contains_key(name)
             || effective(entry).stale
+            || self.restarting.contains(name)
             || (matches!(self.wish(name), Wish::Gone) && self.is_removed_now(name, entry))
     }
 

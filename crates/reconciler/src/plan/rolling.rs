@@ -5,6 +5,7 @@ use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
 use model::name::Name;
 use model::observed::Phase;
 
+use super::accept::other_image;
 use super::claims::Mover;
 use super::firewall::effective;
 use super::presence::Wish;
@@ -20,10 +21,7 @@ impl Pass<'_, '_> {
         let Some(place) = self.place(name) else {
             return Ok(());
         };
-        let service = &place.service;
-        let others = self.instances(service).into_iter().filter(|other| *other != name);
-        let others = others.filter_map(|other| Some((other, self.ledger.containers.get(other)?)));
-        let others: Vec<(&Name, &ContainerEntry)> = others.collect();
+        let others = self.others(name, &place.service);
         if let Some(wanted) = self.to_come(name) {
             for (other, entry) in &others {
                 if let Some(rejected) = entry.rejected.as_ref().filter(|r| r.fingerprint == wanted) {
@@ -34,9 +32,16 @@ impl Pass<'_, '_> {
                 }
             }
         }
-        if self.broken(Mutation::AllAtOnce) {
+        self.has_turn(name, "replaced")
+    }
+
+    /// Whether so few others of its service are away that this one may be as well. `what` is to happen to it.
+    pub(super) fn has_turn(&self, name: &Name, what: &str) -> Result<(), Blocked> {
+        let Some(place) = self.place(name).filter(|_| !self.broken(Mutation::AllAtOnce)) else {
             return Ok(());
-        }
+        };
+        let service = &place.service;
+        let others = self.others(name, service);
         let most = self.parallelism(name);
         let entry = self.ledger.containers.get(name);
         // One that is not up itself is missed already: it waits for those alone that a change took away.
@@ -53,13 +58,19 @@ impl Pass<'_, '_> {
         let away: Vec<(&Name, String)> = away.collect();
         match away.first() {
             Some((other, why)) if away.len() >= most => Err(Blocked::wait(format!(
-                "is replaced once container {other}, which {why}, is up: at most {most} of {service} at a time"
+                "is {what} once container {other}, which {why}, is up: at most {most} of {service} at a time"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// A replacement of this name begins in this pass.
+    fn others<'n>(&'n self, name: &Name, service: &'n Name) -> Vec<(&'n Name, &'n ContainerEntry)> {
+        let others = self.instances(service).into_iter().filter(|other| *other != name);
+        let others = others.filter_map(|other| Some((other, self.ledger.containers.get(other)?)));
+        others.collect()
+    }
+
+    /// A replacement, or a restart, of this name begins in this pass.
     pub(super) fn note_replacing(&mut self, name: &Name) {
         self.replacing.insert(name.clone());
     }
@@ -109,16 +120,28 @@ impl Pass<'_, '_> {
     /// Why an instance counts as being updated: it is, or was, and is not up yet. `prepared`: so is one whose successor
     /// is only prepared.
     fn updating(&self, name: &Name, entry: &ContainerEntry, prepared: bool) -> Option<String> {
+        if entry.current.stale || self.restarting.contains(name) {
+            return Some("is being restarted".to_owned());
+        }
         let next = entry.next.as_ref();
         let under_way = next.is_some_and(|n| prepared || n.phase != ReplacePhase::Preparing);
         if under_way || self.replacing.contains(name) {
             return Some("is being replaced".to_owned());
         }
-        let updated = match self.wish(name) {
-            Wish::Declared(declared) => entry.current.spec == declared.spec,
-            Wish::Kept | Wish::Gone => false,
-        };
+        let updated = self.is_updated(name, &entry.current);
         self.absent(name, entry).filter(|_| updated)
+    }
+
+    /// It is what its table says, with the image and the contents there are: what keeps it down is not yet to be changed.
+    fn is_updated(&self, name: &Name, current: &Accepted) -> bool {
+        let Wish::Declared(declared) = self.wish(name) else {
+            return false;
+        };
+        let image = self.image(&declared.spec.image.key());
+        current.spec == declared.spec
+            && !other_image(current, image)
+            && self.outgrown(current).is_empty()
+            && !self.awaits_contents(current)
     }
 
     /// Why an instance is not up; none where it is, or has done its job.

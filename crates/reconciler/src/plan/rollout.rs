@@ -8,6 +8,7 @@
 //! | dropping | the old one's | the new one is gone |
 //! | draining | the new one's | `drain` is over since names and ports were seen to have moved: the old one is removed |
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -45,10 +46,7 @@ impl Pass<'_, '_> {
         self.drain_on(name, &mut entry);
         match entry.next.take() {
             Some(next) if next.phase == ReplacePhase::Trial => self.decide_trial(name, entry, next),
-            Some(next) if next.phase == ReplacePhase::Dropping && self.is_gone(&next.accepted) => {
-                self.free_spare(name);
-                entry
-            }
+            Some(next) if next.phase == ReplacePhase::Dropping && self.is_gone(&next.accepted) => entry,
             other => {
                 entry.next = other;
                 entry
@@ -161,28 +159,31 @@ impl Pass<'_, '_> {
             return;
         };
         if self.is_gone(&draining.accepted) {
-            return self.free_spare(name);
+            return;
         }
         let now = self.input.now;
         let latest = after(now, entry.current.spec.update.drain);
         let cut_short = self.broken(Mutation::NobodyDrains)
             || self.ledger.holds.contains_key(name)
             || self.is_cut_off(&draining.accepted);
+        let left = self.is_left(&draining.accepted);
         draining.until = match draining.until {
             _ if cut_short => Some(now),
+            // It was to go at once, for a hold that was lifted since: first names and ports are to move all the same.
+            Some(_) if left == Some(false) => None,
             // Later than possible is a clock that was set back.
             Some(until) => Some(until.min(latest)),
-            None => self.is_left(&draining.accepted).then_some(latest),
+            None => (left == Some(true)).then_some(latest),
         };
         entry.draining = Some(draining);
     }
 
-    /// No name and no port leads to it any more.
-    fn is_left(&self, accepted: &Accepted) -> bool {
+    /// No name and no port leads to it any more; none where that cannot be seen.
+    fn is_left(&self, accepted: &Accepted) -> Option<bool> {
         let (Look::Known(firewall), Look::Known(dns)) =
             (&self.input.observed.firewall, &self.input.observed.dns)
         else {
-            return accepted.attachments.is_empty();
+            return accepted.attachments.is_empty().then_some(true);
         };
         let places: Vec<_> = accepted.attachments.iter().map(|a| (&a.network, a.ip)).collect();
         let here = |ip: std::net::Ipv4Addr| places.iter().any(|(_, at)| *at == ip);
@@ -191,7 +192,8 @@ impl Pass<'_, '_> {
             .iter()
             .flat_map(|d| d.containers.values())
             .flat_map(|c| &c.endpoints);
-        !rules.any(|r| here(r.target_ip)) && !endpoints.any(|(network, e)| places.contains(&(network, e.ip)))
+        let named = endpoints.any(|(network, e)| places.contains(&(network, e.ip)));
+        Some(!named && !rules.any(|r| here(r.target_ip)))
     }
 
     /// Nothing of it is left on the host.
@@ -201,10 +203,20 @@ impl Pass<'_, '_> {
             && (accepted.attachments.is_empty() || devices.is_some_and(|d| d.is_empty()))
     }
 
-    /// The addresses of the one beside the current one are free again.
-    pub(super) fn free_spare(&mut self, name: &Name) {
-        let of = format!("/{}", spare_owner(name.as_str()));
-        self.ledger.leases.retain(|key, _| !key.ends_with(&of));
+    /// Addresses for one beside the current one are free again where there is none, or it came to nothing.
+    pub(super) fn free_spares(&mut self) {
+        let beside =
+            |e: &ContainerEntry| e.draining.is_some() || e.next.as_ref().is_some_and(|n| n.phase.is_beside());
+        let entries = self.ledger.containers.iter();
+        let used: BTreeSet<String> = entries
+            .filter(|(_, e)| beside(e))
+            .map(|(name, _)| spare_owner(name.as_str()))
+            .collect();
+        let mark = spare_owner("");
+        self.ledger.leases.retain(|key, _| {
+            let owner = key.rsplit('/').next().unwrap_or(key);
+            !owner.ends_with(&mark) || used.contains(owner)
+        });
     }
 
     /// Addresses of others of the name that live beside the one that is to have this lease.

@@ -14,7 +14,7 @@ use model::surroundings::Surroundings;
 use model::timetable::{Run, Timetable};
 
 use super::presence::Wish;
-use super::sight::{Sight, is_live};
+use super::sight::Sight;
 use super::{Mutation, Pass, after};
 
 /// A time of a calendar, and when its run is to begin.
@@ -161,7 +161,8 @@ impl<'a> Pass<'a, '_> {
             // What it does now is seen before anything is decided by it.
             Sight::Unknown(_) => return,
             _ if self.container_busy(name) => return,
-            Sight::Seen(seen) if is_live(seen) => {}
+            // One whose start was cut off halfway does not run.
+            sight if sight.is_up() => {}
             _ if idle => {
                 table.due = Some(due.at);
                 self.take_back_the_end(name);

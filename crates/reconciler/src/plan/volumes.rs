@@ -270,6 +270,8 @@ impl Pass<'_, '_> {
             file: Some(entry.origin.file.clone()).filter(|f| !f.is_empty()),
             ..Reason::because("its table is gone, and keep = false")
         };
+        // Its table may come back before that is done: then it is missed, and nobody else's doing.
+        self.ledger.volumes_made.remove(name);
         let action = Action::RemoveVolume { name: name.clone() };
         self.act(Op::Remove, action, Vec::new(), vec![reason]);
     }

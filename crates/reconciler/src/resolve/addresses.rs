@@ -36,7 +36,10 @@ fn overlaps(tables: &Tables<'_>, found: &mut Findings) {
                     "subnet {net} of network {} overlaps {other} of network {}",
                     a.name, b.name
                 );
-                let parties = [party(a, "subnet"), party(b, "subnet")];
+                let parties = [
+                    Party::of("network", a, "subnet"),
+                    Party::of("network", b, "subnet"),
+                ];
                 found.contradiction(
                     message,
                     "give one of them another subnet, or leave it out to have one picked",
@@ -55,20 +58,12 @@ fn bridges(tables: &Tables<'_>, found: &mut Findings) {
         }
     }
     for (device, list) in by_device.into_iter().filter(|(_, list)| list.len() > 1) {
-        let parties: Vec<Party<'_>> = list.iter().map(|n| party(n, "bridge")).collect();
+        let parties: Vec<Party<'_>> = list.iter().map(|n| Party::of("network", n, "bridge")).collect();
         found.contradiction(
             format!("bridge {device} is named by two networks"),
             "each network has a bridge of its own",
             &parties,
         );
-    }
-}
-
-fn party<'a>(network: &'a Parsed<NetworkSpec>, key: &str) -> Party<'a> {
-    Party {
-        kind: "network",
-        name: &network.name,
-        at: network.origin.key(key),
     }
 }
 
@@ -82,7 +77,7 @@ fn inside(network: &Parsed<NetworkSpec>, found: &mut Findings) {
         found.contradiction(
             message,
             "use an address inside the subnet, or leave it out",
-            &[party(network, "gateway")],
+            &[Party::of("network", network, "gateway")],
         );
     }
     if let Some(range) = network.spec.range.filter(|r| !subnet.contains(r)) {
@@ -90,7 +85,7 @@ fn inside(network: &Parsed<NetworkSpec>, found: &mut Findings) {
         found.contradiction(
             message,
             "use a part of the subnet, or leave it out",
-            &[party(network, "range")],
+            &[Party::of("network", network, "range")],
         );
     }
 }
@@ -137,11 +132,7 @@ fn twice(tables: &Tables<'_>, found: &mut Findings) {
     for ((network, ip), list) in by_address.into_iter().filter(|(_, list)| list.len() > 1) {
         let parties: Vec<Party<'_>> = list
             .iter()
-            .map(|c| Party {
-                kind: "container",
-                name: &c.name,
-                at: c.origin.key("networks"),
-            })
+            .map(|c| Party::of("container", c, "networks"))
             .collect();
         let names: Vec<&str> = list.iter().map(|c| c.name.as_str()).collect();
         let message = format!(

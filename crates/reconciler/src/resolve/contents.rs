@@ -87,33 +87,24 @@ fn between(
         file.target,
         container.name
     );
-    let mut error = super::contradiction(
-        message,
-        "give one of them another target, or take it out of the container",
-        &[
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key(file.key().field()),
-            },
-            Party {
-                kind: kind(other),
-                name: &other.name,
-                at: with.origin.key("target"),
-            },
-            Party {
-                kind: kind(file),
-                name: &file.name,
-                at: table.origin.key("target"),
-            },
-        ],
-    );
-    if let Some(error) = &mut error {
-        // Each is good by itself, and others may use them.
+    let parties = [
+        Party::of("container", container, file.key().field()),
+        Party::of(kind(other), with, "target"),
+        Party::of(kind(file), table, "target"),
+    ];
+    let hint = "give one of them another target, or take it out of the container";
+    in_this_container(message, hint, &parties, found);
+}
+
+/// Holds the container alone, the first party: each of the others is good by itself, and others may use it.
+fn in_this_container(message: String, hint: &str, parties: &[Party<'_>], found: &mut Findings) {
+    if let Some(mut error) = super::contradiction(message, hint, parties) {
         error.tables.truncate(1);
+        found.errors.push(error);
     }
-    found.errors.extend(error);
-    found.held.containers.insert(container.name.clone());
+    for container in parties.iter().take(1) {
+        found.hold(container.kind, container.name);
+    }
 }
 
 /// What is mounted over a file hides it, and what it is mounted on is somebody else's data.
@@ -143,27 +134,16 @@ fn volumes(
         file.target,
         container.name
     );
-    let mut error = super::contradiction(
+    let parties = [
+        Party::of("container", container, "volumes"),
+        Party::of(kind(file), table, "target"),
+    ];
+    in_this_container(
         message,
         "give one of them a place outside the other",
-        &[
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key("volumes"),
-            },
-            Party {
-                kind: kind(file),
-                name: &file.name,
-                at: table.origin.key("target"),
-            },
-        ],
+        &parties,
+        found,
     );
-    if let Some(error) = &mut error {
-        error.tables.truncate(1);
-    }
-    found.errors.extend(error);
-    found.held.containers.insert(container.name.clone());
 }
 
 /// One is the other, or inside it.

@@ -22,17 +22,9 @@ pub(super) fn check(tables: &Tables<'_>, found: &mut Findings) {
         let Some(volume) = volume.filter(|v| v.spec.exclusive) else {
             continue;
         };
-        let mut parties = vec![Party {
-            kind: "volume",
-            name: &volume.name,
-            at: volume.origin.key("exclusive"),
-        }];
+        let mut parties = vec![Party::of("volume", volume, "exclusive")];
         let users = tables.containers().filter(|c| containers.contains(&c.name));
-        parties.extend(users.map(|c| Party {
-            kind: "container",
-            name: &c.name,
-            at: c.origin.key("volumes"),
-        }));
+        parties.extend(users.map(|c| Party::of("container", c, "volumes")));
         let names: Vec<&str> = containers.iter().map(|n| n.as_str()).collect();
         let message = format!(
             "volume {name} is exclusive, and containers {} mount it",

@@ -287,6 +287,17 @@ struct Party<'a> {
     at: Location,
 }
 
+impl<'a> Party<'a> {
+    /// The key of a table.
+    fn of<T>(kind: &'static str, table: &'a Parsed<T>, key: &str) -> Self {
+        Self {
+            kind,
+            name: &table.name,
+            at: table.origin.key(key),
+        }
+    }
+}
+
 fn contradiction(message: String, hint: &str, parties: &[Party<'_>]) -> Option<Diagnostic> {
     let (first, rest) = parties.split_first()?;
     let mut error = Diagnostic::new(first.at.clone(), message).hint(hint);

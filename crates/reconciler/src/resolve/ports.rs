@@ -70,14 +70,9 @@ fn shares(a: IpAddr, b: IpAddr) -> bool {
 
 fn join<'a>(parties: &mut Vec<Party<'a>>, port: &Published<'a>) {
     let container = port.container;
-    let at = container.origin.key("ports");
     let again = parties.iter().any(|p| p.name == &container.name) && parties.len() > 1;
     if !again {
-        parties.push(Party {
-            kind: "container",
-            name: &container.name,
-            at,
-        });
+        parties.push(Party::of("container", container, "ports"));
     }
 }
 

@@ -16,7 +16,12 @@ pub(super) fn check(tables: &Tables<'_>, found: &mut Findings) {
     for container in tables.containers() {
         networks(container, tables, found);
         for (target, key) in targets(&container.spec) {
-            if !tables.known_containers.contains(&target) {
+            if tables.known_containers.contains(&target) {
+                continue;
+            }
+            if let Some(service) = instance_of(&target, tables) {
+                one_of_several(container, &target, &key, service, found);
+            } else {
                 unknown(
                     container,
                     "container",
@@ -28,12 +33,43 @@ pub(super) fn check(tables: &Tables<'_>, found: &mut Findings) {
             }
         }
         sharing(container, tables, found);
-        chained(container, tables, found);
-        completed(container, tables, found);
-        healthy(container, tables, found);
+        never_met(container, tables, found);
         exclusive(container, tables, found);
     }
     cycles(tables, found);
+}
+
+/// The replicated table of which this is an instance's name.
+fn instance_of<'t>(name: &Name, tables: &Tables<'t>) -> Option<&'t Parsed<ContainerSpec>> {
+    let (service, number) = name.as_str().rsplit_once('-')?;
+    let service = tables.container(&service.parse().ok()?)?;
+    let number: u32 = number.parse().ok()?;
+    (service.spec.replicas > 1 && (1..=service.spec.replicas).contains(&number)).then_some(service)
+}
+
+/// Tables are what others name: they may have more instances tomorrow, or fewer.
+fn one_of_several(
+    container: &Parsed<ContainerSpec>,
+    target: &Name,
+    key: &str,
+    service: &Parsed<ContainerSpec>,
+    found: &mut Findings,
+) {
+    let message = format!(
+        "container {} names {target}, which is one of the {} instances of container {}",
+        container.name, service.spec.replicas, service.name
+    );
+    let hint = match key {
+        "depends_on" => format!("write {}, which means all of them", service.name),
+        _ => format!(
+            "name a container with replicas = 1: which {} there are may change",
+            service.name
+        ),
+    };
+    let mut error = Diagnostic::new(container.origin.key(key), message).hint(hint);
+    error.tables = vec![format!("container.{}", container.name)];
+    found.errors.push(error);
+    found.held.containers.insert(container.name.clone());
 }
 
 /// Containers a table relies on, with the key that says so.
@@ -123,144 +159,79 @@ fn edits(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// `container:NAME` needs one NAME.
+/// What one container wants of another's namespaces, by the key that says so: there is one of it, and it is its own.
 fn sharing(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
     for (target, key) in targets(&container.spec) {
         if !matches!(key.as_str(), "network_mode" | "pid" | "ipc") {
             continue;
         }
-        let Some(owner) = tables.container(&target).filter(|o| o.spec.replicas > 1) else {
-            continue;
-        };
-        let parties = [
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key(&key),
-            },
-            Party {
-                kind: "container",
-                name: &owner.name,
-                at: owner.origin.key("replicas"),
-            },
-        ];
-        let message = format!(
-            "{key} = \"container:{target}\" of container {} does not say which of {target}'s {} replicas",
-            container.name, owner.spec.replicas
-        );
-        found.contradiction(message, "give the shared container one replica", &parties);
-    }
-}
-
-/// Who shares a namespace names the container it belongs to.
-fn chained(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
-    for (target, key) in targets(&container.spec) {
         let Some(owner) = tables.container(&target) else {
             continue;
         };
-        let shares = match (key.as_str(), &owner.spec) {
-            ("network_mode", spec) => match &spec.network_mode {
-                NetworkMode::Container(of) => of,
-                NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => continue,
-            },
-            ("pid", ContainerSpec { pid: mode, .. }) | ("ipc", ContainerSpec { ipc: mode, .. }) => match mode
-            {
-                NamespaceMode::Container(of) => of,
-                NamespaceMode::Private | NamespaceMode::Host => continue,
-            },
-            _ => continue,
+        let wish = format!("{key} = \"container:{target}\" of container {}", container.name);
+        let mut refuse = |at: &str, message: String, hint: &str| {
+            let parties = [
+                Party::of("container", container, &key),
+                Party::of("container", owner, at),
+            ];
+            found.contradiction(message, hint, &parties);
         };
-        let parties = [
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key(&key),
-            },
-            Party {
-                kind: "container",
-                name: &owner.name,
-                at: owner.origin.key(&key),
-            },
-        ];
-        let message = format!(
-            "{key} = \"container:{target}\" of container {} names one that itself shares that of {shares}",
-            container.name
-        );
-        found.contradiction(message, &format!("say \"container:{shares}\""), &parties);
+        if owner.spec.replicas > 1 {
+            let which = format!("{target}'s {} replicas", owner.spec.replicas);
+            let message = format!("{wish} does not say which of {which}");
+            refuse("replicas", message, "give the shared container one replica");
+        }
+        if let Some(of) = shared(&owner.spec, &key) {
+            let message = format!("{wish} names one that itself shares that of {of}");
+            refuse(&key, message, &format!("say \"container:{of}\""));
+        }
     }
 }
 
-/// A container whose health nobody asks for never becomes healthy. What an image says is known only once it is there.
-fn healthy(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
-    let waits = container
-        .spec
-        .depends_on
-        .iter()
-        .filter(|(_, d)| d.condition == Condition::Healthy);
-    for (target, _) in waits {
-        let off = tables
-            .container(target)
-            .filter(|t| t.spec.healthcheck == HealthcheckChoice::Off);
-        let Some(unasked) = off else { continue };
-        let parties = [
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key("depends_on"),
-            },
-            Party {
-                kind: "container",
-                name: &unasked.name,
-                at: unasked.origin.key("healthcheck"),
-            },
-        ];
-        let message = format!(
-            "container {} waits for {target} to be healthy, whose health check is off",
-            container.name
-        );
-        found.contradiction(
-            message,
-            &format!("give it a [container.{target}.healthcheck], or depend on it with \"started\""),
-            &parties,
-        );
+/// Whose namespace it is that this key of a table is about, where it is another's.
+fn shared<'a>(spec: &'a ContainerSpec, key: &str) -> Option<&'a Name> {
+    let mode = match key {
+        "pid" => &spec.pid,
+        "ipc" => &spec.ipc,
+        _ => {
+            return match &spec.network_mode {
+                NetworkMode::Container(of) => Some(of),
+                NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => None,
+            };
+        }
+    };
+    match mode {
+        NamespaceMode::Container(of) => Some(of),
+        NamespaceMode::Private | NamespaceMode::Host => None,
     }
 }
 
-/// A container that is always started again never completes.
-fn completed(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
-    let waits = container
-        .spec
-        .depends_on
-        .iter()
-        .filter(|(_, d)| d.condition == Condition::Completed);
-    for (target, _) in waits {
-        let Some(job) = tables
-            .container(target)
-            .filter(|j| j.spec.restart.policy == RestartPolicy::Always)
-        else {
+/// What is waited for can come: a container that is always started again never completes, and one whose health nobody
+/// asks for never becomes healthy. What an image says of health is known only once it is there.
+fn never_met(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Findings) {
+    for (target, dependency) in &container.spec.depends_on {
+        let Some(other) = tables.container(target) else {
             continue;
         };
+        let (key, never, hint) = match dependency.condition {
+            Condition::Completed if other.spec.restart.policy == RestartPolicy::Always => (
+                "restart",
+                "to complete, which is always started again",
+                format!("set restart = \"no\" on container {target}"),
+            ),
+            Condition::Healthy if other.spec.healthcheck == HealthcheckChoice::Off => (
+                "healthcheck",
+                "to be healthy, whose health check is off",
+                format!("give it a [container.{target}.healthcheck], or depend on it with \"started\""),
+            ),
+            Condition::Started | Condition::Completed | Condition::Healthy => continue,
+        };
+        let message = format!("container {} waits for {target} {never}", container.name);
         let parties = [
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key("depends_on"),
-            },
-            Party {
-                kind: "container",
-                name: &job.name,
-                at: job.origin.key("restart"),
-            },
+            Party::of("container", container, "depends_on"),
+            Party::of("container", other, key),
         ];
-        let message = format!(
-            "container {} waits for {target} to complete, which is always started again",
-            container.name
-        );
-        found.contradiction(
-            message,
-            &format!("set restart = \"no\" on container {target}"),
-            &parties,
-        );
+        found.contradiction(message, &hint, &parties);
     }
 }
 
@@ -273,28 +244,18 @@ fn exclusive(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut
         let VolumeSource::Named(name) = &usage.source else {
             continue;
         };
-        let volume = tables
-            .volumes
-            .get(name)
-            .and_then(|l| l.first())
-            .filter(|v| v.spec.exclusive);
-        let Some(volume) = volume else { continue };
-        let parties = [
-            Party {
-                kind: "container",
-                name: &container.name,
-                at: container.origin.key("replicas"),
-            },
-            Party {
-                kind: "volume",
-                name: &volume.name,
-                at: volume.origin.key("exclusive"),
-            },
-        ];
+        let volume = tables.volumes.get(name).and_then(|list| list.first());
+        let Some(volume) = volume.filter(|v| v.spec.exclusive) else {
+            continue;
+        };
         let message = format!(
             "container {} has {} replicas and the exclusive volume {name}",
             container.name, container.spec.replicas
         );
+        let parties = [
+            Party::of("container", container, "replicas"),
+            Party::of("volume", volume, "exclusive"),
+        ];
         found.contradiction(
             message,
             "use one replica, or a volume that may be shared",
@@ -357,11 +318,7 @@ fn report_cycle(circle: &[Name], tables: &Tables<'_>, found: &mut Findings) {
                 .into_iter()
                 .find(|(n, _)| circle.contains(n))
                 .map(|(_, key)| key);
-            Party {
-                kind: "container",
-                name: &c.name,
-                at: c.origin.key(key.as_deref().unwrap_or("depends_on")),
-            }
+            Party::of("container", c, key.as_deref().unwrap_or("depends_on"))
         })
         .collect();
     let names: Vec<&str> = circle.iter().chain(circle.first()).map(Name::as_str).collect();

@@ -47,7 +47,7 @@ pub(super) fn check(tables: &Tables<'_>, errors: &mut Vec<Diagnostic>) {
                 "container {0} has too long a name for {1} replicas: the last one would be {0}-{1}",
                 service.name, service.spec.replicas
             );
-            let parties = [of(service)];
+            let parties = [Party::of("container", service, "replicas")];
             errors.extend(contradiction(
                 message,
                 "names have at most 63 characters: shorten it",
@@ -70,16 +70,8 @@ fn taken(tables: &Tables<'_>, service: &Parsed<ContainerSpec>, name: &str) -> Op
             name: &other.name,
             at: other.origin.location(),
         },
-        of(service),
+        Party::of("container", service, "replicas"),
     ];
     let message = format!("container {name} has the name of an instance of {}", service.name);
     contradiction(message, "rename it, or lower replicas", &parties)
-}
-
-fn of<'a>(service: &'a Parsed<ContainerSpec>) -> Party<'a> {
-    Party {
-        kind: "container",
-        name: &service.name,
-        at: service.origin.key("replicas"),
-    }
 }

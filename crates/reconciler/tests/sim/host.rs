@@ -89,7 +89,7 @@ impl Host {
         };
         Self {
             containers: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: super::foreign::links(),
             firewall: None,
             forwarding: false,
             listeners: Vec::new(),
@@ -407,6 +407,18 @@ impl Host {
             .map(|a| a.host_device.clone())
             .collect();
         self.links.retain(|name, _| !devices.contains(name));
+    }
+
+    /// The shims of all in whose namespaces others live are killed.
+    pub fn kill_owners(&mut self, now: Timestamp) {
+        let sharers = self.containers.values().filter(|c| c.live());
+        let owners = sharers.flat_map(|c| &c.joined).map(|joined| match joined {
+            Joined::Shim(id, _) | Joined::Run(id, _) => id.clone(),
+        });
+        let owners: Vec<ContainerId> = owners.collect();
+        for id in owners {
+            self.end(&id, now, 137, false, Phase::Lost);
+        }
     }
 
     pub fn remove_bridge(&mut self, bridge: &str) {

@@ -30,6 +30,7 @@ pub fn plan(
                     starts_after_others(input, plan, instance)?;
                 }
             }
+            Action::StopContainer { id, .. } => sharers_first(input, plan, index, id)?,
             // One that was replaced already has nobody who relies on it.
             Action::RemoveContainer { name, id, .. } if plan.ledger.accepted().any(|(_, a)| a.id == *id) => {
                 removed_last(plan, index, name, host)?;
@@ -74,6 +75,30 @@ fn asks_for_newer_ones(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
         let asks = plan.actions.iter().any(|p| p.action.noun() == noun);
         if late && !excused && !asks {
             return Err(format!("nobody asks for a newer image of container {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Who is seen to live in namespaces of this one is stopped before it.
+fn sharers_first(
+    input: &Input<'_>,
+    plan: &Plan,
+    index: usize,
+    owner: &model::name::ContainerId,
+) -> Result<(), String> {
+    let before = reaches(plan, index);
+    let seen = |id| input.observed.containers.known()?.get(id)?.known();
+    for (name, accepted) in plan.ledger.accepted() {
+        let joins = [&accepted.joins.net, &accepted.joins.pid, &accepted.joins.ipc];
+        let lives = seen(&accepted.id)
+            .is_some_and(|c| !matches!(c.phase, Phase::Prepared | Phase::Exited | Phase::Lost));
+        let stopped = |i: &usize| match &plan.actions[*i].action {
+            Action::StopContainer { id, .. } | Action::RemoveContainer { id, .. } => *id == accepted.id,
+            _ => false,
+        };
+        if lives && joins.into_iter().flatten().any(|id| id == owner) && !before.iter().any(stopped) {
+            return Err(format!("{owner} is stopped while {name} lives in its namespaces"));
         }
     }
     Ok(())
@@ -188,10 +213,11 @@ fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> R
     Ok(())
 }
 
-fn relies_on(spec: &ContainerSpec, name: &Name) -> bool {
+/// A dependency is on all instances of a service, namespaces are those of one container.
+fn relies_on(spec: &ContainerSpec, name: &Name, service: &Name) -> bool {
     let net = matches!(&spec.network_mode, NetworkMode::Container(n) if n == name);
     let pid = matches!(&spec.pid, NamespaceMode::Container(n) if n == name);
-    net || pid || spec.depends_on.contains_key(name)
+    net || pid || spec.depends_on.contains_key(service)
 }
 
 /// Of two whose tables are gone, the one that relies on the other goes first.
@@ -208,7 +234,7 @@ fn removed_last(plan: &Plan, index: usize, name: &Name, host: &Host) -> Result<(
         let other = &real.seen.name;
         let accepted = plan.ledger.accepted().find(|(_, a)| a.id == real.seen.id);
         let service = super::replicas::service(&plan.ledger, name);
-        let relies = accepted.is_some_and(|(_, a)| relies_on(&a.spec, service));
+        let relies = accepted.is_some_and(|(_, a)| relies_on(&a.spec, name, service));
         let before = plan.actions.iter().enumerate().any(|(i, p)| {
             after.contains(&i)
                 && matches!(&p.action, Action::RemoveContainer { id, .. } if *id == real.seen.id)

@@ -6,6 +6,7 @@ mod checks;
 pub mod contents;
 mod damage;
 mod files;
+mod foreign;
 pub mod host;
 mod laws;
 mod probes;
@@ -13,6 +14,7 @@ mod replicas;
 mod rng;
 mod rollout;
 pub mod schedule;
+pub mod seeds;
 mod world;
 
-pub use world::{Outcome, note, run};
+pub use world::{KINDS, Outcome, note, run, tell};

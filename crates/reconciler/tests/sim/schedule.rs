@@ -142,7 +142,10 @@ fn restarts_with_others(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
             let there = is.is_some_and(|id| matches!(phase(id), Some(Phase::Running { .. })));
             let kept = plan.ledger.containers.get(on).map(|e| &e.current.id) == is;
             let was = before.current.begun_with.get(on);
-            if there && kept && was.is_some_and(|was| Some(was) != is) {
+            // Of several instances each waits for its turn, and says so.
+            let noun = Noun::Container(name.clone());
+            let waits = before.place.is_some() && plan.waits.iter().any(|w| w.noun == noun);
+            if there && kept && !waits && was.is_some_and(|was| Some(was) != is) {
                 return Err(format!("{name} is not restarted with {on}, which was replaced"));
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Failure, Failures, Noun};
 use model::desired::Desired;
-use model::ledger::{Hold, Ledger};
+use model::ledger::{Accepted, ContainerEntry, Hold, Ledger};
 use model::name::{ContainerId, Name};
 use model::observed::{Look, Observed};
 use model::plan::{Plan, Planned, fingerprint};
@@ -14,7 +14,7 @@ use reconciler::plan::{Input, Mutation, mutated};
 use super::files::Files;
 use super::host::Host;
 use super::rng::Rng;
-use super::{checks, laws, replicas, rollout};
+use super::{checks, foreign, laws, replicas, rollout};
 
 /// Passes with faults, and passes after them within which all must be well.
 const WILD: u64 = 60;
@@ -28,18 +28,40 @@ pub struct Outcome {
     pub deaths: u64,
     pub blind_looks: u64,
     /// Actions that were carried out, by kind.
-    pub kinds: BTreeMap<String, u64>,
+    pub kinds: BTreeMap<&'static str, u64>,
+}
+
+impl Outcome {
+    pub fn add(&mut self, other: Self) {
+        self.passes += other.passes;
+        self.actions += other.actions;
+        self.deaths += other.deaths;
+        self.blind_looks += other.blind_looks;
+        for (kind, n) in other.kinds {
+            *self.kinds.entry(kind).or_default() += n;
+        }
+    }
 }
 
 /// Lives one seed through.
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Outcome, String> {
-    let mut world = World::new(seed, mutation);
+    live(World::new(seed, mutation))
+}
+
+/// The same, with every pass printed.
+pub fn tell(seed: u64) -> Result<Outcome, String> {
+    let mut world = World::new(seed, None);
+    world.told = true;
+    live(world)
+}
+
+fn live(mut world: World) -> Result<Outcome, String> {
     for _ in 0..WILD {
         world.disturb();
         world.pass(true)?;
     }
     world.calm_down();
-    let mut updated = false;
+    let mut settled = 0;
     for number in 0..CALM {
         if number % 50 == 49 {
             world.forgive();
@@ -49,13 +71,14 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Outcome, String> {
             laws::settled(&world.host, &world.desired, &world.ledger)?;
             rollout::settled(&world.host, &world.ledger)?;
             replicas::settled(&world.host, &world.ledger)?;
-            if updated {
-                return Ok(world.outcome);
+            match settled {
+                // Once more from a host on which all is well: that is where updates go the whole way.
+                0 => world.update(),
+                // And where nothing but this ends those who live in the namespaces of others.
+                1 => world.host.kill_owners(world.now),
+                _ => return Ok(world.outcome),
             }
-            // Once more from a host on which all is well: that is where updates go the whole way.
-            world.files.update();
-            world.host.contents.edit_all();
-            updated = true;
+            settled += 1;
         }
     }
     let under_way: Vec<String> = world
@@ -99,6 +122,10 @@ pub struct World {
     chains: bool,
     last_plan: String,
     outcome: Outcome,
+    /// Every pass is printed.
+    told: bool,
+    /// The files are not those any more that `desired` was made of.
+    edited: bool,
 }
 
 impl World {
@@ -125,12 +152,15 @@ impl World {
             chains,
             last_plan: String::new(),
             outcome: Outcome::default(),
+            told: false,
+            edited: true,
         }
     }
 
     fn disturb(&mut self) {
         if self.rng.one_in(4) {
             self.files.change(&mut self.rng);
+            self.edited = true;
         }
         if self.rng.one_in(4) {
             self.host.disturb(&mut self.rng, self.now);
@@ -154,6 +184,12 @@ impl World {
         if self.rng.one_in(20) {
             self.toggle_hold();
         }
+    }
+
+    fn update(&mut self) {
+        self.files.update();
+        self.edited = true;
+        self.host.contents.edit_all();
     }
 
     /// Memory is lost; what was under way is done, half done, or not begun.
@@ -190,6 +226,7 @@ impl World {
 
     fn calm_down(&mut self) {
         self.files.heal();
+        self.edited = true;
         self.host.heal();
         // What was found unwell would be stopped once more.
         self.host.probe(None, self.now);
@@ -220,27 +257,29 @@ impl World {
     /// One pass. True when there was nothing to do and to wait for.
     fn pass(&mut self, wild: bool) -> Result<bool, String> {
         self.outcome.passes += 1;
-        self.desired = self.files.resolve();
+        if std::mem::take(&mut self.edited) {
+            self.desired = self.files.resolve();
+        }
         let observed = self.look(wild);
         let in_flight: BTreeSet<Noun> = self.running.iter().map(|r| r.planned.action.noun()).collect();
-        let (plan, failures) = (self.plan(&observed, &in_flight), self.failures.clone());
+        let plan = self.plan(&observed, &in_flight);
         let input = Input {
             desired: &self.desired,
             observed: &observed,
             ledger: &self.ledger,
             in_flight: &in_flight,
-            failures: &failures,
+            failures: &self.failures,
             now: self.now,
         };
         // Text is dear: it is made where somebody will read it.
-        let told = std::env::var_os("WHARF_SIM_SEED").is_some();
-        if told || self.outcome.passes > WILD + CALM - 2 {
+        if self.told || self.outcome.passes > WILD + CALM - 2 {
             self.last_plan = show(&plan);
         }
         checks::plan(&input, &plan, &self.host, &self.seen_gone)
             .and_then(|()| laws::plan(&input, &plan, &self.host, &self.volumes_gone))
             .and_then(|()| rollout::plan(&input, &plan, &self.host))
             .and_then(|()| replicas::plan(&input, &plan))
+            .and_then(|()| foreign::plan(&plan, &self.host))
             .map_err(|e| format!("{e}\nin the plan:\n{}", show(&plan)))?;
         self.note_gone();
         if plan.is_empty() && self.running.is_empty() && plan.ledger == self.ledger {
@@ -251,7 +290,7 @@ impl World {
             self.ledger = plan.ledger;
             return Ok(false);
         }
-        if told {
+        if self.told {
             println!("{} {wild} pass:\n{}", self.now, self.last_plan);
         }
         if wild && self.rng.one_in(60) {
@@ -259,8 +298,8 @@ impl World {
             self.die();
         } else {
             let wake_at = plan.wake_at;
-            self.ledger = plan.ledger.clone();
-            self.take_on(plan);
+            self.ledger = plan.ledger;
+            self.take_on(plan.actions);
             self.advance(wake_at, wild)?;
         }
         Ok(false)
@@ -330,9 +369,9 @@ impl World {
         self.volumes_gone = gone.cloned().collect();
     }
 
-    fn take_on(&mut self, plan: Plan) {
+    fn take_on(&mut self, actions: Vec<Planned>) {
         self.plans += 1;
-        for (index, planned) in plan.actions.into_iter().enumerate() {
+        for (index, planned) in actions.into_iter().enumerate() {
             if !planned.after.is_empty() && !self.chains {
                 continue;
             }
@@ -400,6 +439,7 @@ impl World {
         }
         checks::truth(&self.host)
             .and_then(|()| rollout::truth(&self.host))
+            .and_then(|()| foreign::truth(&self.host))
             .map_err(|e| format!("{e}\nafter {action:?}"))?;
         self.follow(&running, result.is_ok());
         Ok(())
@@ -462,10 +502,29 @@ pub fn note(ledger: &mut Ledger, action: &Action, now: Timestamp) {
     }
 }
 
-fn kind(action: &Action) -> String {
-    let text = format!("{action:?}");
-    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+fn kind(action: &Action) -> &'static str {
+    match action {
+        Action::LoadImage { .. } => "LoadImage",
+        Action::ApplyNetwork { .. } => "ApplyNetwork",
+        Action::RemoveNetwork { .. } => "RemoveNetwork",
+        Action::ApplyFirewall { .. } => "ApplyFirewall",
+        Action::ApplyDns { .. } => "ApplyDns",
+        Action::ApplyVolume { .. } => "ApplyVolume",
+        Action::RemoveVolume { .. } => "RemoveVolume",
+        Action::PrepareContainer { .. } => "PrepareContainer",
+        Action::StartContainer { .. } => "StartContainer",
+        Action::UpdateContainer { .. } => "UpdateContainer",
+        Action::RepairAttachments { .. } => "RepairAttachments",
+        Action::MendContainer { .. } => "MendContainer",
+        Action::DeliverContents { .. } => "DeliverContents",
+        Action::RestartUnhealthy { .. } => "RestartUnhealthy",
+        Action::StopContainer { .. } => "StopContainer",
+        Action::RemoveContainer { .. } => "RemoveContainer",
+    }
 }
+
+/// The kinds of actions there are.
+pub const KINDS: usize = 16;
 
 fn show(plan: &Plan) -> String {
     let actions = plan
@@ -476,15 +535,42 @@ fn show(plan: &Plan) -> String {
         .waits
         .iter()
         .map(|w| format!("  {}", reconciler::plan::describe_wait(w)));
-    let phases: BTreeMap<&Name, _> = plan
-        .ledger
-        .containers
-        .iter()
-        .map(|(n, e)| (n, e.next.as_ref().map(|x| x.phase)))
-        .collect();
-    let lines: Vec<String> = actions
-        .chain(waits)
-        .chain(std::iter::once(format!("  {phases:?}")))
-        .collect();
+    let entries = plan.ledger.containers.iter();
+    let entries = entries.map(|(name, entry)| format!("  = {}", stands(name, entry)));
+    let lines: Vec<String> = actions.chain(waits).chain(entries).collect();
     lines.join("\n")
+}
+
+/// An entry of the ledger on one line: what is accepted, with addresses and ports.
+fn stands(name: &Name, entry: &ContainerEntry) -> String {
+    let one = |a: &Accepted| {
+        let ips = a
+            .attachments
+            .iter()
+            .map(|at| format!(" {}:{}", at.network, at.ip));
+        let ports = a.ports.iter().map(|r| format!(" {}/{}", r.host_port, r.protocol));
+        let stale = a.stale.then(|| " stale".to_owned());
+        let finished = a.finished.then(|| " finished".to_owned());
+        let told: String = ips.chain(ports).chain(stale).chain(finished).collect();
+        format!("{} rev {}{told}", a.id.short(), a.rev)
+    };
+    let place = entry
+        .place
+        .as_ref()
+        .map(|p| format!(" ({} of {})", p.number, p.service));
+    let next = entry.next.as_ref();
+    let next = next.map(|n| format!("; {:?} {}", n.phase, one(&n.accepted)));
+    let draining = entry.draining.as_ref();
+    let draining = draining.map(|d| format!("; draining {}", one(&d.accepted)));
+    let gone = entry.gone_since.map(|_| "; gone".to_owned());
+    let rejected = entry
+        .rejected
+        .as_ref()
+        .map(|r| format!("; rejected: {}", r.reason));
+    let rest = [place, next, draining, gone, rejected];
+    format!(
+        "{name}: {}{}",
+        one(&entry.current),
+        rest.into_iter().flatten().collect::<String>()
+    )
 }

@@ -6,11 +6,13 @@
 mod devices;
 mod hierarchy;
 pub mod limits;
+mod moves;
 mod set;
 mod sys;
 
 pub use devices::{Access, DeviceKind, DeviceRule};
 pub use hierarchy::{Hierarchies, Mode};
+pub(crate) use moves::Moves;
 pub use set::CgroupSet;
 
 use std::io;

@@ -1,8 +1,11 @@
-//! bpf(2) for device programs.
+//! bpf(2) for device programs, fanotify(7) for writes to control files.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::devices::Instruction;
 
@@ -83,8 +86,8 @@ pub fn device_programs(group: &File) -> io::Result<u32> {
     Ok(query.count)
 }
 
-/// Loads a program and attaches it to a group, which then holds it.
-pub fn attach_device_program(group: &File, program: &[Instruction]) -> io::Result<()> {
+/// Has the kernel check a program; it is gone with the descriptor.
+fn load_device_program(program: &[Instruction]) -> io::Result<OwnedFd> {
     let mut load = Load {
         program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
         instruction_count: program.len() as u32,
@@ -96,7 +99,12 @@ pub fn attach_device_program(group: &File, program: &[Instruction]) -> io::Resul
     };
     let fd = bpf(BPF_PROG_LOAD, &mut load)? as RawFd;
     // SAFETY: the kernel has just made this descriptor for us alone.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads a program and attaches it to a group, which then holds it.
+pub fn attach_device_program(group: &File, program: &[Instruction]) -> io::Result<()> {
+    let loaded = load_device_program(program)?;
     let mut attach = Attach {
         target: number(group.as_raw_fd()),
         program: number(loaded.as_raw_fd()),
@@ -104,6 +112,36 @@ pub fn attach_device_program(group: &File, program: &[Instruction]) -> io::Resul
         flags: BPF_F_ALLOW_MULTI,
     };
     bpf(BPF_PROG_ATTACH, &mut attach).map(|_| ())
+}
+
+/// A nonblocking descriptor of which something can be read once any file of these file systems was written to.
+pub fn writes_below<'p>(mounted: impl Iterator<Item = &'p Path>) -> io::Result<OwnedFd> {
+    let flags = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID;
+    // SAFETY: plain numbers in, a descriptor or -1 out.
+    let fd = unsafe { libc::fanotify_init(flags, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nobody else has it.
+    let told = unsafe { OwnedFd::from_raw_fd(fd) };
+    for path in mounted {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mark = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+        // SAFETY: the path is a C string that outlives the call.
+        let marked = unsafe {
+            libc::fanotify_mark(
+                told.as_raw_fd(),
+                mark,
+                libc::FAN_MODIFY,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+            )
+        };
+        if marked != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(told)
 }
 
 #[cfg(test)]
@@ -137,17 +175,6 @@ mod tests {
             rule(false, DeviceKind::Block, Some(u32::MAX), some),
             rule(true, DeviceKind::Block, Some(8), all),
         ]);
-        let mut load = Load {
-            program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-            instruction_count: code.len() as u32,
-            instructions: code.as_ptr() as u64,
-            license: c"Apache-2.0".as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
-        };
-        let fd = bpf(BPF_PROG_LOAD, &mut load).unwrap() as RawFd;
-        // SAFETY: the kernel has just made this descriptor for us alone.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        load_device_program(&code).unwrap();
     }
 }

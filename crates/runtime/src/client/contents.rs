@@ -1,9 +1,8 @@
 //! Configs and secrets: their files, and a running container's view of them; and what is said about one run.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command as Program, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use model::content::Delivered;
@@ -127,14 +126,10 @@ impl Runtime {
     fn exchange(&self, id: &ContainerId, request: &Refresh) -> Result<Refreshed> {
         let failed = |e: io::Error| contents(id, format!("asking {}: {e}", self.exe.display()));
         let text = serde_json::to_vec(request).map_err(|e| failed(e.into()))?;
-        let mut child = Program::new(&self.exe)
-            .arg0("wharf")
+        let mut child = detach::command(&self.exe)
             .arg("refresh")
-            .env_clear()
-            .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .map_err(failed)?;
         if let Some(mut stdin) = child.stdin.take() {

@@ -6,7 +6,7 @@
 //! killed when it takes too long: what it meets inside may be made to never answer.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::swap::{Found, Inside, Source};
+use crate::child;
 use crate::embedded::{Doing, mount_attributes, sys};
 use crate::launch::LaunchError;
 use crate::shim::files::{self, Process};
@@ -65,23 +66,7 @@ pub fn shown(spec: &Spec, contents: &Path) -> Vec<Shown> {
 
 /// What the command `wharf refresh` runs: a request on standard input, the answer on standard output.
 pub fn child_main() -> ExitCode {
-    let answer = read().and_then(|request| act(&request));
-    let answer = answer.unwrap_or_else(|e| Answer::Failed(e.to_string()));
-    let written = serde_json::to_vec(&answer)
-        .map_err(io::Error::from)
-        .and_then(|text| io::stdout().write_all(&text));
-    if written.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn read() -> Result<Request, LaunchError> {
-    let what = || "reading the request".to_owned();
-    let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).doing(what)?;
-    serde_json::from_slice(&text).doing(what)
+    child::answer(act, |e| Answer::Failed(e.to_string()))
 }
 
 fn act(request: &Request) -> Result<Answer, LaunchError> {

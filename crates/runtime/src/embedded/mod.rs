@@ -24,6 +24,7 @@ mod sealed;
 pub(crate) mod sys;
 
 pub(crate) use error::Doing;
+pub(crate) use hide::sysctls as write_sysctls;
 pub(crate) use identity::{available as available_capabilities, beyond as beyond_ours};
 pub(crate) use options::attributes as mount_attributes;
 pub(crate) use overlay::mount as mount_overlay;

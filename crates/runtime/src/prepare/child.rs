@@ -1,6 +1,6 @@
 //! The child: mounts the root where nobody else sees it, and looks.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,34 +11,17 @@ use rustix::mount::{MountFlags, mount};
 use super::users::{self, UserFiles};
 use super::{Answer, Prepared, Request, copy_up};
 use crate::bundle::Overlay;
+use crate::child;
 use crate::embedded::{Doing, Make, create_path, find_program, mount_overlay, mounts, open_path};
 use crate::launch::LaunchError;
 
 /// What the command `wharf prepare` runs: a request on standard input, the answer on standard output.
 pub fn child_main() -> ExitCode {
-    let answer = match read_request().and_then(|request| look(&request)) {
-        Ok(prepared) => Answer::Prepared(prepared),
-        Err(error) => Answer::Refused {
-            code: error.exit_code(),
-            reason: error.to_string(),
-        },
-    };
-    let written = serde_json::to_vec(&answer)
-        .map_err(io::Error::from)
-        .and_then(|text| io::stdout().write_all(&text));
-    if written.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn read_request() -> Result<Request, LaunchError> {
-    let mut text = Vec::new();
-    io::stdin()
-        .read_to_end(&mut text)
-        .doing(|| "reading the request".to_owned())?;
-    serde_json::from_slice(&text).doing(|| "reading the request".to_owned())
+    let done = |request: &Request| look(request).map(Answer::Prepared);
+    child::answer(done, |error| Answer::Refused {
+        code: error.exit_code(),
+        reason: error.to_string(),
+    })
 }
 
 fn look(request: &Request) -> Result<Prepared, LaunchError> {

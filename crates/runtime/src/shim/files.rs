@@ -216,13 +216,7 @@ pub fn boot_id() -> io::Result<String> {
 
 /// The process that has this pid now; none where there is none, or only one that has ended and waits to be reaped.
 pub fn process(pid: u32) -> Option<Process> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; what follows its last one is plain. Field 3 comes first.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    if matches!(fields.next(), None | Some("Z" | "X")) {
-        return None;
-    }
-    let start = fields.nth(18)?.parse().ok()?;
+    let start = detach::process::start_time(pid).ok()??;
     Some(Process { pid, start })
 }
 

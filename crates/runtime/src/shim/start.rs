@@ -1,39 +1,43 @@
-//! From exec to a shim that is ready: parameters, double fork, lock, cgroup, namespaces, socket.
+//! From exec to a shim that is ready: parameters, lock, cgroup, namespaces, socket. What it is besides, [`detach`] does.
 
-use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use detach::{heap, lock};
 use model::name::{ContainerId, Name};
 use model::paths::Roots;
-use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::Mode;
 
 use super::files::{self, Files, ShimConfig};
 use super::supervise::{Launcher, Shim};
-use super::sys::{self, Side};
+use super::sys;
 use crate::bundle::Unshare;
 use crate::cgroup::{CgroupError, CgroupSet, Hierarchies, PAYLOAD, SHIM};
 use crate::launch::{self, is_sealed, sealed_exe};
 
-/// What the parent reads when all went well.
-const READY: &str = "ready";
+/// What a shim and a container's init keep of free memory.
+pub const HEAP: heap::Limits = heap::Limits {
+    trim_threshold: 16 << 10,
+    top_pad: 4 << 10,
+    mmap_threshold: 32 << 10,
+};
 
 /// Runs the shim this process was executed as: returns in the process that was called, when the shim is ready or has
 /// failed to be, and in the shim itself when it leaves.
 pub fn main(launcher: Launcher) -> ExitCode {
-    sys::keep_heap_small();
-    match seal().and_then(|()| begin()) {
-        Ok(Role::Parent(pipe)) => report(pipe),
-        Ok(Role::Shim(pipe)) => become_shim(launcher, pipe),
-        Err(e) => {
-            eprintln!("error: cannot begin a shim: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    heap::keep_small(HEAP);
+    let serve = |mut shim: Shim| {
+        shim.supervise();
+        ExitCode::SUCCESS
+    };
+    let done = seal().and_then(|()| detach::run(|| become_shim(launcher), serve));
+    done.unwrap_or_else(|e| {
+        eprintln!("error: cannot begin a shim: {e}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Goes on from a read-only clone of the binary, if this is not one: containers get to see the shim's /proc/PID/exe.
@@ -48,81 +52,13 @@ fn seal() -> io::Result<()> {
     Err(Command::new(path).arg0(name).args(args).exec())
 }
 
-enum Role {
-    Parent(PipeReader),
-    Shim(PipeWriter),
-}
-
-/// Forks twice, so that the shim is nobody's child and leads no session it could get a terminal in.
-fn begin() -> io::Result<Role> {
-    sys::close_inherited()?;
-    let (reader, writer) = io::pipe()?;
-    if let Side::Parent(pid) = sys::fork()? {
-        drop(writer);
-        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
-        return Ok(Role::Parent(reader));
-    }
-    drop(reader);
-    let forked = nix::unistd::setsid()
-        .map_err(io::Error::from)
-        .and_then(|_| sys::fork());
-    match forked {
-        Ok(Side::Child) => Ok(Role::Shim(writer)),
-        Ok(Side::Parent(_)) => sys::leave(0),
-        Err(_) => sys::leave(1),
-    }
-}
-
-/// Passes on what the shim says: nothing but "ready" is good.
-fn report(mut pipe: PipeReader) -> ExitCode {
-    let mut text = String::new();
-    let read = pipe.read_to_string(&mut text);
-    if read.is_ok() && text == READY {
-        return ExitCode::SUCCESS;
-    }
-    let why = if text.is_empty() {
-        "it ended while it was getting ready"
-    } else {
-        text.as_str()
-    };
-    eprintln!("error: the shim did not start: {why}");
-    ExitCode::FAILURE
-}
-
-fn become_shim(launcher: Launcher, mut pipe: PipeWriter) -> ExitCode {
-    // The pipe is what the caller listens to, not the standard streams. Standard input is the gate (`client::gate`),
-    // let go of when all is made.
-    let made = quiet()
-        .map_err(|e| format!("cannot open /dev/null: {e}"))
-        .and_then(|null| Ok((set_up(launcher)?, null)))
-        .and_then(|(shim, null)| match nix::unistd::dup2_stdin(&null) {
-            Ok(()) => Ok(shim),
-            Err(e) => Err(format!("cannot let go of its standard input: {e}")),
-        });
-    let text = made.as_ref().map_or_else(String::as_str, |_| READY);
-    // Nobody reading is no reason to leave: the agent died, its successor will find the shim.
-    let _ = pipe.write_all(text.as_bytes());
-    drop(pipe);
-    match made {
-        Ok(mut shim) => {
-            sys::trim_heap();
-            shim.supervise();
-            ExitCode::SUCCESS
-        }
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-/// Output away from wherever it went. Gives /dev/null.
-fn quiet() -> io::Result<File> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    rustix::process::chdir("/")?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // Executed through /proc/self/exe, the process would be called "exe". Only what `ps` and `top` show.
-    let _ = rustix::thread::set_name(c"wharf");
-    Ok(null)
+fn become_shim(launcher: Launcher) -> Result<Shim, String> {
+    // Standard input is the gate (`client::gate`), let go of when all is made.
+    let null = detach::leave_surroundings(Mode::from_raw_mode(0o022))
+        .map_err(|e| format!("cannot leave where it was started: {e}"))?;
+    let shim = set_up(launcher)?;
+    nix::unistd::dup2_stdin(&null).map_err(|e| format!("cannot let go of its standard input: {e}"))?;
+    Ok(shim)
 }
 
 fn set_up(launcher: Launcher) -> Result<Shim, String> {
@@ -176,50 +112,12 @@ fn places() -> Result<(Roots, Files), String> {
     Ok((roots, files))
 }
 
-/// The lock that says "this container has a shim" for as long as the descriptor is open (fcntl(2), OFD locks).
+/// The lock that says "this container has a shim" for as long as the descriptor is open.
 fn take_lock(path: &Path) -> Result<OwnedFd, String> {
-    let told = |e: io::Error| format!("cannot lock {}: {e}", path.display());
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(told)?;
-    match try_lock(&file).map_err(told)? {
-        true => Ok(file.into()),
-        false => Err("this container has a shim already".to_owned()),
-    }
-}
-
-/// Takes an exclusive lock for as long as the open file lives, in whichever processes; false if somebody has it.
-pub fn try_lock(file: &File) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file_lock())) {
-        Ok(_) => Ok(true),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Whether somebody holds the lock; asking does not take it.
-pub fn is_locked(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
-    };
-    let mut lock = whole_file_lock();
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
-}
-
-fn whole_file_lock() -> libc::flock {
-    libc::flock {
-        l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or(1),
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or(0),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
+    match lock::take(path) {
+        Ok(Some(file)) => Ok(file.into()),
+        Ok(None) => Err("this container has a shim already".to_owned()),
+        Err(e) => Err(format!("cannot lock {}: {e}", path.display())),
     }
 }
 
@@ -243,15 +141,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_seen_and_ends_with_its_holder() {
+    fn there_is_one_shim_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shim.lock");
-        assert!(!is_locked(&path).unwrap());
         let held = take_lock(&path).unwrap();
-        assert!(is_locked(&path).unwrap());
         assert!(take_lock(&path).unwrap_err().contains("has a shim already"));
         drop(held);
-        assert!(!is_locked(&path).unwrap());
         take_lock(&path).unwrap();
     }
 }

@@ -34,8 +34,6 @@ pub enum VolumeError {
         path: PathBuf,
         wanted: &'static str,
     },
-    #[error("there is no volume {0}")]
-    Unknown(Name),
     #[error("volumes: cannot {doing} {}: {source}", path.display())]
     Io {
         doing: &'static str,

@@ -15,7 +15,6 @@
 mod error;
 mod record;
 mod trash;
-mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -120,20 +119,6 @@ impl Volumes {
     /// Deletes what was removed a day ago or earlier. Returns the bytes freed on disk.
     pub fn empty_trash(&self, now: Timestamp) -> Result<u64> {
         self.trash.empty(now)
-    }
-
-    /// Bytes that a volume's data take on disk or in memory; none of a bind, whose data are not ours to count.
-    pub fn usage(&self, name: &Name) -> Result<Option<u64>> {
-        let record = self.record(name)?;
-        let spec = record.ok_or_else(|| VolumeError::Unknown(name.clone()))?.spec;
-        if spec.driver == VolumeDriver::Bind {
-            return Ok(None);
-        }
-        let path = self.path(name, &spec);
-        match usage::of(&path) {
-            Err(e) if is_absent(&e) => Ok(Some(0)),
-            other => other.map(Some).map_err(VolumeError::io("measure", &path)),
-        }
     }
 
     /// The directory appears with its record in it and, where the data are ours, an empty place for them.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod image;
+pub mod killed;
 pub mod mock;
 pub mod reference;
 pub mod snapshot;

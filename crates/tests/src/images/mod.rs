@@ -160,6 +160,20 @@ impl Host {
             self.busybox_image(),
         )
     }
+
+    /// Writes that table into a file of its name.
+    pub fn write_busybox(&self, name: &str, line: &str, more: &str) {
+        self.write(&format!("{name}.toml"), &self.busybox_table(name, line, more));
+    }
+
+    /// A host whose agent keeps a container `box` that does nothing. `more` as for [`Host::busybox_table`].
+    pub fn with_box(more: &str) -> Self {
+        let mut host = Self::new();
+        host.write_busybox("box", "exec sleep 1000", more);
+        host.start_agent();
+        host.converge();
+        host
+    }
 }
 
 /// The binary under test, for tests that run scripts.

@@ -17,7 +17,15 @@ pub enum Kind {
     Refused,
     /// A key of an image's table; a container is made of it.
     Image,
+    /// The same, and no container names the table.
+    OtherImage,
+    /// A key of a config's table; a container has it.
+    Config,
+    /// A key of a secret's table; a container has it.
+    Secret,
 }
+
+type Pair = (&'static str, &'static str);
 
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -27,7 +35,7 @@ pub struct Case {
     pub before: Option<&'static str>,
     pub after: Option<&'static str>,
     /// Further keys of the table, which stay; those of a full table that do not go with it are `-`.
-    pub with: &'static [(&'static str, &'static str)],
+    pub with: Vec<Pair>,
     /// Where this very edit does something else than the key's class says.
     pub class: Option<Class>,
 }
@@ -53,7 +61,7 @@ file = "@DIR@/env-a"
 "#;
 
 /// A full table: every key that goes with the others.
-const FULL: &[(&str, &str)] = &[
+const FULL: &[Pair] = &[
     ("image", r#""@IMAGE@""#),
     ("pull", r#""missing""#),
     ("command", r#"["sleep", "100000"]"#),
@@ -118,19 +126,13 @@ const FULL: &[(&str, &str)] = &[
 ];
 
 type Row = (&'static str, &'static str, &'static str);
-type RowWith = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [(&'static str, &'static str)],
-);
+type RowWith = (&'static str, &'static str, &'static str, &'static [Pair]);
 
 /// Keys of the container's table that need nothing but what a full table has. An empty value: it is not written.
 #[rustfmt::skip]
 const CONTAINER: &[Row] = &[
     ("image", r#""@IMAGE@""#, r#""@OTHER@""#),
     ("pull", r#""missing""#, r#""never""#),
-    ("update_check", r#""1h""#, r#""2h""#),
     ("command", r#"["sleep", "100000"]"#, r#"["sleep", "100001"]"#),
     ("entrypoint", "", r#"["/bin/busybox"]"#),
     ("env", r#"{ A = "1" }"#, r#"{ A = "2" }"#),
@@ -220,14 +222,14 @@ const CONTAINER: &[Row] = &[
     ("logging.max_files", "{ max_files = 3 }", "{ max_files = 4 }"),
 ];
 
-const JOB: &[(&str, &str)] = &[("restart", r#""no""#), ("healthcheck", "-"), ("update", "-")];
-const DAILY: &[(&str, &str)] = &[
+const JOB: &[Pair] = &[("restart", r#""no""#), ("healthcheck", "-"), ("update", "-")];
+const DAILY: &[Pair] = &[
     ("restart", r#""no""#),
     ("healthcheck", "-"),
     ("update", "-"),
     ("schedule", r#""daily""#),
 ];
-const ALONE: &[(&str, &str)] = &[
+const ALONE: &[Pair] = &[
     ("ports", "-"),
     ("publish_all", "-"),
     ("networks", "-"),
@@ -242,6 +244,7 @@ const ALONE: &[(&str, &str)] = &[
 #[rustfmt::skip]
 const CONTAINER_WITH: &[RowWith] = &[
     ("rootfs", r#""@DIR@/root-a""#, r#""@DIR@/root-b""#, &[("image", "-"), ("pull", "-"), ("volumes", "-"), ("working_dir", "-"), ("user", "-")]),
+    ("update_check", r#""1h""#, r#""2h""#, &[("pull", r#""newer""#)]),
     ("network_mode", r#""bridge""#, r#""none""#, ALONE),
     ("privileged", "false", "true", &[("cap_add", "-"), ("cap_drop", "-"), ("devices", "-"), ("seccomp", "-"), ("no_new_privileges", "-")]),
     ("healthcheck.http", r#"{ http = { port = 80 } }"#, r#"{ http = { port = 80, path = "/x" } }"#, HTTP),
@@ -253,13 +256,13 @@ const CONTAINER_WITH: &[RowWith] = &[
     ("schedule", r#""daily""#, r#""weekly""#, JOB),
     ("randomized_delay", r#""0s""#, r#""1h""#, DAILY),
     ("persistent", "true", "false", DAILY),
-    ("runtime", r#""embedded""#, r#""runc""#, &[("limits", "-"), ("sysctls", "-")]),
+    ("runtime", r#""embedded""#, r#""runc""#, &[]),
     ("secrets", "[]", r#"["key"]"#, &[]),
     ("configs", "[]", r#"["conf"]"#, &[]),
 ];
 
 /// A server on two ports that answers every path.
-const HTTP: &[(&str, &str)] = &[(
+const HTTP: &[Pair] = &[(
     "command",
     r#"["sh", "-c", "mkdir /www && echo hi >/www/index.html && echo hi >/www/x && httpd -p 81 -h /www && exec httpd -f -p 80 -h /www"]"#,
 )];
@@ -284,6 +287,25 @@ const VOLUME: &[Row] = &[
     ("exclusive", "false", "true"),
 ];
 
+/// Where a config or a secret has its content from. The agent's environment and its credentials have both of theirs.
+const CONFIG_SOURCES: &[Row] = &[
+    ("file", r#""@DIR@/env-a""#, r#""@DIR@/env-b""#),
+    ("content", r#""a""#, r#""b""#),
+];
+const SECRET_SOURCES: &[Row] = &[
+    ("file", r#""@DIR@/env-a""#, r#""@DIR@/env-b""#),
+    ("env", r#""WHARF_TEST_A""#, r#""WHARF_TEST_B""#),
+    ("credential", r#""key-a""#, r#""key-b""#),
+];
+/// How it appears inside.
+const APPEARANCE: &[Row] = &[
+    ("mode", r#""0440""#, r#""0400""#),
+    ("uid", "0", "1"),
+    ("gid", "0", "1"),
+];
+/// Every word of `on_change`. No process in a container ends by this signal, as pid 1 or otherwise.
+pub const WAYS: [&str; 4] = [r#""restart""#, r#""signal:URG""#, r#""replace""#, r#""none""#];
+
 fn some(text: &'static str) -> Option<&'static str> {
     Some(text).filter(|text| !text.is_empty())
 }
@@ -295,18 +317,13 @@ fn path(kind: &str, key: &str) -> &'static str {
     known.unwrap_or_else(|| panic!("there is no key {path}")).path
 }
 
-fn case(
-    kind: Kind,
-    table: &str,
-    (key, before, after): Row,
-    with: &'static [(&'static str, &'static str)],
-) -> Case {
+fn case(kind: Kind, table: &str, (key, before, after): Row, with: &[Pair]) -> Case {
     Case {
         kind,
         path: path(table, key),
         before: some(before),
         after: some(after),
-        with,
+        with: with.to_vec(),
         class: None,
     }
 }
@@ -324,7 +341,7 @@ pub fn all() -> Vec<Case> {
             .map(|(key, a, b, with)| case(Kind::Container, "container", (key, a, b), with)),
     );
     all.extend(NETWORK.iter().map(|row| {
-        let with: &[(&str, &str)] = match row.0 {
+        let with: &[Pair] = match row.0 {
             "gateway" | "range" => &[("subnet", r#""10.77.@N@.0/24""#)],
             _ => &[],
         };
@@ -336,7 +353,7 @@ pub fn all() -> Vec<Case> {
         ..case(Kind::Network, "network", ("internal", "true", "false"), &[])
     });
     all.extend(VOLUME.iter().map(|row| case(Kind::Volume, "volume", *row, &[])));
-    let bind: &[(&str, &str)] = &[("driver", r#""bind""#)];
+    let bind: &[Pair] = &[("driver", r#""bind""#)];
     all.push(case(
         Kind::Refused,
         "volume",
@@ -359,6 +376,28 @@ pub fn all() -> Vec<Case> {
             &[],
         )
     });
+    let pull = ("pull", r#""@IMAGE@""#, r#""@OTHER@""#);
+    all.push(case(Kind::OtherImage, "image", pull, &[]));
+    all.extend(delivered(Kind::Config, "config", CONFIG_SOURCES));
+    all.extend(delivered(Kind::Secret, "secret", SECRET_SOURCES));
+    let target = ("target", r#""/a.conf""#, r#""/b.conf""#);
+    all.push(case(Kind::Config, "config", target, &[("content", r#""x""#)]));
+    all
+}
+
+/// The keys that configs and secrets have in common: each that acts by `on_change`, in each of its ways.
+fn delivered(kind: Kind, table: &str, sources: &[Row]) -> Vec<Case> {
+    let mut all = Vec::new();
+    let (source, content, _) = sources[0];
+    for way in WAYS {
+        let way = ("on_change", way);
+        let of_source = sources.iter().map(|row| case(kind, table, *row, &[way]));
+        let looks = APPEARANCE.iter();
+        let of_looks = looks.map(|row| case(kind, table, *row, &[way, (source, content)]));
+        all.extend(of_source.chain(of_looks));
+    }
+    let on_change = ("on_change", WAYS[0], WAYS[3]);
+    all.push(case(kind, table, on_change, &[(source, content)]));
     all
 }
 
@@ -374,6 +413,12 @@ impl Case {
             false => "case",
         };
         format!("{what}-{number:03}")
+    }
+
+    /// What its table says of changes.
+    pub fn on_change(&self) -> Option<&'static str> {
+        let said = self.with.iter().find(|(key, _)| *key == "on_change");
+        said.map(|(_, way)| *way)
     }
 
     /// The key in the table: `ports` for `container.*.ports.allow`.
@@ -402,6 +447,15 @@ impl Case {
             Kind::Image => {
                 full.insert("image", r#""image-@N@""#);
                 more = self.own("image", "image-@N@", value);
+            }
+            Kind::OtherImage => more = self.own("image", "image-@N@", value),
+            Kind::Config => {
+                full.insert("configs", r#"["conf-@N@"]"#);
+                more = self.own("config", "conf-@N@", value);
+            }
+            Kind::Secret => {
+                full.insert("secrets", r#"["key-@N@"]"#);
+                more = self.own("secret", "key-@N@", value);
             }
         }
         let keys = full.iter().filter(|(_, value)| **value != "-");

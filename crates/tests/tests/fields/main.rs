@@ -16,13 +16,25 @@ use tests::Host;
 use tests::images::{LayerBuilder, busybox};
 
 /// Tables whose every key that works has to have a case.
-const KINDS: [&str; 4] = ["container.*.", "network.*.", "volume.*.", "image.*."];
+const KINDS: [&str; 6] = [
+    "container.*.",
+    "network.*.",
+    "volume.*.",
+    "image.*.",
+    "config.*.",
+    "secret.*.",
+];
 
 /// The things on the host that cases speak of.
-fn things(host: &Host) -> BTreeMap<&'static str, String> {
-    let dir = host.dir();
-    for (name, text) in [("env-a", "E=1\n"), ("env-b", "E=2\n")] {
-        fs::write(dir.join(name), text).unwrap();
+fn things(host: &mut Host) -> BTreeMap<&'static str, String> {
+    let dir = host.dir().to_owned();
+    let credentials = dir.join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    host.agent_env("CREDENTIALS_DIRECTORY", &credentials.display().to_string());
+    for (name, text) in [("a", "E=1\n"), ("b", "E=2\n")] {
+        fs::write(dir.join(format!("env-{name}")), text).unwrap();
+        fs::write(credentials.join(format!("key-{name}")), text).unwrap();
+        host.agent_env(&format!("WHARF_TEST_{}", name.to_uppercase()), text.trim());
     }
     fs::write(
         dir.join("seccomp.json"),
@@ -51,11 +63,9 @@ fn things(host: &Host) -> BTreeMap<&'static str, String> {
 fn works(path: &str) -> bool {
     let mut parts = path.match_indices('.').map(|(at, _)| &path[..at]).skip(1);
     let above = parts.all(|part| keys::find(DESIRED, part).is_none_or(|key| key.status.works()));
-    let forms = [("container.*.replicas", "several"), ("network.*.icc", "off")];
-    let form = forms.iter().find(|(of, _)| *of == path);
-    above
-        && keys::find(DESIRED, path).is_some_and(|key| key.status.works())
-        && form.is_none_or(|(of, name)| keys::form_works(of, name))
+    // Another value of it than the default is a form of its own.
+    let form = path != "network.*.icc" || keys::form_works(path, "off");
+    above && form && keys::find(DESIRED, path).is_some_and(|key| key.status.works())
 }
 
 /// There is another value to edit it to.
@@ -132,6 +142,11 @@ fn judge(
     };
     let same = (before.id == after.id, before.pid == after.pid);
     let wanted = match class {
+        Class::OnChange => match case.on_change().unwrap() {
+            r#""restart""# => (true, false),
+            r#""replace""# => (false, false),
+            _ => (true, true),
+        },
         _ if class.keeps_the_process() => (true, true),
         _ if class.keeps_the_container() => (true, false),
         _ => (false, false),
@@ -144,8 +159,9 @@ fn judge(
     let good = words(same) == words(wanted) && (after.state == before.state);
     (!good).then(|| {
         format!(
-            "{} is \"{class}\", so the container {}; it {} ({:?}, {:?})",
+            "{} is \"{class}\" {}, so the container {}; it {} ({:?}, {:?})",
             case.path,
+            case.on_change().unwrap_or_default(),
             words(wanted),
             words(same),
             before.state,
@@ -157,7 +173,7 @@ fn judge(
 #[test]
 fn slow_an_edit_of_each_key_does_what_its_class_says() {
     let mut host = Host::new();
-    let things = things(&host);
+    let things = things(&mut host);
     let cases: Vec<Case> = cases::all()
         .into_iter()
         .filter(|case| case.kind != Kind::Refused && works(case.path))
@@ -198,7 +214,7 @@ fn slow_an_edit_of_each_key_does_what_its_class_says() {
 #[test]
 fn what_is_refused_leaves_everything_as_it_is() {
     let mut host = Host::new();
-    let things = things(&host);
+    let things = things(&mut host);
     let cases: Vec<Case> = cases::all()
         .into_iter()
         .filter(|case| case.kind == Kind::Refused && works(case.path))

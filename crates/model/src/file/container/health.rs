@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::spec::{Healthcheck, HealthcheckChoice, OnFailure, Probe};
 
-use super::super::keys;
 use super::super::reader::{Item, Table};
 use super::super::tree::Value;
 
@@ -14,13 +13,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<HealthcheckChoice> {
     match &item.node.value {
         Value::Boolean(false) => Some(HealthcheckChoice::Off),
         Value::Table(_) => {
-            item.form("table");
-            let refused = item.refused || !keys::form_works(&item.path, "table");
-            let table = Item {
-                refused,
-                ..item.clone()
-            }
-            .table()?;
+            let table = item.clone().table()?;
             declared(&table).map(HealthcheckChoice::Declared)
         }
         Value::Boolean(true) => {

@@ -25,14 +25,19 @@ pub(super) fn read(table: &Table<'_>, spec: &mut ContainerSpec) {
             Some(mount)
         })
     });
+    // Their order says nothing: what is mounted below another one is mounted after it.
+    spec.volumes.sort_by(|a, b| a.target.cmp(&b.target));
     spec.tmpfs.sort_by(|a, b| a.target.cmp(&b.target));
     table.set("volumes_from", &mut spec.volumes_from, |item| {
         item.each(volumes_from)
     });
     table.set("secrets", &mut spec.secrets, |item| item.each(Item::name));
     table.set("configs", &mut spec.configs, |item| item.each(Item::name));
+    spec.secrets.sort();
+    spec.configs.sort();
     table.set("read_only", &mut spec.read_only, Item::boolean);
     table.set("devices", &mut spec.devices, |item| item.each(device));
+    spec.devices.sort_by(|a, b| a.container.cmp(&b.container));
 }
 
 fn once(item: &Item<'_>, targets: &mut BTreeSet<String>, target: &str) {
@@ -73,23 +78,14 @@ fn volume_text(item: &Item<'_>) -> Option<VolumeUse> {
     let target = target_path(item, target)?;
     let (read_only, propagation) = volume_options(item, options)?;
     let source = match source {
-        None => {
-            item.form("anonymous");
-            VolumeSource::Anonymous
-        }
-        Some(path) if path.starts_with(['/', '.', '~']) => {
-            item.form("bind");
-            VolumeSource::Bind {
-                source: PathBuf::from(item.absolute(path)?),
-                create: false,
-                propagation,
-                require_mount: false,
-            }
-        }
-        Some(name) => {
-            item.form("named");
-            VolumeSource::Named(item.named(name)?)
-        }
+        None => VolumeSource::Anonymous,
+        Some(path) if path.starts_with(['/', '.', '~']) => VolumeSource::Bind {
+            source: PathBuf::from(item.absolute(path)?),
+            create: false,
+            propagation,
+            require_mount: false,
+        },
+        Some(name) => VolumeSource::Named(item.named(name)?),
     };
     Some(VolumeUse {
         source,
@@ -199,12 +195,10 @@ fn misplaced(table: &Table<'_>, kind: &str) {
 
 fn volume_source(table: &Table<'_>, item: &Item<'_>, kind: &str, written: Written) -> Option<VolumeSource> {
     if kind == "tmpfs" {
-        item.form("tmpfs");
         let (size, mode) = (written.size, written.mode);
         return Some(VolumeSource::Tmpfs { size, mode });
     }
     if kind == "volume" && !table.has("source") {
-        item.form("anonymous");
         return Some(VolumeSource::Anonymous);
     }
     if !table.has("source") {
@@ -212,10 +206,8 @@ fn volume_source(table: &Table<'_>, item: &Item<'_>, kind: &str, written: Writte
     }
     let source = written.source?;
     if kind == "volume" {
-        item.form("named");
         return item.named(&source).map(VolumeSource::Named);
     }
-    item.form("bind");
     Some(VolumeSource::Bind {
         source: PathBuf::from(item.absolute(&source)?),
         create: written.create,

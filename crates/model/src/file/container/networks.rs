@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use crate::spec::{ContainerSpec, NetworkMode, NetworkUse};
 
+use super::super::known;
 use super::super::reader::{Item, Table};
 use super::super::tree::Value;
-use super::super::{keys, known};
 
 pub(super) fn read(table: &Table<'_>, spec: &mut ContainerSpec) {
     table.set("networks", &mut spec.networks, networks);
@@ -28,10 +28,7 @@ pub(super) fn read(table: &Table<'_>, spec: &mut ContainerSpec) {
 }
 
 fn networks(item: &Item<'_>) -> Option<Vec<NetworkUse>> {
-    if let Value::Array(entries) = &item.node.value {
-        if entries.len() > 1 {
-            item.form("several");
-        }
+    if let Value::Array(_) = &item.node.value {
         return list(item);
     }
     if !matches!(item.node.value, Value::Table(_)) {
@@ -41,23 +38,14 @@ fn networks(item: &Item<'_>) -> Option<Vec<NetworkUse>> {
         );
         return None;
     }
-    item.form("table");
     let mut uses: Vec<NetworkUse> = item
         .entries()?
         .into_iter()
         .filter_map(|(name, entry, inner)| {
             let network = inner.named(name)?;
             let path = format!("{}.*", item.path);
-            // The form is refused as a whole: say it once.
-            let refused = item.refused || !keys::form_works(&item.path, "table");
             let place = entry.place().clone();
-            let table = Item {
-                path,
-                place,
-                refused,
-                ..inner
-            }
-            .table()?;
+            let table = Item { path, place, ..inner }.table()?;
             Some(one(&table, NetworkUse::new(network)))
         })
         .collect();

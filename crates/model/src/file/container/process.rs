@@ -169,7 +169,6 @@ fn namespace(item: &Item<'_>) -> Option<NamespaceMode> {
 fn seccomp(item: &Item<'_>) -> Option<Seccomp> {
     let text = item.text()?;
     if text.starts_with('/') {
-        item.form("profile");
         return item
             .absolute(text)
             .map(|path| Seccomp::Profile(PathBuf::from(path)));

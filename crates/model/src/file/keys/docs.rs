@@ -1,6 +1,6 @@
 //! The key tables of the docs, written from the one table. A test compares them with the pages.
 
-use super::{FORMS, Key, Status, Type, below, find, form_works, working_types};
+use super::{FORMS, Key, Status, Type, below, find};
 
 /// A Markdown table of the keys that work below each path, by path, in the table's order.
 pub fn key_tables(keys: &'static [Key]) -> Vec<(&'static str, String)> {
@@ -26,7 +26,7 @@ fn rows(keys: &'static [Key], path: &'static str) -> String {
         let row = format!(
             "| `{}` | {} | {default} | {} |\n",
             key.name(),
-            describe(key.path, &key.ty),
+            describe(&key.ty),
             cell(key.doc)
         );
         text += &row;
@@ -39,12 +39,11 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-fn describe(path: &str, ty: &'static Type) -> String {
+fn describe(ty: &'static Type) -> String {
     match ty {
         Type::Table => "table".to_owned(),
         Type::Named => "tables by name".to_owned(),
         Type::Boolean => "boolean".to_owned(),
-        Type::Integer(min, _) if !form_works(path, "several") => min.to_string(),
         Type::Integer(i64::MIN, i64::MAX) => "integer".to_owned(),
         Type::Integer(min, i64::MAX) => format!("integer from {min}"),
         Type::Integer(min, max) => format!("integer {min} to {max}"),
@@ -62,16 +61,9 @@ fn describe(path: &str, ty: &'static Type) -> String {
         Type::Duration => "duration".to_owned(),
         Type::Size => "size".to_owned(),
         Type::Path => "absolute path".to_owned(),
-        Type::List(inner) => format!("list: {}", describe(path, inner)),
-        Type::Map(inner) => format!("table: {}", describe(path, inner)),
-        Type::OneOf(types) => {
-            let works = working_types(path, types);
-            works
-                .iter()
-                .map(|ty| describe(path, ty))
-                .collect::<Vec<_>>()
-                .join("; or ")
-        }
+        Type::List(inner) => format!("list: {}", describe(inner)),
+        Type::Map(inner) => format!("table: {}", describe(inner)),
+        Type::OneOf(types) => types.iter().map(describe).collect::<Vec<_>>().join("; or "),
         Type::Image => "image".to_owned(),
         Type::Port => "port".to_owned(),
         Type::Volume => "volume".to_owned(),
@@ -92,15 +84,14 @@ pub fn refused_list(keys: &'static [Key]) -> String {
     lines.join("")
 }
 
-/// Whether a table around the key is refused already, as a whole or in that form.
+/// Whether a table around the key is refused already.
 fn within_refused(keys: &'static [Key], key: &Key) -> bool {
-    let refused = |outer: &Key| !outer.status.works() || !form_works(outer.path, "table");
     let around = |outer: &Key| {
         key.path
             .strip_prefix(outer.path)
             .is_some_and(|rest| rest.starts_with('.'))
     };
-    keys.iter().any(|outer| around(outer) && refused(outer))
+    keys.iter().any(|outer| around(outer) && !outer.status.works())
 }
 
 fn refused_words(key: &Key) -> Vec<String> {
@@ -121,7 +112,6 @@ fn refused_words(key: &Key) -> Vec<String> {
 fn line(what: &str, status: Status) -> Option<String> {
     match status {
         Status::Works => None,
-        Status::NotYet => Some(format!("- {what}\n")),
         Status::Later(area) => Some(format!("- {what} ({area})\n")),
     }
 }

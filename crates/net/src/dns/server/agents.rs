@@ -11,7 +11,6 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use super::Server;
 use super::poller::{Interest, Poller, Token};
 use crate::dns::control::{self, Given, PROTOCOL, Reply, Request};
-use crate::dns::sys;
 use crate::dns::zone::Zone;
 
 /// Connections at once: one agent, perhaps one that just died.
@@ -136,7 +135,7 @@ impl Server {
             self.silence(gateway);
         }
         self.connections.keep(|gateway| gateways.contains(&gateway));
-        sys::trim_heap();
+        detach::heap::trim();
         Ok(())
     }
 }

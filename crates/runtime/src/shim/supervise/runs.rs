@@ -41,12 +41,17 @@ impl Shim {
     }
 
     /// Limits first, so that nothing of the payload runs without. An external runtime makes the group anew, and is
-    /// told of no limits: there they are written again, which changes nothing elsewhere.
+    /// told of no limits: there they are written again, which changes nothing elsewhere. One that failed to start the
+    /// payload has taken the group away with it.
     fn launch(&self) -> Result<Run, LaunchError> {
         let limit = || {
             limits::apply(&self.payload_group, &self.policy.limits)
                 .map_err(|e| LaunchError::Setup(e.to_string()))
         };
+        if !self.payload_group.dirs().iter().all(|dir| dir.is_dir()) {
+            let made = self.payload_group.create();
+            made.map_err(|e| LaunchError::Setup(e.to_string()))?;
+        }
         limit()?;
         let run = Run::begin(self.launcher, &self.files.run)?;
         match limit() {

@@ -1,6 +1,8 @@
-//! System calls of the name server that no crate offers safely.
+//! System and C library calls that no crate offers safely.
 
 use std::io;
+
+use crate::heap::Limits;
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -11,7 +13,7 @@ pub enum Side {
 
 /// fork(2). The caller has one thread only.
 pub fn fork() -> io::Result<Side> {
-    // SAFETY: `wharf dns` starts no threads, so the child may do anything the parent could.
+    // SAFETY: callers start no threads, so the child may do anything the parent could.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
@@ -25,7 +27,11 @@ pub fn leave(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every descriptor above the standard three.
+/// Closes every descriptor above the standard three (close_range(2)), whoever left them open. To be called first thing
+/// in a process, when nothing of it owns one.
+///
+/// # Errors
+/// Those of close_range(2).
 pub fn close_inherited() -> io::Result<()> {
     // SAFETY: called first thing in the process, when nothing of it owns a descriptor above 2.
     match unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } {
@@ -34,21 +40,22 @@ pub fn close_inherited() -> io::Result<()> {
     }
 }
 
-/// Keeps the heap small: freed memory goes back to the kernel early, large buffers are mapped on their own.
-pub fn keep_heap_small() {
+pub fn limit_heap(limits: Limits) {
     #[cfg(target_env = "gnu")]
     for (what, bytes) in [
         (libc::M_ARENA_MAX, 1),
-        (libc::M_TRIM_THRESHOLD, 64 << 10),
-        (libc::M_TOP_PAD, 16 << 10),
-        (libc::M_MMAP_THRESHOLD, 128 << 10),
+        (libc::M_TRIM_THRESHOLD, limits.trim_threshold),
+        (libc::M_TOP_PAD, limits.top_pad),
+        (libc::M_MMAP_THRESHOLD, limits.mmap_threshold),
     ] {
         // SAFETY: mallopt(3) only changes how the allocator behaves; a value it dislikes it ignores.
         unsafe { libc::mallopt(what, bytes) };
     }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = limits;
 }
 
-/// Gives unused heap back to the kernel.
+/// Gives unused heap back to the kernel (malloc_trim(3)).
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) has no preconditions.
