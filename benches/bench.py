@@ -13,6 +13,7 @@ import time
 
 sys.dont_write_bytecode = True
 
+import idle  # noqa: E402
 import repair  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
 from host import Unable  # noqa: E402
@@ -203,21 +204,35 @@ def whole(args):
 
 
 def repairs(args):
-    """The other measurement: wharf alone, from a neighbour, as whoever uses the port sees it."""
-    at, about, first, unable = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine(), [], {}
+    """The other measurement: from a neighbour, as whoever uses the port sees it."""
+    args.probe_from = "neighbour"
+    at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
+        work = pathlib.Path(work)
+        told = repair.versions(args, work)
+        found = repair.measure(args, work)
+    result = {"at": at, "machine": about, "versions": told, "repair": found}
+    print(repair.summary(result))
+    if not args.trial:
+        repair.keep(REPO / "benches/results", result)
+
+
+def idles(args):
+    """Another one: what wharf's agent costs while there is nothing to do, with few containers and with many."""
+    at, about, engines, unable = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine(), [], {}
     args.only = "wharf"
     with tempfile.TemporaryDirectory(prefix="wharf-bench-") as work:
         try:
-            opened(args, work, first, unable)
+            opened(args, work, engines, unable)
             if unable:
                 sys.exit(f"error: {unable}")
-            found = repair.tries(first[0], args.repairs)
+            found = idle.measured(engines[0], work, args, note)
         finally:
-            for engine in first:
+            for engine in engines:
                 engine.close()
-    print(repair.table(found))
+    print(idle.table(found))
     if not args.trial:
-        repair.keep(REPO / "benches/results", at, about, found)
+        idle.keep(REPO / "benches/results", at, about, found)
 
 
 def main():
@@ -225,7 +240,10 @@ def main():
     parser.add_argument("--wharf", required=True)
     parser.add_argument("--rounds", type=int, default=12, help="of one container each, per engine")
     parser.add_argument("--hundreds", type=int, default=3, help="rounds of --count containers, per engine")
-    parser.add_argument("--repairs", type=int, default=0, help="measure this instead: tries per kind of damage to wharf's network")
+    parser.add_argument("--repairs", type=int, default=0, help="measure this instead: tries per kind of damage")
+    parser.add_argument("--kinds", default="", help="of damage: only those whose names have one of these words in them")
+    parser.add_argument("--idle", nargs="?", const="100,1000", default="", help="measure this instead: what the agent costs with so many containers")
+    parser.add_argument("--seconds", type=float, default=60, help="of an idle agent")
     parser.add_argument("--restarts", type=int, default=10, help="kills of a running container's main process, per engine")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS))
@@ -235,10 +253,13 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="no one-by-one round that would end later")
     args = parser.parse_args()
     args.begun = time.monotonic()
-    if args.repairs:
-        return repairs(args)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
+    if args.idle:
+        args.idle = [int(count) for count in args.idle.split(",")]
+        return idles(args)
+    if args.repairs:
+        return repairs(args)
     result = whole(args)
     print(summary(result))
     if not args.trial:

@@ -29,15 +29,19 @@ class Engine:
 
     ways = ["at_once"]
 
-    def __init__(self, args, work):
-        self.args, self.work, self.host = args, work / self.name, None
+    # Of its processes, beside what it needs.
+    more_env = {}
+
+    def __init__(self, args, work, label=None):
+        self.label = label or self.name
+        self.args, self.work, self.host = args, work / self.label, None
         self.work.mkdir()
 
     def prepare(self):
         pass
 
     def open(self):
-        self.host = Host(self.name, self.prepare, self.args.probe_from)
+        self.host = Host(self.label, self.prepare, self.args.probe_from)
 
     def finish(self):
         """Waits until what `begin` began is done."""
@@ -76,7 +80,7 @@ class Wharf(Engine):
         self.config.mkdir()
         run(REPO / "examples/quickstart/make-image", self.work)
         self.env = dict(WHARF_CONFIG_DIR=str(self.config), WHARF_STATE_DIR=str(self.work / "state"),
-                        WHARF_RUN_DIR=str(self.work / "run"), WHARF_CGROUP_PARENT="/wharf")
+                        WHARF_RUN_DIR=str(self.work / "run"), WHARF_CGROUP_PARENT="/wharf", **self.more_env)
         log = self.work / "agent.log"
         self.agent = self.host.start(self.binary, "agent", "--settings", self.work / "none.toml", log=log, env=self.env)
         for _ in range(500):
@@ -200,6 +204,10 @@ class Podman(Peer):
         pathlib.Path("/mnt/containers.conf").write_text(
             '[containers]\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
             '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "crun"\n')
+        # Its networks are no part of the tree, which is used again.
+        networks = pathlib.Path("/etc/containers/networks")
+        networks.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "networks", networks)
         # crun takes cgroups either as v1 or as v2.
         while os.path.ismount("/sys/fs/cgroup/unified"):
             run("umount", "-l", "/sys/fs/cgroup/unified")

@@ -181,16 +181,16 @@ class Host:
         self.children, self.daemons = [], {}
         self.cgroup = Cgroup(f"wharf-bench-{os.getpid()}-{name}")
         try:
-            self.inside = self._child(lambda: self._enter(prepare), {"run": command, "start": daemon, "wait": wait})
-            self.neighbour = self._child(self._wire, {"probe": probe})
+            self.inside = self.child(lambda: self._enter(prepare), {"run": command, "start": daemon, "wait": wait})
+            self.neighbour = self.child(self._wire, {"probe": probe})
             run(*self._net(self.inside), "ip", "route", "add", "default", "via", NEIGHBOUR)
             net = f"/proc/{self.inside.pid}/ns/net"
-            self.prober = self.neighbour if probe_from == "neighbour" else self._child(lambda: enter_net(net), {"probe": probe})
+            self.prober = self.neighbour if probe_from == "neighbour" else self.child(lambda: enter_net(net), {"probe": probe})
         except BaseException:
             self.close()
             raise
 
-    def _child(self, setup, actions):
+    def child(self, setup, actions):
         child = Child(setup, actions)
         self.children.append(child)
         return child
@@ -279,24 +279,25 @@ def enter_net(path):
         checked(LIBC.setns(net.fileno(), CLONE_NEWNET), "the host's network namespace")
 
 
-def probe(ports, limit):
-    """When the last of the ports had answered; they are asked one after the other."""
+def probe(ports, limit, at=HOST, calm=False):
+    """When the last of the ports had answered; they are asked one after the other. `calm`: less often after a second."""
     end = time.monotonic() + limit
     for port in ports:
-        first_answer(port, end)
+        first_answer(at, port, end, time.monotonic() + 1 if calm else end)
     return time.monotonic()
 
 
-def first_answer(port, end):
+def first_answer(at, port, end, calm_from):
     """Every 2 ms a fresh connection, without waiting for the ones before: an engine that holds the port before the
     container listens leaves connections hanging, and a lost SYN comes again after 1 s only (tcp(7)). At most 64 hang."""
     asking = []
     try:
         while time.monotonic() < end:
-            asking.append(Asking(port))
+            asking.append(Asking(at, port))
             if len(asking) > 64:
                 asking.pop(0).close()
-            later = time.monotonic() + 0.002
+            calm = time.monotonic() > calm_from
+            later = time.monotonic() + (0.05 if calm else 0.002)
             while True:
                 for one in list(asking):
                     if one.step():
@@ -307,7 +308,7 @@ def first_answer(port, end):
                 rest = later - time.monotonic()
                 if rest <= 0:
                     break
-                time.sleep(min(rest, 0.0003 if asking else rest))
+                time.sleep(min(rest, (0.01 if calm else 0.0003) if asking else rest))
         raise Unable(f"no answer on port {port} in time")
     finally:
         for one in asking:
@@ -317,11 +318,11 @@ def first_answer(port, end):
 class Asking:
     """One request, without blocking."""
 
-    def __init__(self, port):
+    def __init__(self, at, port):
         self.got, self.sent, self.over = b"", False, False
         self.socket = socket.socket()
         self.socket.setblocking(False)
-        self.over = self.socket.connect_ex((HOST, port)) not in (0, errno.EINPROGRESS)
+        self.over = self.socket.connect_ex((at, port)) not in (0, errno.EINPROGRESS)
 
     def step(self):
         """Goes on as far as it can; whether the page has come."""
