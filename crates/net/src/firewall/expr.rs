@@ -155,20 +155,7 @@ impl Expr {
                     Attr::be32(4, *len),
                 ],
             ),
-            Self::AddressType { here, to } => {
-                const ADDRESS_TYPE: u32 = 3;
-                const DADDR: u32 = 1 << 1;
-                const IIF: u32 = 1 << 3;
-                let flags = if *here { DADDR | IIF } else { DADDR };
-                (
-                    "fib",
-                    vec![
-                        register(1, *to),
-                        Attr::be32(2, ADDRESS_TYPE),
-                        Attr::be32(3, flags),
-                    ],
-                )
-            }
+            Self::AddressType { here, to } => ("fib", address_type(*here, *to)),
             Self::Ct { key, to } => ("ct", vec![Attr::be32(2, *key as u32), register(1, *to)]),
             Self::Mask { reg, mask } => (
                 "bitwise",
@@ -202,12 +189,7 @@ impl Expr {
                 )
             }
             Self::Hash { from, len, below, to } => ("hash", hash(*from, *len, *below, *to)),
-            Self::SetZone { from } => {
-                const ZONE: u32 = 17;
-                const ORIGINAL: u8 = 0;
-                let (zone, direction) = (Attr::be32(2, ZONE), Attr::u8(3, ORIGINAL));
-                ("ct", vec![zone, direction, register(4, *from)])
-            }
+            Self::SetZone { from } => ("ct", zone_of_the_original_direction(*from)),
             Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
             Self::Redirect { port } => ("redir", redirect(*port)),
             Self::Masquerade => ("masq", Vec::new()),
@@ -226,6 +208,21 @@ impl Expr {
             Self::Verdict(verdict) => immediate(vec![Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32)]),
         }
     }
+}
+
+/// The kind of the packet's destination; `here`: as seen by the interface it came in by.
+fn address_type(here: bool, to: u8) -> Vec<Attr> {
+    const ADDRESS_TYPE: u32 = 3;
+    const DADDR: u32 = 1 << 1;
+    const IIF: u32 = 1 << 3;
+    let flags = if here { DADDR | IIF } else { DADDR };
+    vec![register(1, to), Attr::be32(2, ADDRESS_TYPE), Attr::be32(3, flags)]
+}
+
+fn zone_of_the_original_direction(from: u8) -> Vec<Attr> {
+    const ZONE: u32 = 17;
+    const ORIGINAL: u8 = 0;
+    vec![Attr::be32(2, ZONE), Attr::u8(3, ORIGINAL), register(4, from)]
 }
 
 fn immediate(verdict: Vec<Attr>) -> (&'static str, Vec<Attr>) {
