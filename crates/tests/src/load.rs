@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use nix::sched::{CloneFlags, setns};
 
 use crate::namespace::Namespace;
+use crate::{Host, images};
 
 /// How long a request may take. Only a lost one takes this long.
 const TRY: Duration = Duration::from_secs(5);
@@ -18,6 +19,30 @@ const TRY: Duration = Duration::from_secs(5);
 const BURST: u64 = 8;
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(5);
+
+impl Host {
+    /// `[container.web]`, updated start-first, whose program answers with its version. `ready_ms` below 0: it never
+    /// becomes healthy. `more` and `update` are further keys of the table and of its `update`.
+    pub fn version_table(&self, version: &str, ready_ms: i64, more: &str, update: &str) -> String {
+        let image = self.oci_dir("patient", &images::patient());
+        format!(
+            "[container.web]
+image = {image:?}
+ports = [\"8080:80\", \"8080:80/udp\"]
+env = {{ VERSION = \"{version}\", READY_MS = \"{ready_ms}\", LAST = \"this is version {version}\" }}
+{more}
+[container.web.healthcheck]
+http = {{ port = 80, path = \"/health\" }}
+start_interval = \"50ms\"
+interval = \"200ms\"
+start_period = \"10m\"
+[container.web.update]
+strategy = \"start-first\"
+{update}
+"
+        )
+    }
+}
 
 /// How a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

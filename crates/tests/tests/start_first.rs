@@ -5,7 +5,7 @@
 
 use model::status::{ContainerStatus, Status};
 use tests::load::{Client, Load};
-use tests::{Host, host, images};
+use tests::{Host, host};
 
 fn updates() -> u64 {
     std::env::var("WHARF_UPDATES").map_or(3, |n| n.parse().expect("WHARF_UPDATES is a number"))
@@ -13,22 +13,7 @@ fn updates() -> u64 {
 
 /// The table of a version; `ready_ms` below 0: it never becomes healthy.
 fn table(host: &Host, version: &str, ready_ms: i64, update: &str) -> String {
-    let image = host.oci_dir("patient", &images::patient());
-    format!(
-        "[container.web]
-image = {image:?}
-ports = [\"8080:80\", \"8080:80/udp\"]
-env = {{ VERSION = \"{version}\", READY_MS = \"{ready_ms}\", LAST = \"this is version {version}\" }}
-[container.web.healthcheck]
-http = {{ port = 80, path = \"/health\" }}
-start_interval = \"50ms\"
-interval = \"200ms\"
-start_period = \"10m\"
-[container.web.update]
-strategy = \"start-first\"
-{update}
-"
-    )
+    host.version_table(version, ready_ms, "", update)
 }
 
 /// A host whose container `web` is of version 0, and the load on it.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use model::status::{ContainerStatus, Status};
 use tests::load::{Client, Load};
-use tests::{Host, host, images};
+use tests::{Host, host};
 
 const NAMES: [&str; 3] = ["web", "web-2", "web-3"];
 /// For what must come, on however busy a machine.
@@ -15,24 +15,8 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// The table of a version; `ready_ms` below 0: it never becomes healthy.
 fn table(host: &Host, version: &str, ready_ms: i64) -> String {
-    let image = host.oci_dir("patient", &images::patient());
-    format!(
-        "[container.web]
-image = {image:?}
-replicas = 3
-ports = [\"8080:80\", \"8080:80/udp\"]
-env = {{ VERSION = \"{version}\", READY_MS = \"{ready_ms}\", LAST = \"this is version {version}\" }}
-[container.web.healthcheck]
-http = {{ port = 80, path = \"/health\" }}
-start_interval = \"50ms\"
-interval = \"200ms\"
-start_period = \"10m\"
-[container.web.update]
-strategy = \"start-first\"
-timeout = \"2s\"
-drain = \"300ms\"
-"
-    )
+    let update = "timeout = \"2s\"\ndrain = \"300ms\"";
+    host.version_table(version, ready_ms, "replicas = 3", update)
 }
 
 /// Three healthy instances of version 0, and the load on their port.
