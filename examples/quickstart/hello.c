@@ -29,14 +29,20 @@ static void leave(int signal)
     _exit(0);
 }
 
+/* On all addresses of both families; of IPv4 where the kernel has no IPv6. */
 static int bound(int type, int port)
 {
     struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = INADDR_ANY };
-    int one = 1, fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+    struct sockaddr_in6 both = { .sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = in6addr_any };
+    int one = 1, none = 0, fd = socket(AF_INET6, type | SOCK_CLOEXEC, 0), six = fd >= 0;
+    if (!six)
+        fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, (struct sockaddr *)&any, sizeof any) != 0)
+    if (six)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &none, sizeof none);
+    if (bind(fd, six ? (struct sockaddr *)&both : (struct sockaddr *)&any, six ? sizeof both : sizeof any) != 0)
         return -1;
     return fd;
 }
@@ -107,7 +113,7 @@ static void serve(const char *host, unsigned long *count)
 static void answer_udp(int fd, const char *host, unsigned long count)
 {
     char text[1500];
-    struct sockaddr_in from;
+    struct sockaddr_storage from;
     socklen_t size = sizeof from;
     if (recvfrom(fd, text, sizeof text, 0, (struct sockaddr *)&from, &size) < 0)
         return;

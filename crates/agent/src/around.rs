@@ -1,7 +1,11 @@
-//! The look at what is only waited for: mount points, the way to the network, time zones.
+//! The look at what is only waited for: mount points, the way to the network, time zones; and at what overlays go by:
+//! the files of their peers, and the ways to them.
 
-use std::collections::BTreeSet;
+mod peers;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +14,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::desired::Desired;
 use model::ledger::Ledger;
+use model::network::Driver;
 use model::observed::Look;
-use model::surroundings::Surroundings;
+use model::spec::OverlaySpec;
+use model::surroundings::{Surroundings, Way};
 use net::Net;
 
 /// The agent's own mount namespace (proc(5)); poll(2) tells of its changes.
@@ -29,6 +35,9 @@ pub struct Wanted {
     /// A container has a schedule.
     clock: bool,
     zones: BTreeSet<String>,
+    /// The ends of overlays, as tables name them.
+    ends: BTreeSet<IpAddr>,
+    peers_files: BTreeSet<PathBuf>,
 }
 
 impl Wanted {
@@ -44,8 +53,33 @@ impl Wanted {
             let zone = spec.schedule.as_ref().and_then(|s| s.zone_name());
             wanted.zones.extend(zone.map(str::to_owned));
         }
+        for overlay in overlays(desired, ledger) {
+            // The world, for one that names nobody.
+            wanted.ends.insert(Ipv4Addr::UNSPECIFIED.into());
+            wanted.ends.extend(overlay.peers.iter().chain(&overlay.local));
+            wanted.peers_files.extend(overlay.peers_file.clone());
+        }
+        // Whether this host has them still.
+        for entry in ledger.networks.values() {
+            if let Driver::Overlay(tunnel) = &entry.network.driver {
+                wanted.ends.insert(tunnel.local);
+            }
+        }
         wanted
     }
+}
+
+/// Those of the files as they are, and those accepted before.
+fn overlays<'a>(desired: &'a Desired, ledger: &'a Ledger) -> impl Iterator<Item = &'a OverlaySpec> {
+    let declared = desired.networks.values().map(|d| &d.spec);
+    let accepted = ledger.networks.values().map(|e| &e.spec);
+    declared.chain(accepted).filter_map(|spec| spec.overlay.as_ref())
+}
+
+/// The files that overlays have their peers from.
+pub fn peers_files(desired: &Desired, ledger: &Ledger) -> BTreeSet<PathBuf> {
+    let files = overlays(desired, ledger).filter_map(|overlay| overlay.peers_file.clone());
+    files.collect()
 }
 
 /// The eyes for it.
@@ -71,7 +105,12 @@ impl Around {
     pub fn look(&self, net: &Net) -> Surroundings {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let zones = wanted.zones.into_iter();
+        let peers = peers::look(&wanted.peers_files);
+        let mut ends = wanted.ends;
+        ends.extend(peers.values().filter_map(Look::known).flatten());
         Surroundings {
+            ways: ways(net, &ends),
+            peers,
             mounts: mounts(&wanted.mounts),
             online: match wanted.online {
                 true => net
@@ -89,6 +128,18 @@ impl Around {
             here_since: self.here_since,
         }
     }
+}
+
+/// Where one cannot be found out, that is as if it were not there: nothing is taken away for it.
+fn ways(net: &Net, ends: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Way> {
+    let one = |end: &IpAddr| match net.way_to(*end) {
+        Ok(way) => Some((*end, way?)),
+        Err(e) => {
+            tracing::warn!("the way to {end} cannot be seen: {e}");
+            None
+        }
+    };
+    ends.iter().filter_map(one).collect()
 }
 
 /// Those of the paths that are mount points. By their names alone: a path on a server that does not answer is not

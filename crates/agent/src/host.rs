@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use net::Net;
 use net::dns::NameServer;
+use net::relay::Relay;
 use runtime::client::Runtime;
 use storage::{Store, Volumes};
 
@@ -22,25 +23,30 @@ pub struct Host {
     pub names: NameServer,
     pub contents: Contents,
     pub around: Around,
-    /// There when forwarding was off before us; of this boot, as the setting is.
-    guard: Mutex<PathBuf>,
+    /// There when forwarding was off before us, of IPv4 and of IPv6; of this boot, as the settings are.
+    guards: Mutex<[PathBuf; 2]>,
 }
 
 impl Host {
     /// Opens all three; the locks are held already.
     pub fn open(places: &Places) -> anyhow::Result<Arc<Self>> {
         let roots = places.roots();
+        let exe = Path::new("/proc/self/exe");
         let net = Net::new(&owner(places)).context("cannot speak with the kernel about networks")?;
-        let guard = roots.run.join("forward_guard");
-        if guard.exists() {
+        let net = net.with_relay(Relay::new(&roots.run, exe));
+        let guards = ["forward_guard", "forward_guard6"].map(|name| roots.run.join(name));
+        if guards[0].exists() {
             net.keep_forward_guard();
+        }
+        if guards[1].exists() {
+            net.keep_forward_guard6();
         }
         Ok(Arc::new(Self {
             net,
-            guard: Mutex::new(guard),
+            guards: Mutex::new(guards),
             store: Store::open(&roots.store()).context("cannot open the image store")?,
             volumes: Volumes::open(&roots).context("cannot open the volumes")?,
-            names: NameServer::new(&roots.run, Path::new("/proc/self/exe")),
+            names: NameServer::new(&roots.run, exe),
             contents: Contents::open(&roots)?,
             around: Around::new(),
             runtime: Runtime::new(roots, places.cgroup_parent())
@@ -53,8 +59,9 @@ impl Host {
     /// Remembers that forwarding is on for our bridges alone, for an agent that finds the table gone; or that it no
     /// longer is.
     pub fn remember_guard(&self) -> std::io::Result<()> {
-        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        keep(&guard, self.net.forward_guard())
+        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
+        keep(&guards[0], self.net.forward_guard())?;
+        keep(&guards[1], self.net.forward_guard6())
     }
 }
 

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("shim") => runtime::shim::main(),
         Some("dns") => net::dns::main(),
+        Some("relay") => net::relay::main(),
         Some("hold") => systemd::hold::main(),
         Some("init") => runtime::init::main(),
         Some("refresh") => runtime::contents::child_main(),

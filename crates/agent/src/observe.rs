@@ -5,8 +5,10 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use model::firewall::Protocol;
+use model::image::Image;
 use model::name::ContainerId;
 use model::observed::{Listener, Look, Observed};
+use model::shared::Shared;
 use runtime::damage::Depth;
 
 use crate::host::Host;
@@ -64,7 +66,11 @@ pub fn unknown(observed: &Observed) -> Dirty {
     }
     Dirty {
         images: blind(&observed.images),
-        links: blind(&observed.links) || blind(&observed.foreign_addresses) || blind(&observed.forwarding),
+        links: blind(&observed.links)
+            || blind(&observed.foreign_addresses)
+            || blind(&observed.foreign_addresses6)
+            || blind(&observed.forwarding)
+            || blind(&observed.forwarding6),
         firewall: blind(&observed.firewall),
         listeners: blind(&observed.listeners),
         containers: blind(&observed.containers),
@@ -85,7 +91,9 @@ pub fn blank() -> Observed {
         images: unseen(),
         links: unseen(),
         foreign_addresses: unseen(),
+        foreign_addresses6: unseen(),
         forwarding: unseen(),
+        forwarding6: unseen(),
         firewall: unseen(),
         firewall_there: false,
         foreign_drops: Vec::new(),
@@ -108,7 +116,9 @@ pub fn empty() -> Observed {
         images: Look::Known(BTreeMap::new()),
         links: Look::Known(BTreeMap::new()),
         foreign_addresses: Look::Known(Vec::new()),
+        foreign_addresses6: Look::Known(Vec::new()),
         forwarding: Look::Known(true),
+        forwarding6: Look::Known(true),
         firewall: Look::Known(None),
         listeners: Look::Known(Vec::new()),
         dns: Look::Known(None),
@@ -132,12 +142,14 @@ macro_rules! put {
 /// holders are worth naming.
 pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &BTreeSet<(Protocol, u16)>) {
     if dirty.images {
-        put!(observed.images = look(host.store.images()));
+        put!(observed.images = look(host.store.images().map(shared)));
     }
     if dirty.links {
         put!(observed.links = look(host.net.links()));
         put!(observed.foreign_addresses = look(host.net.foreign_addresses()));
+        put!(observed.foreign_addresses6 = look(host.net.foreign_addresses6()));
         put!(observed.forwarding = look(host.net.forwarding()));
+        put!(observed.forwarding6 = look(host.net.forwarding6()));
     }
     if dirty.firewall {
         look_at_firewall(host, observed);
@@ -218,6 +230,12 @@ fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {
         Look::Unknown(why) => Look::Unknown(why),
     };
     put!(observed.firewall = state);
+}
+
+/// What the ledger and the plan hold as well.
+fn shared(images: BTreeMap<String, Image>) -> BTreeMap<String, Shared<Image>> {
+    let one = |(key, image): (String, Image)| (key, image.into());
+    images.into_iter().map(one).collect()
 }
 
 fn look<T, E: Display>(result: Result<T, E>) -> Look<T> {

@@ -13,7 +13,7 @@ use crate::dns::DnsState;
 use crate::firewall::FirewallState;
 use crate::image::{Image, ImageSource};
 use crate::name::{ContainerId, Name};
-use crate::network::{Attachment, BridgeNetwork};
+use crate::network::{Attachment, HostNetwork};
 use crate::plan::fingerprint;
 use crate::spec::{ContainerSpec, Limits, Logging, RestartSpec, VolumeSpec};
 
@@ -162,7 +162,7 @@ pub enum Action {
     /// Have exactly these names answered.
     ApplyDns { state: DnsState },
     /// Make a network, or put right what differs.
-    ApplyNetwork { network: BridgeNetwork },
+    ApplyNetwork { network: HostNetwork },
     /// Take a network's devices away.
     RemoveNetwork { name: Name, bridge: String },
     /// Make the whole table so (an empty state removes it), in one transaction.

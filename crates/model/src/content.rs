@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::shared::Shared;
 pub use crate::spec::OnChange;
 use crate::spec::{ContainerSpec, FileSource, MountedFileSpec, Origin};
 
@@ -153,8 +154,8 @@ impl MountedFileSpec {
 /// A `[config.NAME]` or `[secret.NAME]` as last accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentEntry {
-    pub spec: MountedFileSpec,
-    pub origin: Origin,
+    pub spec: Shared<MountedFileSpec>,
+    pub origin: Shared<Origin>,
 }
 
 /// What a container has of something: a content by its fingerprint, and the file it is in.

@@ -8,14 +8,24 @@ use crate::diagnostic::Diagnostic;
 use crate::image::ImageSource;
 use crate::name::Name;
 use crate::replica::Place;
+use crate::shared::Shared;
 use crate::spec::{ContainerSpec, MountedFileSpec, NetworkSpec, Origin, Settings, VolumeSpec};
 
 /// A declared noun with where it was declared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Declared<T> {
-    pub spec: T,
-    pub origin: Origin,
+    pub spec: Shared<T>,
+    pub origin: Shared<Origin>,
 }
+
+// By hand: a shared value is compared where its type is `Eq`.
+impl<T: Eq> PartialEq for Declared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.origin == other.origin
+    }
+}
+
+impl<T: Eq> Eq for Declared<T> {}
 
 /// What the files say, after conflicts were found and disabled tables dropped.
 ///

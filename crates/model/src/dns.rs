@@ -1,9 +1,9 @@
 //! The names containers resolve, as one comparable value: what `wharf dns` is given.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
@@ -11,7 +11,7 @@ use crate::name::Name;
 /// All of it. Two equal values answer alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsState {
-    /// Networks with `dns = true`, by name: the server listens on the gateway of each.
+    /// Networks with `dns = true`, by name: the server listens on the gateways of each.
     pub networks: BTreeMap<Name, DnsNetwork>,
     /// Containers by name. A query is answered for the container whose address it comes from: it sees the names on
     /// every network that it is on itself.
@@ -23,12 +23,16 @@ pub struct DnsState {
 /// One network the server listens on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsNetwork {
-    pub gateway: Ipv4Addr,
-    pub subnet: Ipv4Net,
+    /// The host's addresses in it, IPv4 first. Names are asked there.
+    pub gateways: Vec<IpAddr>,
+    pub subnets: Vec<IpNet>,
     /// The bridge device, for messages.
     pub bridge: String,
     /// Nothing is forwarded for a container that is on internal networks only.
     pub internal: bool,
+    /// Names of containers on other hosts, in lower case. A container of this host goes before one of these.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// One container's places.
@@ -40,7 +44,8 @@ pub struct DnsContainer {
 /// A container's place in one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsEndpoint {
-    pub ip: Ipv4Addr,
+    /// Its addresses there, IPv4 first. It is known by each of them when it asks.
+    pub ips: Vec<IpAddr>,
     /// Names it answers to on that network: its own first, then its aliases. The first is what a reverse lookup gives.
     pub names: Vec<String>,
 }

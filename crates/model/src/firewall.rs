@@ -1,9 +1,9 @@
 //! The firewall's whole desired content, as one comparable value.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
@@ -38,6 +38,35 @@ pub struct FirewallBridge {
     /// there is led here.
     #[serde(default)]
     pub dns_port: Option<u16>,
+    #[serde(default)]
+    pub subnet6: Option<Ipv6Net>,
+    /// As `masquerade`, of IPv6.
+    #[serde(default)]
+    pub masquerade6: bool,
+    /// Its ports are isolated from each other: containers reach each other by [`FirewallState::links`] alone.
+    #[serde(default)]
+    pub isolated: bool,
+}
+
+/// A way between two containers of a network whose containers do not reach each other otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LinkRule {
+    pub bridge: String,
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// Who may send to a tunnel that is not encrypted. Packets of the same kind for other virtual networks are nobody's
+/// business here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TunnelRule {
+    /// UDP port of VXLAN (RFC 7348).
+    pub port: u16,
+    pub vni: u32,
+    /// Sorted; what comes from any other address is dropped.
+    pub peers: Vec<IpAddr>,
 }
 
 /// One published port, leading to one container. Rules that share protocol, address and port are of one service: each
@@ -45,15 +74,17 @@ pub struct FirewallBridge {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortRule {
     pub protocol: Protocol,
-    /// None: every address of the host (local by `fib daddr type local`).
-    pub host_ip: Option<Ipv4Addr>,
+    /// None: every address of the host that is of the target's family (local by `fib daddr type local`). Else an address
+    /// of that family; `::1`, which is served by a process of ours, leads to targets of either.
+    pub host_ip: Option<IpAddr>,
     pub host_port: u16,
-    pub target_ip: Ipv4Addr,
+    pub target_ip: IpAddr,
     pub target_port: u16,
     /// The bridge the target is behind.
     pub bridge: String,
-    /// Sources let in, sorted, each once; empty: everybody. The host's own processes are always let in.
-    pub allow: Vec<Ipv4Net>,
+    /// Sources of either family let in, sorted, each once; empty: everybody. The host's own processes are always let in.
+    /// One that names sources of the other family alone is for nobody.
+    pub allow: Vec<IpNet>,
     /// For messages only.
     pub container: Name,
     /// The replicated service it is an instance of; none where it stands alone.
@@ -65,6 +96,14 @@ pub struct PortRule {
 pub const MOST_TARGETS: usize = 64;
 
 impl PortRule {
+    /// Where it is asked for; `0.0.0.0` or `::` for every address of the host that is of the target's family.
+    pub fn at(&self) -> IpAddr {
+        self.host_ip.unwrap_or(match self.target_ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        })
+    }
+
     /// Whose port it is: the service's, or the container's where that stands alone.
     pub fn holder(&self) -> &Name {
         self.service.as_ref().unwrap_or(&self.container)
@@ -76,6 +115,10 @@ impl PortRule {
 pub struct FirewallState {
     pub bridges: Vec<FirewallBridge>,
     pub ports: Vec<PortRule>,
+    #[serde(default)]
+    pub links: Vec<LinkRule>,
+    #[serde(default)]
+    pub tunnels: Vec<TunnelRule>,
 }
 
 impl FirewallState {
@@ -87,6 +130,13 @@ impl FirewallState {
             port.allow.dedup();
         }
         self.ports.sort();
+        self.links.sort();
+        self.links.dedup();
+        for tunnel in &mut self.tunnels {
+            tunnel.peers.sort();
+            tunnel.peers.dedup();
+        }
+        self.tunnels.sort();
         self
     }
 }

@@ -1,8 +1,9 @@
 //! Decisions that must outlive the agent. Written before the first action that relies on them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv6Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,9 @@ use crate::firewall::PortRule;
 use crate::health::HealthState;
 use crate::image::{Image, ImageSource};
 use crate::name::{ContainerId, Name};
-use crate::network::{Attachment, BridgeNetwork, MacAddr};
+use crate::network::{Attachment, HostNetwork, MacAddr};
 use crate::replica::Place;
+use crate::shared::Shared;
 use crate::spec::{ContainerSpec, NetworkSpec, Origin, PullPolicy, VolumeSpec};
 use crate::timetable::Timetable;
 
@@ -61,6 +63,10 @@ pub struct Ledger {
     /// `pull = "newer"`: when the registry was last asked for an image, by [`ImageSource::key`].
     #[serde(default)]
     pub checked_at: BTreeMap<String, Timestamp>,
+    /// This host's own addresses (RFC 4193), made once at random when the first network wanted a part of them and the
+    /// settings named no `pool6`.
+    #[serde(default)]
+    pub pool6: Option<Ipv6Net>,
 }
 
 /// A directory as such: another one in its place differs, also where the inode number is used again.
@@ -126,16 +132,16 @@ impl ContainerEntry {
 pub struct Accepted {
     pub id: ContainerId,
     pub rev: u64,
-    pub spec: ContainerSpec,
-    pub origin: Origin,
+    pub spec: Shared<ContainerSpec>,
+    pub origin: Shared<Origin>,
     /// The image it was created from; none until the image was there.
     pub image_id: Option<Digest>,
     pub image_digest: Option<Digest>,
     /// The image itself, so that it is started again as it was, whatever its source holds by then.
     #[serde(default)]
-    pub image: Option<Image>,
-    pub attachments: Vec<Attachment>,
-    pub ports: Vec<PortRule>,
+    pub image: Option<Shared<Image>>,
+    pub attachments: Shared<Vec<Attachment>>,
+    pub ports: Shared<Vec<PortRule>>,
     /// A job's end was seen: never run again.
     pub finished: bool,
     /// The run whose end was taken for the job's: with `finished` taken back, that end counts no more.
@@ -161,13 +167,13 @@ pub struct Accepted {
     pub pulled: bool,
     /// What it was last known to have of configs, secrets and environment files.
     #[serde(default)]
-    pub contents: BTreeMap<ContentKey, ContentState>,
+    pub contents: Shared<BTreeMap<ContentKey, ContentState>>,
 }
 
 impl Accepted {
     /// The table's signal, else the one of the image it was created from, else SIGTERM.
     pub fn stop_signal(&self) -> String {
-        stop_signal(&self.spec, self.image.as_ref())
+        stop_signal(&self.spec, self.image.as_deref())
     }
 
     /// The registry is still to be asked before it is made: until then it has no image.
@@ -283,20 +289,20 @@ pub struct Rejected {
 /// What was accepted for one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkEntry {
-    pub network: BridgeNetwork,
-    pub spec: NetworkSpec,
-    pub origin: Origin,
+    pub network: HostNetwork,
+    pub spec: Shared<NetworkSpec>,
+    pub origin: Shared<Origin>,
     pub gone_since: Option<Timestamp>,
     /// What it was before a change that needs its device made anew; none once the host shows the new one.
     #[serde(default)]
-    pub replacing: Option<BridgeNetwork>,
+    pub replacing: Option<HostNetwork>,
 }
 
 /// What was accepted for one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeEntry {
-    pub spec: VolumeSpec,
-    pub origin: Origin,
+    pub spec: Shared<VolumeSpec>,
+    pub origin: Shared<Origin>,
     /// Its table is gone since then.
     pub gone_since: Option<Timestamp>,
 }
@@ -305,6 +311,9 @@ pub struct VolumeEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     pub ip: Ipv4Addr,
+    /// Where the network has IPv6.
+    #[serde(default)]
+    pub ip6: Option<Ipv6Addr>,
     pub mac: MacAddr,
     /// When its container was last known to want it: the least recently used is given away first.
     pub used_at: Timestamp,

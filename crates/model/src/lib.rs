@@ -23,6 +23,7 @@ pub mod paths;
 pub mod plan;
 pub mod replica;
 pub mod restart;
+pub mod shared;
 pub mod spec;
 pub mod status;
 pub mod surroundings;

@@ -3,13 +3,14 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a container, network, volume, image, config or secret: `[a-z0-9][a-z0-9_.-]{0,62}`.
+/// The name of a container, network, volume, image, config or secret: `[a-z0-9][a-z0-9_.-]{0,62}`. Copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// Why a text is not a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +47,7 @@ impl FromStr for Name {
         if text.len() > 63 {
             return Err(NameError::TooLong(text.len()));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -60,7 +61,7 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 
@@ -85,7 +86,7 @@ impl AsRef<str> for Name {
 /// The id of one created container: 64 lower-case hexadecimal digits, as Docker's. A replacement gets a new one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
+pub struct ContainerId(Arc<str>);
 
 /// The text is not 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +96,9 @@ pub struct ContainerIdError(String);
 impl ContainerId {
     /// The id made of 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+        let digits = bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 0xf)]);
+        Self(digits.collect::<String>().into())
     }
 
     /// All 64 digits.
@@ -115,7 +118,7 @@ impl FromStr for ContainerId {
     fn from_str(text: &str) -> Result<Self, ContainerIdError> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if text.len() == 64 && text.bytes().all(hex) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ContainerIdError(text.to_owned()))
         }
@@ -132,7 +135,7 @@ impl TryFrom<String> for ContainerId {
 
 impl From<ContainerId> for String {
     fn from(id: ContainerId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Networks and a container's place in them, resolved to addresses and device names.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::firewall::TunnelRule;
 use crate::name::Name;
 
 /// A MAC address.
@@ -76,11 +77,12 @@ impl From<MacAddr> for String {
     }
 }
 
-/// A bridge network with everything decided: what `net` makes of it.
+/// A network with everything decided: what `net` makes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BridgeNetwork {
+pub struct HostNetwork {
     pub name: Name,
-    /// Device name, at most 15 characters (`wh-…` unless the user named it).
+    /// The device that the host has in it: a bridge, or what gives the host access to a macvlan. At most 15 characters
+    /// (`wh-…` unless the user named it).
     pub bridge: String,
     pub subnet: Ipv4Net,
     /// The bridge's own address.
@@ -90,6 +92,142 @@ pub struct BridgeNetwork {
     pub mtu: Option<u32>,
     pub internal: bool,
     pub masquerade: bool,
+    /// IPv6 beside it, where the network has it.
+    #[serde(default)]
+    pub v6: Option<Subnet6>,
+    /// Containers do not reach each other but over links (`icc = false`).
+    #[serde(default)]
+    pub isolated: bool,
+    #[serde(default)]
+    pub driver: Driver,
+}
+
+impl HostNetwork {
+    /// Its subnets, IPv4 first.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
+        let v6 = self.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
+        std::iter::once(IpNet::V4(self.subnet)).chain(v6)
+    }
+}
+
+/// A network's IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet6 {
+    pub subnet: Ipv6Net,
+    /// The host's address in it.
+    pub gateway: Ipv6Addr,
+    /// The part of the subnet leases are taken from; the subnet when none.
+    pub range: Option<Ipv6Net>,
+    /// Packets of the subnet that leave by another device get the host's address (NAT66).
+    pub masquerade: bool,
+}
+
+/// What a network is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Driver {
+    /// A bridge. `adopt`: one that exists already is joined, and stays when the network goes.
+    Bridge {
+        #[serde(default)]
+        adopt: bool,
+    },
+    /// Interfaces below a device of the host, with MAC addresses of their own.
+    /// `host_access`: the host has one as well, by which it reaches them.
+    Macvlan { parent: String, host_access: bool },
+    /// Interfaces below a device of the host that share its MAC address.
+    Ipvlan { parent: String, host_access: bool },
+    /// A bridge with a VXLAN device of the kernel as a port.
+    Overlay(Tunnel),
+    /// A bridge of Open vSwitch with a tunnel to each peer.
+    Ovs {
+        tunnel: Tunnel,
+        datapath: String,
+        vlan: u16,
+    },
+}
+
+impl Driver {
+    /// As tables have it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Bridge { .. } => "bridge",
+            Self::Macvlan { .. } => "macvlan",
+            Self::Ipvlan { .. } => "ipvlan",
+            Self::Overlay(_) => "overlay",
+            Self::Ovs { .. } => "ovs",
+        }
+    }
+}
+
+impl Default for Driver {
+    fn default() -> Self {
+        Self::Bridge { adopt: false }
+    }
+}
+
+/// The way to the other hosts of an overlay, with everything decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `vxlan`, `gre`, `geneve`. In the ledger it stands beside the kind of driver.
+    #[serde(rename = "tunnel")]
+    pub kind: String,
+    /// The kernel's tunnel device, a port of the network's bridge; empty where Open vSwitch has ports instead.
+    #[serde(default)]
+    pub device: String,
+    pub vni: u32,
+    pub port: u16,
+    /// This host's end.
+    pub local: IpAddr,
+    /// The other hosts, sorted, without this one.
+    pub peers: Vec<IpAddr>,
+    /// `none`, `wireguard`.
+    pub encryption: String,
+}
+
+impl HostNetwork {
+    /// Names of the devices that are the network's own.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        let tunnel = match &self.driver {
+            Driver::Overlay(tunnel) => Some(tunnel.device.as_str()),
+            _ => None,
+        };
+        [self.bridge.as_str()].into_iter().chain(tunnel)
+    }
+}
+
+impl Tunnel {
+    /// Who may send to it.
+    pub fn rule(&self) -> TunnelRule {
+        TunnelRule {
+            port: self.port,
+            vni: self.vni,
+            peers: self.peers.clone(),
+        }
+    }
+}
+
+/// An interface's IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address6 {
+    pub ip: Ipv6Addr,
+    pub prefix: u8,
+    /// The default route goes here; only one attachment of a container has one.
+    pub gateway: Option<Ipv6Addr>,
+}
+
+/// How an interface hangs on its network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Link {
+    /// A veth whose host end is a port of a bridge.
+    #[default]
+    Bridge,
+    /// The device inside is a macvlan below the parent; the host has no end of it.
+    Macvlan { parent: String },
+    /// The same with ipvlan.
+    Ipvlan { parent: String },
+    /// A veth whose host end is a port of a bridge of Open vSwitch. `vlan`: its tag, 0 for none.
+    Ovs { vlan: u16 },
 }
 
 /// One interface of one container.
@@ -110,11 +248,62 @@ pub struct Attachment {
     pub mtu: Option<u32>,
     /// Names it is known by on that network (its own first).
     pub aliases: Vec<String>,
+    #[serde(default)]
+    pub v6: Option<Address6>,
+    /// A port of its bridge that reaches no other such port (bridge(8), `isolated`); the gateway is on-link then and all
+    /// else is reached by it.
+    #[serde(default)]
+    pub isolated: bool,
+    #[serde(default)]
+    pub link: Link,
+}
+
+impl Attachment {
+    /// Its addresses, IPv4 first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
+        std::iter::once(IpAddr::V4(self.ip)).chain(v6)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_driver_is_read_back_from_the_ledger() {
+        let tunnel = Tunnel {
+            kind: "vxlan".to_owned(),
+            device: "wh-0a1b2c3d.vx".to_owned(),
+            vni: 4200,
+            port: 4789,
+            local: "192.0.2.1".parse().unwrap(),
+            peers: vec!["192.0.2.2".parse().unwrap()],
+            encryption: "none".to_owned(),
+        };
+        let parent = || "eth0".to_owned();
+        let (datapath, vlan) = ("system".to_owned(), 7);
+        for driver in [
+            Driver::default(),
+            Driver::Macvlan {
+                parent: parent(),
+                host_access: true,
+            },
+            Driver::Ipvlan {
+                parent: parent(),
+                host_access: false,
+            },
+            Driver::Overlay(tunnel.clone()),
+            Driver::Ovs {
+                tunnel,
+                datapath,
+                vlan,
+            },
+        ] {
+            let text = serde_json::to_string(&driver).unwrap();
+            assert_eq!(serde_json::from_str::<Driver>(&text).unwrap(), driver, "{text}");
+        }
+    }
 
     #[test]
     fn macs_are_read_written_and_derived() {

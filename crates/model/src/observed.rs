@@ -1,10 +1,10 @@
 //! What is on the host, as far as it could be seen.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::firewall::{FirewallState, Protocol};
 use crate::health::HealthState;
 use crate::image::Image;
 use crate::name::{ContainerId, Name};
+use crate::shared::Shared;
 use crate::spec::VolumeSpec;
 use crate::surroundings::Surroundings;
 
@@ -41,19 +42,23 @@ impl<T> Look<T> {
 pub struct Observed {
     /// Images in the store whole, by [`crate::image::ImageSource::key`]. One whose source changed since (another file
     /// behind the same path) is not listed.
-    pub images: Look<BTreeMap<String, Image>>,
+    pub images: Look<BTreeMap<String, Shared<Image>>>,
     /// Links of the host, by device name: ours, and foreign ones (which are never touched).
     pub links: Look<BTreeMap<String, ObservedLink>>,
     /// IPv4 addresses of devices that are not ours.
     pub foreign_addresses: Look<Vec<ForeignAddress>>,
+    /// The same of IPv6.
+    pub foreign_addresses6: Look<Vec<ForeignAddress6>>,
     /// `net.ipv4.ip_forward`.
     pub forwarding: Look<bool>,
+    /// `net.ipv6.conf.all.forwarding`; false where the kernel has no IPv6.
+    pub forwarding6: Look<bool>,
     /// Our table's content; none where there is no table or it was tampered with beyond reading.
     pub firewall: Look<Option<FirewallState>>,
     /// Something of our table is there, be it damaged: to be removed where nothing needs it.
     pub firewall_there: bool,
-    /// Foreign firewalls that keep traffic from our networks and that we have no hand in: what to do about each.
-    pub foreign_drops: Vec<String>,
+    /// Foreign firewalls that keep traffic from our networks and that we have no hand in.
+    pub foreign_drops: Vec<ForeignDrop>,
     /// Sockets bound on the host by any process.
     pub listeners: Look<Vec<Listener>>,
     /// What the name server was last given; none where it does not run.
@@ -76,6 +81,19 @@ pub struct Observed {
     pub containers: Look<BTreeMap<ContainerId, Look<ObservedContainer>>>,
 }
 
+/// A firewall of somebody else that drops traffic of our networks, and that we cannot put right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignDrop {
+    /// Whose it is, to follow "closed by": `firewalld`, `the nftables chain inet site forward`.
+    pub by: String,
+    /// The bridges whose traffic it is.
+    pub bridges: Vec<String>,
+    /// Connections to published ports are among it; else only what containers ask for.
+    pub ports: bool,
+    /// What is there, and what to do about it.
+    pub told: String,
+}
+
 /// One network device in the agent's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedLink {
@@ -88,8 +106,42 @@ pub struct ObservedLink {
     /// Device name of the bridge it is a port of.
     pub master: Option<String>,
     pub addresses: Vec<Ipv4Net>,
+    /// Of global scope; of ours, those that are reached as they should be.
+    #[serde(default)]
+    pub addresses6: Vec<Ipv6Net>,
     /// Bridges of ours only: `route_localnet` is on, and so is `forwarding`.
     pub route_localnet: bool,
+    /// Bridges of ours only.
+    #[serde(default)]
+    pub ipv6: Ipv6State,
+    /// VXLAN devices of ours only.
+    #[serde(default)]
+    pub tunnel: Option<ObservedTunnel>,
+}
+
+/// What is special about a VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedTunnel {
+    pub vni: u32,
+    pub port: u16,
+    pub local: Option<IpAddr>,
+    /// The hosts that frames for everybody are sent to, sorted.
+    pub peers: Vec<IpAddr>,
+    /// Nothing of the gateway of its bridge, and nothing that asks for it, crosses it.
+    pub sealed: bool,
+}
+
+/// What a device does with IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv6State {
+    /// Nothing (`disable_ipv6`), or the kernel has none.
+    #[default]
+    Off,
+    /// It has addresses, and takes no router advertisements (`accept_ra`).
+    On,
+    /// Anything else.
+    Wrong,
 }
 
 /// One volume as found.
@@ -107,6 +159,13 @@ pub struct ObservedVolume {
 pub struct ForeignAddress {
     pub device: String,
     pub address: Ipv4Net,
+}
+
+/// The same of IPv6, of global scope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignAddress6 {
+    pub device: String,
+    pub address: Ipv6Net,
 }
 
 /// A listening or bound socket (sock_diag(7)).
@@ -178,8 +237,8 @@ pub struct ExitRecord {
     pub error: Option<String>,
 }
 
-/// Which addresses two published ports or a socket share.
-pub fn overlaps(a: Option<Ipv4Addr>, b: Option<Ipv4Addr>) -> bool {
-    let any = |ip: Option<Ipv4Addr>| ip.is_none_or(|ip| ip.is_unspecified());
-    any(a) || any(b) || a == b
+/// Whether two published ports, or one and a socket, can be asked for at the same address. `0.0.0.0` and `::` are all
+/// addresses of their family, and none of the other one.
+pub fn overlaps(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified() || a == b)
 }

@@ -1,5 +1,7 @@
 //! The plan: actions with edges and a reason each, the new ledger, and when to look again.
 
+use std::io;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -106,12 +108,24 @@ impl Reason {
 
 /// A short text equal for equal values: tells whether a definition changed. Not for security.
 pub fn fingerprint<T: Serialize>(value: &T) -> String {
-    let text = serde_json::to_string(value).expect("specs are plain data with text keys");
-    // FNV-1a, 128 bit: stable over builds, and wide enough that two definitions never meet.
-    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    for byte in text.bytes() {
-        hash ^= u128::from(byte);
-        hash = hash.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    serde_json::to_writer(&mut hash, value).expect("specs are plain data with text keys");
+    format!("{:032x}", hash.0)
+}
+
+/// FNV-1a, 128 bit: stable over builds, and wide enough that two definitions never meet.
+struct Fnv(u128);
+
+impl io::Write for Fnv {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.0 ^= u128::from(*byte);
+            self.0 = self.0.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+        Ok(bytes.len())
     }
-    format!("{hash:032x}")
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -98,6 +98,7 @@ pub struct EndpointStatus {
     pub ip6: Option<String>,
     pub mac: String,
     pub gateway: Option<String>,
+    pub gateway6: Option<String>,
 }
 
 /// One published port.
@@ -108,6 +109,12 @@ pub struct PortStatus {
     pub container: u16,
     pub protocol: String,
     pub allow: Vec<String>,
+    /// Who can reach it: `everybody`, `sources` (those of `allow`), `host` (published on a loopback address).
+    #[serde(default)]
+    pub open_to: String,
+    /// Somebody else's firewall that keeps out whoever is not this host, be they let in by us.
+    #[serde(default)]
+    pub closed_by: Option<String>,
 }
 
 /// A row of `networks`.
@@ -119,6 +126,7 @@ pub struct NetworkStatus {
     pub subnet: Option<String>,
     pub gateway: Option<String>,
     pub subnet6: Option<String>,
+    pub gateway6: Option<String>,
     pub containers: Vec<String>,
     pub error: Option<String>,
 }

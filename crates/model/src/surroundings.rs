@@ -2,12 +2,22 @@
 //! clock's zone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::observed::Look;
+
+/// What a route leads by (ip-route(8), `get`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is an address of this host.
+    Own,
+    /// The address that this host sends from, and the largest packet in bytes.
+    From { source: IpAddr, mtu: u32 },
+}
 
 /// As the latest look found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +31,11 @@ pub struct Surroundings {
     pub zone: TimeZone,
     /// Those that schedules name, as far as the host knows them.
     pub zones: BTreeMap<String, TimeZone>,
+    /// How the host reaches the addresses that overlays name; those it has no route to are not listed. Under 0.0.0.0: the
+    /// world.
+    pub ways: BTreeMap<IpAddr, Way>,
+    /// What the files of overlays' peers say.
+    pub peers: BTreeMap<PathBuf, Look<Vec<IpAddr>>>,
     /// Since when this agent has been here to start what is due.
     pub here_since: Timestamp,
 }
@@ -33,6 +48,8 @@ impl Default for Surroundings {
             online: Look::Known(false),
             zone: TimeZone::UTC,
             zones: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            peers: BTreeMap::new(),
             here_since: Timestamp::MIN,
         }
     }

@@ -43,6 +43,7 @@ fn good_files_are_accepted_as_they_are_meant() {
     for name in [
         "container.toml",
         "network.toml",
+        "overlay.toml",
         "image.toml",
         "empty.toml",
         "dotted.toml",
@@ -87,6 +88,7 @@ fn the_good_files_use_every_key_that_works() {
     let desired = text(&[
         "container.toml",
         "network.toml",
+        "overlay.toml",
         "image.toml",
         "content.toml",
         "schedule.toml",

@@ -272,10 +272,8 @@ fn the_schema_takes_nothing_that_is_not_supported_yet() {
     }
     assert!(refused > 1);
     for value in [
-        "rootfs = '/s'\nports = ['[::1]:80:80']",
         "rootfs = '/s'\nlogging = { driver = 'journald' }",
         "rootfs = '/s'\nuserns = 'auto'",
-        "rootfs = '/s'\nnetworks = { a = { ip6 = 'fd00::1' } }",
         "rootfs = '/s'\nvolumes_from = ['b']",
     ] {
         let text = format!("[container.a]\n{value}\n");

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::dbus::CallError;
 use crate::netlink::KernelError;
 
 /// A failure of [`crate::Net`] or [`crate::Monitor`].
@@ -44,6 +45,12 @@ pub enum NetError {
          an agent that was not stopped; stop it"
     )]
     HeldTable { table: &'static str, holder: u32 },
+    #[error("cannot have firewalld forget {bridges}: {source}")]
+    Firewalld {
+        bridges: String,
+        #[source]
+        source: CallError,
+    },
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },
     /// A kernel answer that makes no sense to us.

@@ -1,7 +1,8 @@
 //! Bridges, veth pairs, the firewall table and the look at host ports, over netlink.
 //!
-//! Blocking calls, no program of the host is run. What is not marked as this agent's is never changed.
+//! Blocking calls, no program of the host is run; firewalld, where it is, is asked over D-Bus. What is not marked as this agent's is never changed.
 
+mod dbus;
 pub mod dns;
 mod error;
 mod firewall;
@@ -11,9 +12,11 @@ mod monitor;
 mod names;
 mod net;
 mod netlink;
+pub mod relay;
 mod sys;
 mod sysctl;
 
+pub use dbus::CallError;
 pub use error::NetError;
 pub use monitor::{Changer, Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};

@@ -2,6 +2,7 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,9 +26,12 @@ struct Held {
 }
 
 /// All listening TCP and bound, unconnected UDP sockets. A socket on all IPv6 addresses that takes IPv4 too is listed
-/// for both. Holders are not looked for.
-pub(crate) fn listeners(diag: &mut Netlink) -> Result<Vec<Listener>, KernelError> {
-    Ok(held(diag)?.into_iter().map(|held| held.listener).collect())
+/// for both. Holders are not looked for. `own`: inodes of sockets that are left out.
+pub(crate) fn listeners(diag: &mut Netlink, own: &BTreeSet<u64>) -> Result<Vec<Listener>, KernelError> {
+    let others = held(diag)?
+        .into_iter()
+        .filter(|held| !own.contains(&held.inode.into()));
+    Ok(others.map(|held| held.listener).collect())
 }
 
 /// Pid and command name of a process that has the socket open. Looks through /proc: costly.

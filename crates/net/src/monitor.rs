@@ -13,9 +13,9 @@ use crate::error::{Doing, NetError};
 use crate::netlink::u32_at;
 use crate::{firewall, link};
 
-/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
-/// RTNLGRP_IPV4_NETCONF.
-const ROUTE_GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 24];
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
+/// RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF.
+const ROUTE_GROUPS: [u32; 9] = [1, 3, 4, 5, 7, 9, 11, 24, 25];
 /// NFNLGRP_NFTABLES.
 const FIREWALL_GROUP: u32 = 7;
 /// Bytes the kernel may queue before it says that word was lost.
@@ -39,7 +39,7 @@ impl std::fmt::Display for Changer {
 /// What may be different now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MonitorEvent {
-    /// Devices, IPv4 addresses, routes, or whether they forward.
+    /// Devices, addresses, routes, or whether they forward.
     pub links: bool,
     /// The host's way to the network by IPv6: a default route, an address others may know.
     pub way_out: bool,
@@ -77,10 +77,8 @@ impl Monitor {
         let mut event = MonitorEvent::default();
         let lost_links = drain(&self.route, |datagram| {
             for (kind, payload) in messages(datagram) {
-                match is_of_ipv6(kind, payload) {
-                    true => event.way_out |= concerns_way_out(kind, payload),
-                    false => event.links |= concerns_devices(kind, payload),
-                }
+                event.way_out |= is_of_ipv6(kind, payload) && concerns_way_out(kind, payload);
+                event.links |= concerns_devices(kind, payload);
             }
         })
         .doing(|| "read changes of devices".to_owned())?;
@@ -157,9 +155,20 @@ fn concerns_way_out(kind: u16, payload: &[u8]) -> bool {
     }
 }
 
-/// Not what is learned of neighbours, which is most of what is told.
+/// Not what is learned of neighbours, which is most of what is told, nor what the kernel gives every device of IPv6 by
+/// itself.
 pub(crate) fn concerns_devices(kind: u16, payload: &[u8]) -> bool {
+    if is_of_ipv6(kind, payload) {
+        return concerns_networks(kind, payload);
+    }
     !link::is_of_neighbours(kind) || link::is_of_own_entry(payload)
+}
+
+/// An address; a route to a subnet or to an address of the host.
+fn concerns_networks(kind: u16, payload: &[u8]) -> bool {
+    let byte = |at: usize| payload.get(at).copied();
+    let is_address = matches!(kind, 20 | 21);
+    is_address || byte(1) != Some(0) && matches!(byte(7), Some(libc::RTN_UNICAST | libc::RTN_LOCAL))
 }
 
 /// A thread of this process.

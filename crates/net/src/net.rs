@@ -1,24 +1,28 @@
 //! [`Net`]: everything the agent asks of the host's network. What it asks of the firewall is in `net/rules.rs`.
 
 mod devices;
+mod forwarding;
 mod rules;
 
 pub use rules::FirewallLook;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipnet::Ipv4Net;
-use model::network::{Attachment, BridgeNetwork};
-use model::observed::{ForeignAddress, Listener, ObservedLink};
+use ipnet::{Ipv4Net, Ipv6Net};
+use model::network::{Attachment, Driver, HostNetwork};
+use model::observed::{ForeignAddress, ForeignAddress6, Ipv6State, Listener, ObservedLink};
+use model::surroundings::Way;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 
 use crate::error::{Doing, NetError};
 use crate::firewall::Keeper;
 use crate::link::{self, Mark};
 use crate::netlink::Netlink;
+use crate::relay::Relay;
 use crate::{firewall, listeners, sysctl};
 use devices::Devices;
 
@@ -34,8 +38,14 @@ pub struct Net {
     diag: Mutex<Netlink>,
     devices: Mutex<Devices>,
     ruleset: Mutex<Option<firewall::Current>>,
+    /// What firewalld said last.
+    asked: Mutex<Option<firewall::Asked>>,
     /// See [`Net::keep_forward_guard`].
     guarded: AtomicBool,
+    /// See [`Net::keep_forward_guard6`].
+    guarded6: AtomicBool,
+    /// Serves ports on `[::1]`.
+    relay: Option<Relay>,
 }
 
 impl Net {
@@ -74,17 +84,23 @@ impl Net {
             diag: Mutex::new(open(NETLINK_SOCK_DIAG, "sock_diag")?),
             devices: Mutex::new(Devices::default()),
             ruleset: Mutex::default(),
+            asked: Mutex::default(),
             guarded: AtomicBool::new(false),
+            guarded6: AtomicBool::new(false),
+            relay: None,
         })
     }
 
-    /// All devices with their IPv4 addresses, by name; those with our alias are ours. An address of a bridge of ours
+    /// All devices with their addresses, by name; those with our alias are ours. An address of a bridge of ours
     /// without its routes, or whose bridge has lost the forwarding entry of itself, is left out: it is as good as none.
     pub fn links(&self) -> Result<BTreeMap<String, ObservedLink>, NetError> {
         let mut links = self.devices(|seen| seen.links.clone())?;
         for (name, link) in links.iter_mut().filter(|(_, l)| l.ours && l.kind == "bridge") {
             // A device that went away since has no settings any more. Of these the kernel tells no change.
             link.route_localnet = sysctl::bridge_settings_are_on(name);
+            if link.ipv6 == Ipv6State::On && !sysctl::bridge_settings6_are_on(name) {
+                link.ipv6 = Ipv6State::Wrong;
+            }
         }
         Ok(links)
     }
@@ -92,6 +108,11 @@ impl Net {
     /// IPv4 addresses of all devices that are not ours.
     pub fn foreign_addresses(&self) -> Result<Vec<ForeignAddress>, NetError> {
         self.devices(|seen| seen.foreign.clone())
+    }
+
+    /// IPv6 addresses of all devices that are not ours, but for those that are of the link or of the host alone.
+    pub fn foreign_addresses6(&self) -> Result<Vec<ForeignAddress6>, NetError> {
+        self.devices(|seen| seen.foreign6.clone())
     }
 
     /// Whether the host forwards IPv4 packets.
@@ -105,16 +126,30 @@ impl Net {
         link::is_online(&mut self.route(), &self.mark).doing(|| "see whether the host is online".to_owned())
     }
 
-    /// Makes a network's bridge, or puts right what was changed about it; turns forwarding on.
+    /// How the host reaches an address, by the main routes of now; none where no route leads there. 0.0.0.0: the world.
+    pub fn way_to(&self, to: IpAddr) -> Result<Option<Way>, NetError> {
+        link::way_to(&mut self.route(), to).doing(|| format!("look up the route to {to}"))
+    }
+
+    /// Makes a network's bridge, and the tunnel of an overlay, or puts right what was changed about them; turns
+    /// forwarding on. The firewall learns of a tunnel's peers before the tunnel does.
     ///
     /// The firewall learns of the bridge before anything of it can be reached: the bridge is added to the table's
     /// content where it is missing, because `route_localnet` opens the host's loopback to it otherwise.
     /// Refuses a device of that name that is not ours.
-    pub fn apply_bridge(&self, n: &BridgeNetwork) -> Result<(), NetError> {
+    pub fn apply_bridge(&self, n: &HostNetwork) -> Result<(), NetError> {
         link::check_bridge(n)?;
+        forwarding::check(n)?;
+        if let Driver::Overlay(tunnel) = &n.driver {
+            link::check_tunnel(n, tunnel)?;
+        }
         link::look_at_bridge(&mut self.route(), &self.mark, &n.bridge)?;
         self.shielded(n)?;
-        link::apply_bridge(&mut self.route(), &self.mark, n)
+        link::apply_bridge(&mut self.route(), &self.mark, n)?;
+        match &n.driver {
+            Driver::Overlay(tunnel) => link::apply_tunnel(&mut self.route(), &self.mark, n, tunnel),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a bridge of ours; absent is fine.
@@ -134,10 +169,28 @@ impl Net {
         link::detach(&mut self.route(), &self.mark, host_device)
     }
 
-    /// Sockets that hold a port of the host, without their holders.
+    /// Has ports on `[::1]` served by this relay. Without one they are not.
+    #[must_use]
+    pub fn with_relay(self, relay: Relay) -> Self {
+        let relay = Some(relay);
+        Self { relay, ..self }
+    }
+
+    /// What was given to [`Net::with_relay`].
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    /// Sockets that hold a port of the host, without their holders, and without those of our relay.
     pub fn listeners(&self) -> Result<Vec<Listener>, NetError> {
         let doing = || "list the host's sockets (kernel modules tcp_diag, udp_diag)".to_owned();
-        listeners::listeners(&mut lock(&self.diag)).doing(doing)
+        let own = self
+            .relay
+            .as_ref()
+            .map(Relay::sockets)
+            .transpose()?
+            .unwrap_or_default();
+        listeners::listeners(&mut lock(&self.diag), &own).doing(doing)
     }
 
     /// Pid and command name of whoever holds it. Costly: looks through /proc.
@@ -167,5 +220,16 @@ fn lock<T>(socket: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn net_of(a: &link::Address) -> Option<Ipv4Net> {
-    Ipv4Net::new(a.ip, a.prefix).ok()
+    match a.ip {
+        IpAddr::V4(ip) => Ipv4Net::new(ip, a.prefix).ok(),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// None where it is of the link or of the host alone.
+fn net6_of(a: &link::Address) -> Option<Ipv6Net> {
+    match a.ip {
+        IpAddr::V6(ip) if !ip.is_unicast_link_local() && !ip.is_loopback() => Ipv6Net::new(ip, a.prefix).ok(),
+        _ => None,
+    }
 }

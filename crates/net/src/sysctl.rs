@@ -14,10 +14,20 @@ pub fn bridge_settings_are_on(bridge: &str) -> bool {
     on(route_localnet(bridge)) && on(forwarding(bridge))
 }
 
+/// Whether the bridge takes no router advertisements and forwards as a router does. Of the first the kernel tells nobody.
+pub(crate) fn bridge_settings6_are_on(bridge: &str) -> bool {
+    let is = |setting: String, wanted| read(&setting).is_ok_and(|value| value == wanted);
+    is(accept_ra(bridge), 0) && is(forwarding6(bridge), 1)
+}
+
 /// The files of these settings, as seen from the network namespace of the calling thread: whoever writes to one by this
 /// mount of /proc is seen by inotify(7).
-pub fn bridge_setting_files(bridge: &str) -> [String; 2] {
-    [route_localnet(bridge), forwarding(bridge)].map(|setting| path(&setting))
+pub fn bridge_setting_files(bridge: &str) -> Vec<String> {
+    let ipv6 = Some(accept_ra(bridge)).filter(|setting| exists(setting));
+    let settings = [route_localnet(bridge), forwarding(bridge)]
+        .into_iter()
+        .chain(ipv6);
+    settings.map(|setting| path(&setting)).collect()
 }
 
 /// The setting as a number.
@@ -68,6 +78,24 @@ pub(crate) fn route_localnet(device: &str) -> String {
 /// Whether what comes by this device is forwarded; `ip_forward` sets it for all.
 pub(crate) fn forwarding(device: &str) -> String {
     format!("ipv4/conf/{device}/forwarding")
+}
+
+/// Whether packets of IPv6 are forwarded at all. Written, it is set for all devices.
+pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
+
+/// Whether the host takes itself for a router on that device.
+pub(crate) fn forwarding6(device: &str) -> String {
+    format!("ipv6/conf/{device}/forwarding")
+}
+
+/// Whether router advertisements are believed: 0 no, 1 where the host is no router there, 2 yes.
+pub(crate) fn accept_ra(device: &str) -> String {
+    format!("ipv6/conf/{device}/accept_ra")
+}
+
+/// Whether another one who has an address is looked for before it is used.
+pub(crate) fn accept_dad(device: &str) -> String {
+    format!("ipv6/conf/{device}/accept_dad")
 }
 
 pub(crate) fn disable_ipv6(device: &str) -> String {

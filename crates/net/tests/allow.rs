@@ -9,23 +9,23 @@ use host::{
     Container, HOST, Host, LOCALHOST, NEIGHBOUR, SECOND, ask, attachment, network, port, refuse_all, serve,
     talk_long,
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use model::firewall::Protocol::{self, Tcp, Udp};
 use model::firewall::{FirewallState, PortRule};
-use model::network::BridgeNetwork;
+use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// A second address of the neighbour.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
-fn nets(list: &[&str]) -> Vec<Ipv4Net> {
-    let mut nets: Vec<Ipv4Net> = list.iter().map(|net| net.parse().unwrap()).collect();
+fn nets(list: &[&str]) -> Vec<IpNet> {
+    let mut nets: Vec<IpNet> = list.iter().map(|net| net.parse().unwrap()).collect();
     nets.sort();
     nets
 }
 
-fn web(host: &Host, n: &BridgeNetwork, number: u8) -> Container {
+fn web(host: &Host, n: &HostNetwork, number: u8) -> Container {
     let c = host.container(n, number);
     serve(&c.space, ANY, 80, "web");
     c
@@ -215,7 +215,7 @@ fn names_are_asked_where_the_name_server_listens() {
         let with = |dns_port| {
             let mut state = FirewallState {
                 bridges: [&n, &other].map(host::bridge_rule).to_vec(),
-                ports: Vec::new(),
+                ..FirewallState::default()
             };
             state.bridges[0].dns_port = dns_port;
             let state = state.sorted();

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use host::{Container, HOST, Host, LOCALHOST, SECOND, Space, ask, network, port, refuse, serve, talk_long};
 use model::firewall::PortRule;
 use model::firewall::Protocol::{self, Tcp, Udp};
-use model::network::BridgeNetwork;
+use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -18,7 +18,7 @@ const WORDS: [&str; 3] = ["one", "two", "three"];
 const TRIES: usize = 100;
 
 /// Instances of one service, each saying its word.
-fn instances(host: &Host, n: &BridgeNetwork) -> Vec<Container> {
+fn instances(host: &Host, n: &HostNetwork) -> Vec<Container> {
     let one = |(number, word): (u8, &'static str)| {
         let c = host.container(n, number);
         serve(&c.space, ANY, 80, word);

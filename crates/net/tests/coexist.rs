@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use host::{Container, HOST, Host, LOCALHOST, NEIGHBOUR, ask, network, port, refuse, refuse_all, serve};
 use model::firewall::FirewallState;
 use model::firewall::Protocol::{self, Tcp, Udp};
-use model::network::BridgeNetwork;
+use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -27,8 +27,8 @@ const REJECT: &str = "iptables -A FORWARD -p icmp -j ACCEPT; iptables -A FORWARD
 
 struct Shop {
     host: Host,
-    front: BridgeNetwork,
-    closed: BridgeNetwork,
+    front: HostNetwork,
+    closed: HostNetwork,
     web: Container,
     inner: Container,
     sibling: Container,
@@ -98,11 +98,14 @@ impl Shop {
                 (&self.web.space, self.inner.ip(), 80),
             ],
         );
-        assert_eq!(
-            self.host.space.run(|| self.host.net.foreign_drops().unwrap()),
-            Vec::<String>::new()
-        );
+        assert_eq!(told(&self.host), Vec::<String>::new());
     }
+}
+
+/// What is said of others' firewalls.
+fn told(host: &Host) -> Vec<String> {
+    let drops = host.space.run(|| host.net.foreign_drops().unwrap());
+    drops.into_iter().map(|drop| drop.told).collect()
 }
 
 /// The foreign firewall as its own tools show it, without what is ours in it.
@@ -252,7 +255,7 @@ fn another_agents_way_through_is_refused() {
 #[test]
 fn a_hand_written_chain_that_drops_is_named_until_it_lets_through() {
     let shop = shop(Host::new());
-    let drops = || shop.host.space.run(|| shop.host.net.foreign_drops().unwrap());
+    let drops = || told(&shop.host);
     assert_eq!(drops(), Vec::<String>::new());
     let fine = [
         "add table inet open; add chain inet open f { type filter hook forward priority 0; policy accept; };
@@ -295,37 +298,76 @@ fn a_hand_written_chain_that_drops_is_named_until_it_lets_through() {
     assert_eq!(drops().len(), 1);
 }
 
+/// The rules of firewalld 1.3 and 2.3, without what does not matter; nobody is on the bus who could be asked.
 #[test]
-fn firewalld_is_told_of_with_its_own_commands() {
+fn what_firewalld_drops_is_told_once_it_cannot_be_asked() {
     let shop = shop(Host::new());
-    let drops = || shop.host.space.run(|| shop.host.net.foreign_drops().unwrap());
     shop.host.space.sh(
         "nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; };
+           add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; };
            add chain inet firewalld policies; add chain inet firewalld trusted; add rule inet firewalld trusted accept;
+           add chain inet firewalld public; add rule inet firewalld public tcp dport 22 accept;
            add rule inet firewalld filter_FORWARD ct state { established, related } accept;
+           add rule inet firewalld filter_FORWARD ct status dnat accept;
            add rule inet firewalld filter_FORWARD jump policies;
-           add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited'",
+           add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited;
+           add rule inet firewalld filter_INPUT ct state { established, related } accept;
+           add rule inet firewalld filter_INPUT iifname \"lo\" accept; add rule inet firewalld filter_INPUT jump policies;
+           add rule inet firewalld filter_INPUT reject with icmpx admin-prohibited'",
     );
-    let told = drops();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(
-        told[0].starts_with(
-            "firewalld (nftables chain `inet firewalld filter_FORWARD`) drops what is forwarded to and from"
-        ) && told[0].contains("--add-interface=wh-closed --add-interface=wh-front"),
-        "{told:?}"
-    );
-    for bridge in [&shop.front.bridge, &shop.closed.bridge] {
-        shop.host.space.sh(&format!(
-            "nft 'add rule inet firewalld policies iifname \"{bridge}\" goto trusted; add rule inet firewalld policies oifname \"{bridge}\" goto trusted'"
-        ));
+    // Nobody has been asked: to be put right.
+    let state = || shop.host.space.run(|| shop.host.net.firewall().unwrap());
+    assert_eq!(state(), None);
+    assert_eq!(told(&shop.host), Vec::<String>::new());
+    shop.repair();
+    let bridges = [&shop.closed.bridge, &shop.front.bridge];
+    let said = told(&shop.host);
+    assert_eq!(said.len(), 2, "{said:?}");
+    for (said, bridge) in said.iter().zip(bridges) {
+        let what = format!(
+            "firewalld drops what containers at {bridge} ask the host and what is to leave their network"
+        );
+        assert!(said.starts_with(&what), "{said}");
     }
+    // Others' rules about a bridge that it does not let through after all.
+    let rule = |rule: &str| {
+        shop.host
+            .space
+            .sh(&format!("nft 'insert rule inet firewalld policies {rule}'"))
+    };
+    for bridge in bridges {
+        rule(&format!("iifname \"{bridge}\" tcp dport 22 accept"));
+        rule(&format!("iifname \"{bridge}\" jump public"));
+    }
+    assert_eq!(state(), None, "with other rules it is asked again");
+    shop.repair();
+    assert_eq!(told(&shop.host).len(), 2);
+    for bridge in bridges {
+        rule(&format!("iifname \"{bridge}\" goto trusted"));
+    }
+    assert_eq!(state(), Some(shop.state.clone()));
     shop.works();
+    // While it loads its rules anew it drops everything, and that is nothing to tell.
+    shop.host.space.sh(
+        "nft 'add table inet firewalld_policy_drop; add chain inet firewalld_policy_drop filter_forward { type filter hook forward priority 9; policy drop; }'",
+    );
+    assert_eq!(told(&shop.host), Vec::<String>::new());
+    shop.host.space.sh("nft delete table inet firewalld_policy_drop");
+    // Told to be strict, it drops what is published.
+    shop.host.space.sh(
+        "nft 'flush chain inet firewalld filter_FORWARD; add rule inet firewalld filter_FORWARD jump policies; add rule inet firewalld filter_FORWARD drop'",
+    );
+    let said = told(&shop.host);
+    assert!(
+        matches!(&said[..], [one] if one.contains("published ports of wh-front") && one.contains("StrictForwardPorts")),
+        "{said:?}"
+    );
 }
 
 #[test]
 fn the_rules_of_iptables_legacy_are_judged() {
     let shop = shop(Host::new());
-    let drops = || shop.host.space.run(|| shop.host.net.foreign_drops().unwrap());
+    let drops = || told(&shop.host);
     shop.host.space.sh("iptables-legacy -S");
     assert_eq!(drops(), Vec::<String>::new());
     shop.host
@@ -447,7 +489,7 @@ fn slow_questions_for_names_get_through_an_input_chain_that_drops() {
 #[test]
 fn an_input_chain_that_drops_names_is_told_of_until_it_lets_them_through() {
     let shop = shop(Host::new());
-    let drops = || shop.host.space.run(|| shop.host.net.foreign_drops().unwrap());
+    let drops = || told(&shop.host);
     shop.host.space.sh(
         "nft 'add table inet site; add chain inet site input { type filter hook input priority 0; policy drop; };
            add rule inet site input iif lo accept; add rule inet site input ct state established accept;

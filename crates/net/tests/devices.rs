@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use host::{Host, Space, attachment, network};
-use model::network::{Attachment, BridgeNetwork};
+use model::network::{Attachment, HostNetwork};
 use net::Net;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -17,14 +17,14 @@ fn survey(space: &Space) -> String {
 }
 
 /// One with nothing that is off by default left at its default.
-fn big() -> BridgeNetwork {
-    BridgeNetwork {
+fn big() -> HostNetwork {
+    HostNetwork {
         mtu: Some(1400),
         ..network("front", 1)
     }
 }
 
-fn apply(host: &Host, n: &BridgeNetwork) {
+fn apply(host: &Host, n: &HostNetwork) {
     host.space.run(|| host.net.apply_bridge(n).unwrap());
 }
 
@@ -364,7 +364,7 @@ fn foreign_devices_are_refused_and_left_alone() {
         insta::assert_snapshot!(message, @r#"the device wh-front is there already and belongs to another wharf agent (0123, for shop): remove it, or give the network another device with `bridge = "NAME"`"#);
         host.net.remove_bridge("wh-front").unwrap_err();
         host.net.detach(&at.host_device).unwrap_err();
-        let lan = BridgeNetwork { bridge: "lan".to_owned(), ..n.clone() };
+        let lan = HostNetwork { bridge: "lan".to_owned(), ..n.clone() };
         let message = host.net.apply_bridge(&lan).unwrap_err().to_string();
         insta::assert_snapshot!(message, @r#"the device lan is there already and belongs to somebody else (a veth): remove it, or give the network another device with `bridge = "NAME"`"#);
     });
@@ -390,7 +390,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
     let n = network("front", 1);
     let before = survey(&host.space);
     host.space.run(|| {
-        let bad = |change: fn(&mut BridgeNetwork)| {
+        let bad = |change: fn(&mut HostNetwork)| {
             let mut wrong = n.clone();
             change(&mut wrong);
             host.net.apply_bridge(&wrong).unwrap_err().to_string()

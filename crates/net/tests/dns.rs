@@ -7,8 +7,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use dnshost::{
-    BOTH, Host, LONG, Upstream, Way, address, answer, ask, exchange, gateway, question, read_frame, says,
-    told, with_edns, write_frame,
+    BOTH, Host, LONG, Upstream, Way, address, answer, ask, exchange, gateway, gateway6, question, read_frame,
+    says, told, with_edns, write_frame,
 };
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType::{self, A, AAAA, ANY, AXFR, MX, PTR};
@@ -36,6 +36,7 @@ fn containers_find_those_they_share_a_network_with() {
             (&web, "a", "db", MX, "nothing +soa"),
             (&web, "a", "nobody", A, "no such name +soa"),
             (&web, "a", "nobody", AAAA, "no such name +soa"),
+            (&web, "a", "a", A, "nothing +soa"),
             (&web, "a", "3.0.81.10.in-addr.arpa", PTR, "-> db"),
             (&web, "a", "3.0.81.10.in-addr.arpa", A, "nothing +soa"),
             (&web, "a", "99.0.81.10.in-addr.arpa", PTR, "no such name +soa"),
@@ -144,6 +145,92 @@ fn the_host_sees_a_gateways_network_and_strangers_see_nothing() {
     assert!(upstream.names().is_empty());
 }
 
+/// IPv6 beside IPv4: asked at either gateway, from either address, for either family.
+#[test]
+fn both_families_are_asked_and_answered() {
+    let mut host = Host::new(&["a", "b"]);
+    host.upstreams(&[UP]);
+    host.add_v6("a");
+    let _upstream = Upstream::new(&host.space, UP, says("198.51.100.7"));
+    let web = host.container("web", &[("a", 2, &[])]);
+    host.give_v6(&web, "web", "a", 2);
+    let old = host.container("old", &[("a", 3, &["plain"])]);
+    host.apply();
+    let nibbles = |number| format!("{number}{}.1.5.0.0.0.0.d.f.ip6.arpa", ".0".repeat(23));
+    let four = gateway("a").into();
+    for (space, at) in [(&web, four), (&web, gateway6("a").into()), (&old, four)] {
+        let at: std::net::IpAddr = at;
+        for way in BOTH {
+            for (name, kind, expected) in [
+                ("web", A, "10.81.0.2"),
+                ("web", AAAA, "fd00:51::2"),
+                ("web.a", ANY, "10.81.0.2 fd00:51::2"),
+                ("plain", AAAA, "nothing +soa"),
+                (&nibbles(2), PTR, "-> web"),
+                (&nibbles(9), PTR, "no such name +soa"),
+                ("2.0.81.10.in-addr.arpa", PTR, "-> web"),
+                ("www.example.com", A, "198.51.100.7"),
+            ] {
+                assert_eq!(
+                    ask(space, at, way, name, kind),
+                    expected,
+                    "{name} {kind} at {at} {way:?}"
+                );
+            }
+        }
+    }
+    // A made-up address of the same network, and the host itself.
+    web.sh("ip addr add fd00:51::66/64 dev eth0 nodad");
+    let stranger = || {
+        let socket = UdpSocket::bind("[fd00:51::66]:0").unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        socket.connect((gateway6("a"), 53)).unwrap();
+        socket.send(&question("web", AAAA).to_vec().unwrap()).unwrap();
+        let mut buffer = [0; 512];
+        let count = socket.recv(&mut buffer).unwrap();
+        told(&Message::from_vec(&buffer[..count]).unwrap())
+    };
+    assert_eq!(web.run(stranger), "Refused");
+    assert_eq!(
+        ask(&host.space, gateway6("a"), Way::Udp, "web", AAAA),
+        "fd00:51::2"
+    );
+    assert_eq!(
+        ask(&host.space, gateway6("a"), Way::Udp, "www.example.com", A),
+        "Refused"
+    );
+}
+
+/// Containers of other hosts, in an overlay: own names go before theirs.
+#[test]
+fn names_of_other_hosts_are_answered_where_no_own_container_has_them() {
+    let mut host = Host::new(&["a", "b"]);
+    let web = host.container("web", &[("a", 2, &[])]);
+    let other = host.container("other", &[("b", 2, &[])]);
+    let far = ["10.81.0.77".parse().unwrap(), "fd00:51::77".parse().unwrap()];
+    let hosts = &mut host.state.networks.get_mut("a").unwrap().hosts;
+    hosts.insert("far".to_owned(), far.to_vec());
+    hosts.insert("web".to_owned(), far.to_vec());
+    host.apply();
+    for way in BOTH {
+        for (name, kind, expected) in [
+            ("far", A, "10.81.0.77"),
+            ("far.a", AAAA, "fd00:51::77"),
+            ("web", A, "10.81.0.2"),
+            ("web", AAAA, "nothing +soa"),
+            ("77.0.81.10.in-addr.arpa", PTR, "-> far"),
+        ] {
+            assert_eq!(
+                ask(&web, gateway("a"), way, name, kind),
+                expected,
+                "{name} {kind} {way:?}"
+            );
+        }
+        assert_eq!(ask(&other, gateway("b"), way, "far", A), "no such name +soa");
+    }
+}
+
+/// Each lookup of the usual libraries asks for both families: that does not take turns away.
 #[test]
 fn addresses_of_one_name_take_turns() {
     let mut host = Host::new(&["a"]);
@@ -154,6 +241,7 @@ fn addresses_of_one_name_take_turns() {
     host.apply();
     let firsts: std::collections::BTreeSet<String> = (0..8)
         .map(|_| {
+            ask(&web, gateway("a"), Way::Udp, "api", AAAA);
             let message = question("api", A);
             let reply = web.run(|| exchange(&message, Way::Udp, SocketAddr::from((gateway("a"), 53))));
             assert_eq!(reply.answers.len(), 4);
@@ -188,7 +276,7 @@ fn an_internal_network_asks_nobody_outside() {
 }
 
 #[test]
-fn other_names_are_asked_for_the_way_the_client_came() {
+fn what_is_too_large_for_a_datagram_is_fetched_by_tcp_and_kept() {
     let mut host = Host::new(&["a"]);
     host.upstreams(&[UP]);
     // More than fits: an honest upstream says so over UDP.
@@ -207,7 +295,7 @@ fn other_names_are_asked_for_the_way_the_client_came() {
     assert_eq!((tcp.answers.len(), tcp.metadata.truncation), (100, false));
     let large = web.run(|| exchange(&with_edns(question("big.example", A), 4096), Way::Udp, server));
     assert_eq!((large.answers.len(), large.metadata.truncation), (100, false));
-    assert_eq!(upstream.ways(), [Way::Udp, Way::Tcp, Way::Udp]);
+    assert_eq!(upstream.ways(), [Way::Udp, Way::Tcp], "from then on it is known");
 }
 
 /// An upstream that sends more than the client takes; the client is told to come by TCP.
@@ -232,7 +320,14 @@ fn a_client_gets_no_larger_packet_than_it_asked_for() {
         ] {
             let reply = web.run(|| exchange(&message, Way::Udp, server));
             assert_eq!(reply.metadata.truncation, truncated, "{name}");
-            assert_eq!(reply.answers.len(), if truncated { 0 } else { 100 }, "{name}");
+            // Of ours there is what fits: some clients never come by TCP.
+            let least = if name == "many" && truncated { 30 } else { 0 };
+            let expected = if truncated { least..100 } else { 100..101 };
+            assert!(
+                expected.contains(&reply.answers.len()),
+                "{name}: {}",
+                reply.answers.len()
+            );
         }
         let reply = web.run(|| exchange(&question(name, A), Way::Tcp, server));
         assert_eq!(reply.answers.len(), 100);
@@ -471,7 +566,7 @@ fn one_client_cannot_use_it_up() {
             read_frame(stream).unwrap();
         }
     }
-    assert_eq!(ask(&web, server_ip(server), Way::Tcp, "greedy", A), "10.81.0.2");
+    assert_eq!(ask(&web, server.ip(), Way::Tcp, "greedy", A), "10.81.0.2");
     // Foreign names with nobody answering: what is too much fails at once.
     let flood = greedy.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -488,14 +583,7 @@ fn one_client_cannot_use_it_up() {
     });
     assert_eq!(flood, "ServFail");
     for way in BOTH {
-        assert_eq!(ask(&web, server_ip(server), way, "greedy", A), "10.81.0.2");
-    }
-}
-
-fn server_ip(server: SocketAddr) -> std::net::Ipv4Addr {
-    match server {
-        SocketAddr::V4(v4) => *v4.ip(),
-        SocketAddr::V6(_) => panic!("{server}"),
+        assert_eq!(ask(&web, server.ip(), way, "greedy", A), "10.81.0.2");
     }
 }
 

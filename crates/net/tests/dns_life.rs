@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
-use dnshost::{BOTH, Host, Upstream, Way, ask, exchange, exe, gateway, question, says, told};
+use dnshost::{BOTH, Host, Upstream, Way, ask, exchange, exe, gateway, gateway6, question, says, told};
 use hickory_proto::rr::RecordType::A;
 use model::dns::DnsState;
 use nix::sys::signal::{Signal, kill};
@@ -250,6 +250,57 @@ fn where_port_53_is_taken_another_is_used_and_told() {
         host.apply();
         assert_eq!(host.server.ports().unwrap(), ports);
     }
+}
+
+/// Both gateways of a network have one port, so that one rule leads there; and a gateway that comes later too.
+#[test]
+fn where_port_53_is_taken_for_one_family_both_use_another() {
+    let mut host = Host::new(&["a", "b"]);
+    host.add_v6("a");
+    let web = host.container("web", &[("a", 2, &[])]);
+    host.give_v6(&web, "web", "a", 2);
+    let _holder = host.space.run(|| of_ipv6(53));
+    host.apply();
+    let port = host.another().ports().unwrap()["a"];
+    for way in BOTH {
+        for at in [
+            SocketAddr::from((gateway("a"), port)),
+            SocketAddr::from((gateway6("a"), port)),
+        ] {
+            let message = question("web", A);
+            assert_eq!(
+                web.run(|| told(&exchange(&message, way, at))),
+                "10.81.0.2",
+                "{at} {way:?}"
+            );
+        }
+    }
+    assert!(
+        !host.server.ports().unwrap().contains_key("b"),
+        "IPv4 alone has it"
+    );
+    // IPv6 comes to a network that listens on 53: it moves.
+    host.add_v6("b");
+    host.apply();
+    let ports = host.another().ports().unwrap();
+    assert!(ports["b"] != 53 && ports["a"] == port, "{ports:?}");
+    let message = question("nobody", A);
+    for at in [
+        SocketAddr::from((gateway("b"), ports["b"])),
+        SocketAddr::from((gateway6("b"), ports["b"])),
+    ] {
+        let said = host.space.run(|| told(&exchange(&message, Way::Udp, at)));
+        assert_eq!(said, "no such name +soa", "{at}");
+    }
+}
+
+/// A socket on all IPv6 addresses and no IPv4 ones.
+fn of_ipv6(port: u16) -> std::os::fd::OwnedFd {
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
+    let held = socket(AddressFamily::INET6, SocketType::DGRAM, None).unwrap();
+    sockopt::set_ipv6_v6only(&held, true).unwrap();
+    bind(&held, &SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).unwrap();
+    held
 }
 
 #[test]

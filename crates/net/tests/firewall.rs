@@ -3,7 +3,7 @@
 
 mod host;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use host::{HOST, Host, LOCALHOST, SECOND, Space, ask, attachment, bridge_rule, network, port, serve};
 use model::firewall::Protocol::{Tcp, Udp};
@@ -24,6 +24,7 @@ fn small() -> FirewallState {
             port(Tcp, Some(LOCALHOST), 5432, &db, 5432),
             port(Udp, Some(HOST), 8080, &web, 80),
         ],
+        ..FirewallState::default()
     }
     .sorted()
 }
@@ -116,6 +117,7 @@ fn every_kind() -> FirewallState {
     FirewallState {
         bridges: vec![bridge],
         ports,
+        ..FirewallState::default()
     }
     .sorted()
 }
@@ -309,7 +311,15 @@ fn nonsense_is_refused_before_anything_is_touched() {
         insta::assert_snapshot!(bad(|s| s.ports.push(s.ports[1].clone())), @"container web, port 127.0.0.1:5432/tcp: container web has the same host port");
         insta::assert_snapshot!(bad(|s| s.ports[0].host_port = 0), @"container web, port 0/tcp: there is no port 0");
         insta::assert_snapshot!(bad(|s| s.bridges.push(s.bridges[0].clone())), @"bridge wh-back: it is there twice");
-        bad(|s| s.ports[0].host_ip = Some(Ipv4Addr::UNSPECIFIED));
+        bad(|s| s.ports[0].host_ip = Some(Ipv4Addr::UNSPECIFIED.into()));
+        bad(|s| s.ports[0].host_ip = Some(Ipv6Addr::UNSPECIFIED.into()));
+        insta::assert_snapshot!(bad(|s| s.ports[1].host_ip = Some("2001:db8::1".parse().unwrap())), @"container web, port [2001:db8::1]:5432/tcp: its container has no address like it: 10.88.2.6 is of the other family");
+        insta::assert_snapshot!(bad(|s| {
+            s.ports[1].host_ip = None;
+            s.ports[1].target_ip = "fd00::5".parse().unwrap();
+        }), @"container web, port 5432/tcp: its network at bridge wh-back has no IPv6");
+        insta::assert_snapshot!(bad(|s| s.bridges[0].subnet6 = Some("fd00::1/64".parse().unwrap())), @"bridge wh-back: fd00::1/64 is an address in a subnet: the subnet is fd00::/64");
+        insta::assert_snapshot!(bad(|s| s.ports[1].host_ip = Some(Ipv6Addr::LOCALHOST.into())), @"a port published on [::1]: there is no relay to serve it");
     });
     assert_eq!(host.space.sh("nft list ruleset"), "");
 }
@@ -332,6 +342,7 @@ fn a_thousand_ports_are_one_transaction_and_read_back() {
         FirewallState {
             bridges: vec![bridge_rule(&front)],
             ports: (0..count).map(rule).collect(),
+            ..FirewallState::default()
         }
         .sorted()
     };
@@ -378,6 +389,16 @@ fn two_threads_and_a_stranger_at_once_lose_nothing() {
     });
 }
 
+/// The number as an address: of IPv6 a few apart and a few alike.
+fn of_family(number: u32, six: bool) -> IpAddr {
+    match six {
+        true => {
+            Ipv6Addr::from_bits(0x2000 << 112 | u128::from(number) << 64 | u128::from(number >> 8)).into()
+        }
+        false => Ipv4Addr::from(number).into(),
+    }
+}
+
 fn states() -> impl Strategy<Value = FirewallState> {
     let bridges = prop::collection::btree_map(
         "[a-z][a-z0-9.@-]{0,13}[a-z]",
@@ -386,6 +407,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
             1..=32_u8,
             any::<(bool, bool)>(),
             prop::option::of(1..=u16::MAX),
+            prop::option::of((any::<u128>(), 8..=126_u8, any::<bool>())),
         ),
         1..6,
     );
@@ -393,18 +415,25 @@ fn states() -> impl Strategy<Value = FirewallState> {
         let bridges: Vec<FirewallBridge> = bridges
             .into_iter()
             .map(
-                |(bridge, (ip, prefix, (masquerade, internal), dns_port))| FirewallBridge {
+                |(bridge, (ip, prefix, (masquerade, internal), dns_port, six))| FirewallBridge {
                     bridge,
                     subnet: ipnet::Ipv4Net::new(ip.into(), prefix).unwrap().trunc(),
                     masquerade,
                     internal,
                     dns_port,
+                    subnet6: six
+                        .map(|(ip, prefix, _)| ipnet::Ipv6Net::new(ip.into(), prefix).unwrap().trunc()),
+                    masquerade6: six.is_some_and(|(_, _, masquerade)| masquerade),
+                    isolated: false,
                 },
             )
             .collect();
-        let names: Vec<String> = bridges.iter().map(|b| b.bridge.clone()).collect();
+        let names: Vec<(String, bool)> = bridges
+            .iter()
+            .map(|b| (b.bridge.clone(), b.subnet6.is_some()))
+            .collect();
         let key = (
-            prop::bool::ANY,
+            any::<(bool, bool)>(),
             prop::option::of(0x0100_0000..0xdfff_ffff_u32),
             1..=u16::MAX,
         );
@@ -415,34 +444,45 @@ fn states() -> impl Strategy<Value = FirewallState> {
             "[a-z0-9][a-z0-9_.-]{0,62}",
             // Few different addresses: networks that contain each other are frequent.
             prop::collection::btree_set(
-                (0..4_u32, prop::sample::select(vec![0_u8, 1, 8, 9, 31, 32])),
+                (
+                    0..4_u32,
+                    prop::sample::select(vec![0_u8, 1, 8, 9, 31, 32]),
+                    any::<bool>(),
+                ),
                 0..5,
             ),
         );
         prop::collection::btree_map(key, target, 0..40).prop_map(move |ports| {
             let ports = ports.into_iter().map(
-                |((udp, ip, host_port), (target, target_port, bridge, name, allow))| PortRule {
-                    protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-                    host_ip: ip.map(Ipv4Addr::from),
-                    host_port,
-                    target_ip: target.into(),
-                    target_port,
-                    bridge,
-                    allow: allow
-                        .into_iter()
-                        .map(|(ip, length)| {
-                            ipnet::Ipv4Net::new((ip * 0x4000_0001).into(), length)
-                                .unwrap()
-                                .trunc()
-                        })
-                        .collect(),
-                    container: name.parse().unwrap(),
-                    service: None,
+                |(((udp, six), ip, host_port), (target, target_port, (bridge, has_six), name, allow))| {
+                    PortRule {
+                        protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+                        host_ip: ip.map(|ip| of_family(ip, six && has_six)),
+                        host_port,
+                        target_ip: of_family(target, six && has_six),
+                        target_port,
+                        bridge,
+                        allow: allow
+                            .into_iter()
+                            .map(|(ip, length, six)| {
+                                let length = if six { length * 4 } else { length };
+                                let ip = of_family(ip * 0x4000_0001, six);
+                                ipnet::IpNet::new(ip, length).unwrap().trunc()
+                            })
+                            .collect(),
+                        container: name.parse().unwrap(),
+                        service: None,
+                    }
                 },
             );
+            // Where the network has no IPv6, two may have become the same.
+            let mut taken = std::collections::BTreeSet::new();
+            let mut is_new =
+                |p: &PortRule| taken.insert((p.protocol, p.target_ip.is_ipv4(), p.host_ip, p.host_port));
             FirewallState {
                 bridges: bridges.clone(),
-                ports: ports.collect(),
+                ports: ports.filter(|p| is_new(p)).collect(),
+                ..FirewallState::default()
             }
             .sorted()
         })

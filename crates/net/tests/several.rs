@@ -10,13 +10,13 @@ use host::{
     serve,
 };
 use model::firewall::Protocol::{self, Tcp, Udp};
-use model::network::{Attachment, BridgeNetwork, MacAddr};
+use model::network::{Attachment, HostNetwork, MacAddr};
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 /// The container's interface number so and so on that network; only `gateway` ones have a default route.
-fn interface(n: &BridgeNetwork, index: usize, gateway: bool) -> Attachment {
+fn interface(n: &HostNetwork, index: usize, gateway: bool) -> Attachment {
     Attachment {
         device: format!("eth{index}"),
         host_device: net::host_device_name("0123456789ab", index),

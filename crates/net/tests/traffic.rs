@@ -9,18 +9,18 @@ use host::{
     Container, HOST, Host, LOCALHOST, NEIGHBOUR, SECOND, Space, ask, network, port, refuse, serve, talk_long,
 };
 use model::firewall::Protocol::{self, Tcp, Udp};
-use model::network::BridgeNetwork;
+use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-fn web(host: &Host, n: &BridgeNetwork, number: u8) -> Container {
+fn web(host: &Host, n: &HostNetwork, number: u8) -> Container {
     let c = host.container(n, number);
     serve(&c.space, ANY, 80, "web");
     c
 }
 
-fn published(host: &Host, n: &BridgeNetwork, c: &Container) {
+fn published(host: &Host, n: &HostNetwork, c: &Container) {
     let rule = |protocol| port(protocol, None, 8080, &c.at, 80);
     host.apply(&[n], vec![rule(Tcp), rule(Udp)]);
 }
@@ -313,6 +313,7 @@ fn udp_flows_move_also_when_the_agent_died_over_it() {
     let wanted = model::firewall::FirewallState {
         bridges: vec![host::bridge_rule(&n)],
         ports: vec![port(Tcp, None, 8080, &a.at, 80), port(Udp, None, 8080, &b.at, 80)],
+        ..Default::default()
     };
     let again = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
     host.space.run(|| {

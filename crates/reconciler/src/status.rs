@@ -1,6 +1,7 @@
 //! `wharf status`: what is, in the contract's words, from the same inputs as the plan.
 
 mod beside;
+mod reach;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,7 @@ use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::plan::Plan;
 use model::spec::VolumeSpec;
 use model::status::{
-    ContainerStatus, EndpointStatus, ImageStatus, NetworkStatus, PortStatus, RolledBack, State, Status,
-    VolumeStatus,
+    ContainerStatus, EndpointStatus, ImageStatus, NetworkStatus, RolledBack, State, Status, VolumeStatus,
 };
 
 use crate::plan::{Input, Sight, driver, health_of, mounted, plan};
@@ -130,7 +130,7 @@ impl View<'_> {
             next_run: accepted.and_then(|a| self.next_run(name, a)),
             last_runs: self.last_runs(name),
             networks: accepted.map(endpoints).unwrap_or_default(),
-            ports: accepted.map(ports).unwrap_or_default(),
+            ports: accepted.map(|a| self.ports(a)).unwrap_or_default(),
             file: file.filter(|f| !f.is_empty()).cloned(),
             error: self.error(
                 name,
@@ -276,6 +276,7 @@ impl View<'_> {
 
     fn network(&self, name: &Name) -> NetworkStatus {
         let network = self.input.ledger.networks.get(name).map(|n| &n.network);
+        let v6 = network.and_then(|n| n.v6.as_ref());
         let uses = |a: &Accepted| a.attachments.iter().any(|at| at.network == *name);
         let containers = self
             .input
@@ -285,23 +286,18 @@ impl View<'_> {
             .filter(|(_, e)| uses(self.shown(e)));
         NetworkStatus {
             name: name.to_string(),
-            driver: "bridge".to_owned(),
+            driver: network.map_or("bridge", |n| n.driver.word()).to_owned(),
             device: network.map(|n| n.bridge.clone()).unwrap_or_default(),
             subnet: network.map(|n| n.subnet.to_string()),
             gateway: network.map(|n| n.gateway.to_string()),
-            subnet6: None,
+            subnet6: v6.map(|v6| v6.subnet.to_string()),
+            gateway6: v6.map(|v6| v6.gateway.to_string()),
             containers: containers.map(|(name, _)| name.to_string()).collect(),
             error: self
                 .wait_error(&Noun::Network(name.clone()))
                 .or_else(|| self.table_error("network", name))
-                .or_else(|| self.foreign_drops()),
+                .or_else(|| self.foreign_drops(name)),
         }
-    }
-
-    /// A foreign firewall in the way is not ours to change: the networks behind it say so.
-    fn foreign_drops(&self) -> Option<String> {
-        let drops = &self.input.observed.foreign_drops;
-        (!drops.is_empty()).then(|| drops.join("; "))
     }
 
     /// Those of tables, of containers, and those that are only kept.
@@ -325,8 +321,8 @@ impl View<'_> {
         }
         let one = |(name, used_by): (&Name, Vec<String>)| {
             let seen = there.and_then(|all| all.get(name));
-            let accepted = ledger.volumes.get(name).map(|e| &e.spec);
-            let declared = desired.volumes.get(name).map(|d| &d.spec);
+            let accepted = ledger.volumes.get(name).map(|e| &*e.spec);
+            let declared = desired.volumes.get(name).map(|d| &*d.spec);
             let default = VolumeSpec::default();
             let spec = accepted
                 .or(seen.map(|v| &v.spec))
@@ -424,26 +420,14 @@ fn endpoints(accepted: &Accepted) -> BTreeMap<String, EndpointStatus> {
     let one = |a: &model::network::Attachment| EndpointStatus {
         device: a.device.clone(),
         ip: a.ip.to_string(),
-        ip6: None,
+        ip6: a.v6.as_ref().map(|v6| v6.ip.to_string()),
         mac: a.mac.to_string(),
         gateway: a.gateway.map(|g| g.to_string()),
+        gateway6: a.v6.as_ref().and_then(|v6| v6.gateway).map(|g| g.to_string()),
     };
     accepted
         .attachments
         .iter()
         .map(|a| (a.network.to_string(), one(a)))
         .collect()
-}
-
-fn ports(accepted: &Accepted) -> Vec<PortStatus> {
-    let one = |rule: &model::firewall::PortRule| PortStatus {
-        ip: rule
-            .host_ip
-            .map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string()),
-        host: rule.host_port,
-        container: rule.target_port,
-        protocol: rule.protocol.to_string(),
-        allow: rule.allow.iter().map(ToString::to_string).collect(),
-    };
-    accepted.ports.iter().map(one).collect()
 }

@@ -234,6 +234,9 @@ fn a_device_that_is_not_ours_is_left_alone() {
         master: None,
         addresses: Vec::new(),
         route_localnet: false,
+        addresses6: Vec::new(),
+        ipv6: model::observed::Ipv6State::Off,
+        tunnel: None,
     };
     case.host.links.insert("wh-default".to_owned(), link.clone());
     let said = lines(&case.settle());
@@ -340,7 +343,9 @@ fn what_cannot_be_seen_is_waited_for() {
         images: Look::Unknown(why()),
         links: Look::Unknown(why()),
         foreign_addresses: Look::Unknown(why()),
+        foreign_addresses6: Look::Unknown(why()),
         forwarding: Look::Unknown(why()),
+        forwarding6: Look::Unknown(why()),
         firewall: Look::Unknown(why()),
         firewall_there: true,
         foreign_drops: Vec::new(),
@@ -475,7 +480,7 @@ fn nothing_is_stopped_for_an_image_that_is_being_changed() {
     };
     assert!(!stops(&plan), "{:?}", lines(&plan));
     case.settle();
-    assert_eq!(case.ledger.containers["web"].current.spec, case.spec);
+    assert_eq!(*case.ledger.containers["web"].current.spec, case.spec);
     assert_eq!(case.host.containers.len(), 1);
 }
 
@@ -491,10 +496,10 @@ fn what_is_wanted_now_takes_the_place_of_a_replacement_the_old_one_was_stopped_f
     assert_eq!(entry.current.id, old, "kept in case the new one fails");
     let next = entry.next.as_ref().unwrap();
     assert_eq!(
-        (next.phase, &next.accepted.spec),
+        (next.phase, &*next.accepted.spec),
         (ReplacePhase::Switching, &case.spec)
     );
-    case.spec = entry.current.spec.clone();
+    case.spec = ContainerSpec::clone(&entry.current.spec);
     case.settle();
     assert_eq!(
         (case.id(), phase(&case)),

@@ -8,7 +8,9 @@
 mod lab;
 mod sim;
 
+use jiff::SignedDuration;
 use lab::{Lab, lines, name, spec};
+use model::action::Action;
 use model::content::{OnChange, Then};
 use model::file::{Outcome, Source, parse};
 use model::observed::{Look, Phase};
@@ -80,7 +82,6 @@ fn each_change_acts_as_its_table_says() {
 }
 
 fn then_of(lab: &mut Lab) -> Then {
-    use model::action::Action;
     let plan = lab.plan();
     let mut deliveries = plan.actions.into_iter().filter_map(|p| match p.action {
         Action::DeliverContents { then, .. } => Some(then),
@@ -139,6 +140,29 @@ fn a_restart_that_was_cut_off_is_made_once() {
     }
     assert!(lab.settle().is_empty());
     assert_eq!(run(&lab), (before.0, before.1 + 1));
+}
+
+#[test]
+fn a_run_that_began_before_its_files_were_there_is_told_as_well() {
+    let mut lab = running(signal("SIGHUP"), OnChange::None);
+    lab.host.contents.set("config x0", Look::Known("other"));
+    let planned = lab.plan().actions.remove(0).action;
+    // Between the plan and its files another run begins.
+    let (id, now) = (lab.id("web"), lab.now);
+    let crash = Action::RestartUnhealthy {
+        id: id.clone(),
+        name: name("web"),
+        run_no: 1,
+        signal: "SIGTERM".to_owned(),
+        grace: std::time::Duration::ZERO,
+    };
+    lab.host.apply(&crash, now, false).unwrap();
+    lab.host.tick(now + SignedDuration::from_secs(1));
+    lab.host.apply(&planned, now, false).unwrap();
+    assert!(lab.settle().is_empty());
+    let told = &lab.host.contents.told[&id];
+    assert_eq!(told[&"config x0".parse().unwrap()], "sha256:other");
+    assert_eq!(lab.seen("web").run_no, 2, "it is not begun once more");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod sim;
 use lab::{Lab, check, dependency, lines, name, spec};
 use model::action::Action;
 use model::health::Verdict;
+use model::name::ContainerId;
 use model::observed::Phase;
 use model::spec::*;
 use model::status::State;
@@ -437,6 +438,42 @@ fn a_sharer_is_stopped_before_its_owner_is_by_hand_and_waits_for_its_start() {
     lab.ledger.holds.clear();
     assert!(lab.settle().is_empty());
     assert!(lab.runs("a-side"));
+}
+
+#[test]
+fn a_sharer_is_stopped_before_its_owner_though_another_one_of_its_name_is_removed() {
+    let mut lab = sharing(|s| s.network_mode = NetworkMode::Container(name("main")));
+    lab.settle();
+    // It is to move out, and is tried beside the one that lives there.
+    let side = lab.spec("a-side");
+    side.network_mode = NetworkMode::Bridge;
+    side.update.strategy = UpdateStrategy::StartFirst;
+    side.healthcheck = check(OnFailure::None);
+    let trial = |lab: &Lab| {
+        lab.ledger.containers["a-side"]
+            .next
+            .clone()
+            .map(|n| n.accepted.id)
+    };
+    while trial(&lab).is_none_or(|id| !lab.host.containers.contains_key(&id)) {
+        lab.pass();
+    }
+    // Both at once: another definition, and its owner is to stop.
+    lab.spec("a-side").command = Some(vec!["other".to_owned()]);
+    let hold = model::ledger::Hold {
+        reason: "stopped by hand".to_owned(),
+        at: lab.now,
+        fingerprint: model::plan::fingerprint(&lab.containers["main"]),
+    };
+    lab.ledger.holds.insert(name("main"), hold);
+    let of = [lab.id("main"), lab.id("a-side")];
+    let plan = lab.pass();
+    let stops = |id: &ContainerId| {
+        let mut actions = plan.actions.iter();
+        actions.any(|p| matches!(&p.action, Action::StopContainer { id: of, .. } if of == id))
+    };
+    assert!(of.iter().all(stops), "{:?}", lines(&plan));
+    stops_side_first(&mut lab);
 }
 
 #[test]

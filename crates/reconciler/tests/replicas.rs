@@ -555,3 +555,26 @@ fn one_instance_is_not_what_a_table_can_depend_on() {
     assert_eq!(told.hint.as_deref(), Some("write web, which means all of them"));
     assert_eq!(desired.errors.len(), 1);
 }
+
+/// A service is changed one instance after the other: until all of it is, not all of it publishes the same.
+#[test]
+fn each_port_leads_to_those_who_publish_it_be_they_ready_or_not() {
+    let mut lab = checked();
+    let web = lab.spec("web");
+    web.env.insert("WORD".to_owned(), "new".to_owned());
+    web.ports = vec![published(Some(8081))];
+    let old = lab.id("web");
+    while lab.id("web") == old {
+        lab.pass();
+    }
+    lab.settle();
+    assert!(lab.host.health[&lab.id("web-2")].verdict == Verdict::Healthy && lab.runs("web"));
+    let state = lab.host.firewall.clone().unwrap();
+    let ports: Vec<_> = state
+        .ports
+        .iter()
+        .map(|p| (p.host_port, p.container.as_str()))
+        .collect();
+    assert_eq!(ports, [(8080, "web-2"), (8080, "web-3"), (8081, "web")]);
+    assert_eq!(answers(&lab, "web"), ["web-2", "web-3"], "the name is one of all");
+}

@@ -14,9 +14,9 @@ use lab::{Lab, lines, name, spec};
 use model::action::{Action, Noun};
 use model::firewall::Protocol;
 use model::image::ImageSource;
-use model::observed::Phase;
+use model::observed::{ForeignDrop, Phase};
 use model::spec::*;
-use model::status::State;
+use model::status::{NetworkStatus, State};
 
 fn network(octet: u8, internal: bool) -> NetworkSpec {
     NetworkSpec {
@@ -101,9 +101,7 @@ fn a_fixed_address_and_mac_are_given_and_another_one_replaces() {
     lab.settle();
     assert_ne!(lab.id("web"), before);
     assert_eq!(
-        lab.host.dns.as_ref().unwrap().containers["web"].endpoints["front"]
-            .ip
-            .to_string(),
+        lab.host.dns.as_ref().unwrap().containers["web"].endpoints["front"].ips[0].to_string(),
         "10.80.2.78"
     );
 }
@@ -435,9 +433,24 @@ fn a_foreign_firewall_in_the_way_is_named_at_the_networks_and_is_nothing_to_wait
     let mut lab = on_two();
     assert!(lab.settle().is_empty());
     assert!(lab.status().networks.iter().all(|n| n.error.is_none()));
-    lab.host.foreign_drops = vec!["chain inet mine forward drops".to_owned()];
+    let bridges = lab.ledger.networks.values();
+    let concerned = bridges.map(|n| n.network.bridge.clone()).collect::<Vec<_>>();
+    let drop = |by: &str, bridges: &[String], ports| ForeignDrop {
+        by: by.to_owned(),
+        bridges: bridges.to_vec(),
+        ports,
+        told: format!("{by} drops"),
+    };
+    lab.host.foreign_drops = vec![
+        drop("chain inet mine input", &concerned, false),
+        drop("chain inet mine forward", &concerned[..1], true),
+    ];
     let status = lab.status();
-    let said = |error: &Option<String>| error.as_ref().is_some_and(|e| e.contains("inet mine"));
-    assert!(status.networks.iter().all(|n| said(&n.error)), "{status:#?}");
+    let said = |n: &NetworkStatus| n.error.clone().unwrap_or_default();
+    for network in &status.networks {
+        assert!(said(network).contains("inet mine input"), "{status:#?}");
+        let first = network.device == concerned[0];
+        assert_eq!(said(network).contains("inet mine forward"), first, "{status:#?}");
+    }
     assert!(status.converged);
 }

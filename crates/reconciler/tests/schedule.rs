@@ -398,3 +398,21 @@ fn it_is_restarted_once_what_it_depends_on_was_replaced_and_is_well() {
     well(&mut lab);
     assert_eq!(runs(&lab), (3, 2));
 }
+
+#[test]
+fn a_start_that_was_cut_off_and_is_owed_no_more_is_taken_back() {
+    let mut lab = waiting(minutely());
+    let instance = lab.host.containers[&lab.id("job")].instance.clone().unwrap();
+    let start = Action::StartContainer {
+        instance: Box::new(instance),
+    };
+    assert!(lab.host.apply(&start, lab.now, true).is_err());
+    assert_eq!(lab.seen("job").phase, Phase::Created);
+    let plan = lab.pass();
+    let why = "~ container job: its start was cut off, and no run of it is due now";
+    assert_eq!(lines(&plan), [why]);
+    assert!(lab.plan().is_empty());
+    lab.now = at("13:47:00");
+    lab.pass();
+    assert!(lab.runs("job"));
+}

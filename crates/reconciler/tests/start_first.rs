@@ -11,7 +11,7 @@ mod sim;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use lab::{Lab, check, name, spec};
+use lab::{Lab, check, dependency, lines, name, spec};
 use model::action::Action;
 use model::health::{HealthState, Verdict};
 use model::ledger::{Accepted, ReplacePhase};
@@ -92,7 +92,7 @@ fn tried(lab: &mut Lab) -> Accepted {
     panic!("nothing is tried: {:?}", lab.ledger.containers["web"]);
 }
 
-fn leads_to(lab: &Lab) -> std::net::Ipv4Addr {
+fn leads_to(lab: &Lab) -> std::net::IpAddr {
     lab.host.firewall.as_ref().unwrap().ports[0].target_ip
 }
 
@@ -134,7 +134,7 @@ fn it_is_tried_beside_the_old_one_promoted_and_the_old_one_drains() {
     );
     assert_eq!(leads_to(&lab), new.attachments[0].ip, "in the very same pass");
     let names = &lab.host.dns.as_ref().unwrap().containers["web"].endpoints[&name("default")];
-    assert_eq!(names.ip, new.attachments[0].ip);
+    assert_eq!(names.ips, [std::net::IpAddr::V4(new.attachments[0].ip)]);
     assert!(ends(&plan).is_empty());
     assert!(lab.runs("web") && lab.host.containers[&old].running());
 
@@ -438,4 +438,101 @@ fn others_depend_on_the_active_one() {
     found(&mut lab, &new.id, Verdict::Healthy);
     lab.settle();
     assert_eq!(lab.seen("app").run_no, app, "and nobody minds the update");
+}
+
+/// The one before is on a network that gets a way out, which it lacks then; the present one is not.
+#[test]
+fn one_that_is_cut_off_while_it_drains_stays_until_names_and_ports_have_moved() {
+    let mut web = start_first();
+    web.networks = vec![NetworkUse::new(name("back")), NetworkUse::new(name("front"))];
+    let mut lab = Lab::new(&[("web", web)]);
+    for (net, internal) in [("back", true), ("front", false)] {
+        let network = NetworkSpec {
+            internal,
+            ..NetworkSpec::default()
+        };
+        lab.networks.insert(name(net), network);
+    }
+    lab.settle();
+    lab.found("web", Verdict::Healthy, "");
+    lab.settle();
+    let old = lab.id("web");
+    lab.spec("web").networks.remove(0);
+    let new = tried(&mut lab);
+    found(&mut lab, &new.id, Verdict::Healthy);
+    // Its shim is told by which policy it works from now on, and names and ports have still to move.
+    let plan = lab.plan();
+    for planned in &plan.actions {
+        if matches!(planned.action, Action::UpdateContainer { .. }) {
+            lab.host.apply(&planned.action, lab.now, false).unwrap();
+        }
+    }
+    lab.ledger = plan.ledger;
+    assert_eq!(draining(&lab), Some(old.clone()));
+    lab.networks.get_mut("back").unwrap().internal = false;
+    let plan = lab.pass();
+    assert!(!ends(&plan).contains(&old), "{:?}", lines(&plan));
+    let plan = lab.pass();
+    assert!(
+        ends(&plan).contains(&old),
+        "and not for its time: {:?}",
+        lines(&plan)
+    );
+}
+
+#[test]
+fn what_it_depends_on_and_wants_the_old_ones_port_has_the_old_one_stopped_first() {
+    let mut lab = running(start_first());
+    let old = lab.id("web");
+    let mut other = port();
+    other.host = Some((8081, 8081));
+    let api = dependency(Condition::Started);
+    change(&mut lab, "new");
+    let web = lab.spec("web");
+    web.ports = vec![other];
+    web.depends_on.insert(name("proxy"), api);
+    // It waits as well, and is not what is waited for.
+    web.depends_on.insert(name("db"), api);
+    let mut proxy = spec();
+    proxy.ports = vec![port()];
+    lab.containers.insert(name("proxy"), proxy);
+    lab.containers.insert(name("db"), spec());
+    lab.spec("db").depends_on.insert(name("proxy"), api);
+    lab.pass();
+    let next = lab.ledger.containers["web"].next.clone().unwrap();
+    assert_eq!((next.phase, lab.runs("web")), (ReplacePhase::Trial, true));
+    lab.pass();
+    let next = lab.ledger.containers["web"].next.clone().unwrap();
+    assert_eq!(
+        next.fallback.unwrap(),
+        "cannot be updated start-first, so the old one is stopped first: container proxy, which it waits for, \
+         waits for host port 8080/tcp"
+    );
+    lab.settle();
+    assert!(lab.runs("proxy") && lab.runs("db") && lab.runs("web"));
+    assert!(!lab.host.containers.contains_key(&old));
+}
+
+#[test]
+fn what_it_depends_on_may_take_its_time_while_others_want_the_old_ones_port() {
+    let mut lab = running(start_first());
+    let mut other = port();
+    other.host = Some((8081, 8081));
+    change(&mut lab, "new");
+    let web = lab.spec("web");
+    web.ports = vec![other];
+    web.depends_on.insert(name("db"), dependency(Condition::Started));
+    let mut db = spec();
+    db.requires_mounts = vec!["/srv/nfs".into()];
+    lab.containers.insert(name("db"), db);
+    let mut proxy = spec();
+    proxy.ports = vec![port()];
+    lab.containers.insert(name("proxy"), proxy);
+    lab.settle();
+    assert!(lab.runs("web") && trial(&lab).is_some());
+    lab.spec("db").requires_mounts.clear();
+    let new = tried(&mut lab);
+    found(&mut lab, &new.id, Verdict::Healthy);
+    lab.settle();
+    assert!(lab.runs("proxy") && lab.runs("db") && lab.id("web") == new.id);
 }

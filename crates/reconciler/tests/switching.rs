@@ -11,9 +11,11 @@ mod sim;
 use jiff::SignedDuration;
 use lab::{Lab, lines, name, spec};
 use model::action::{Failure, Noun};
+use model::firewall::Protocol;
 use model::ledger::{Hold, ReplacePhase};
 use model::name::ContainerId;
 use model::plan::fingerprint;
+use model::spec::PortSpec;
 
 /// `web` runs, and its table has changed so that another one takes its place.
 fn changed() -> (Lab, ContainerId) {
@@ -33,8 +35,8 @@ fn hold(lab: &mut Lab) {
     lab.ledger.holds.insert(name("web"), hold);
 }
 
-fn phase(lab: &Lab) -> Option<ReplacePhase> {
-    lab.ledger.containers["web"].next.as_ref().map(|n| n.phase)
+fn phase(lab: &Lab, of: &str) -> Option<ReplacePhase> {
+    lab.ledger.containers[of].next.as_ref().map(|n| n.phase)
 }
 
 #[test]
@@ -43,7 +45,7 @@ fn a_hold_in_the_middle_of_a_switch_stops_the_old_one_and_starts_nobody() {
     lab.pass();
     // Decided and written down, and nothing of it done.
     lab.ledger = lab.plan().ledger;
-    assert_eq!(phase(&lab), Some(ReplacePhase::Switching));
+    assert_eq!(phase(&lab, "web"), Some(ReplacePhase::Switching));
     hold(&mut lab);
     assert_eq!(
         lines(&lab.plan()),
@@ -90,4 +92,45 @@ fn nobody_is_started_while_one_that_had_its_name_could_not_be_removed() {
     lab.now += SignedDuration::from_hours(1);
     assert!(lab.settle().is_empty());
     assert!(lab.runs("web") && !lab.host.containers.contains_key(&old));
+}
+
+fn port(number: u16) -> PortSpec {
+    PortSpec {
+        ip: None,
+        host: Some((number, number)),
+        container: (80, 80),
+        protocol: Protocol::Tcp,
+        allow: Vec::new(),
+    }
+}
+
+/// `api` is prepared to take port 8080 from `web`, which wanted another one for a while, and is to keep it now.
+#[test]
+fn of_two_that_change_who_has_a_port_keeps_it() {
+    let mut lab = Lab::new(&[("api", spec()), ("web", spec())]);
+    lab.spec("web").ports = vec![port(8080)];
+    assert!(lab.settle().is_empty());
+    let web = lab.spec("web");
+    web.ports = vec![port(8081)];
+    web.image = sim::image_source(1);
+    lab.host.sources.insert(sim::image_source(1).key(), None);
+    let api = lab.spec("api");
+    api.env.insert("WORD".to_owned(), "new".to_owned());
+    api.ports = vec![port(8080)];
+    lab.pass();
+    lab.pass();
+    let waits = "? container api: waits for host port 8080/tcp, which container web still has";
+    assert!(lines(&lab.plan()).contains(&waits.to_owned()));
+
+    // The one goes on as last accepted, the other one changes what it can without letting go.
+    lab.unread.insert(name("api"));
+    let mut web = spec();
+    web.ports = vec![port(8080)];
+    web.labels.insert("tier".to_owned(), "front".to_owned());
+    lab.containers.insert(name("web"), web);
+    let plan = lab.pass();
+    let waits = "? container api: waits for host port 8080/tcp, which container web has";
+    assert!(lines(&plan).contains(&waits.to_owned()), "{:?}", lines(&plan));
+    assert_eq!(plan.ledger.containers["web"].current.spec.labels["tier"], "front");
+    assert_eq!(phase(&lab, "api"), Some(ReplacePhase::Preparing));
 }

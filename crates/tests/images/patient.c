@@ -54,9 +54,10 @@ static long now(void)
 
 static int bound(int type)
 {
-    struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(80), .sin_addr.s_addr = INADDR_ANY };
-    int one = 1, fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+    struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = htons(80), .sin6_addr = in6addr_any };
+    int one = 1, none = 0, fd = socket(AF_INET6, type | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &none, sizeof none);
     if (fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof any) != 0) {
         perror("patient: port 80");
         exit(1);
@@ -102,7 +103,7 @@ static int hear(struct peer *p)
 static void echo(int fd)
 {
     char heard[1400], text[1500];
-    struct sockaddr_in from;
+    struct sockaddr_storage from;
     socklen_t size = sizeof from;
     ssize_t n = recvfrom(fd, heard, sizeof heard - 1, 0, (struct sockaddr *)&from, &size);
     if (n < 0)

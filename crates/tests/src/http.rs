@@ -1,7 +1,7 @@
 //! The smallest clients: one HTTP request, one datagram, from inside a namespace.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
@@ -37,7 +37,7 @@ fn split(url: &str) -> (SocketAddr, String) {
         .strip_prefix("http://")
         .unwrap_or_else(|| panic!("{url}: want http://ADDRESS:PORT/"));
     let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if address.contains(':') {
+    let address = if address.contains(':') && !address.ends_with(']') {
         address.to_owned()
     } else {
         format!("{address}:80")
@@ -80,11 +80,19 @@ pub fn reaches(ns: &Namespace, address: &str) -> bool {
     ns.within(|| TcpStream::connect_timeout(&address, Duration::from_millis(700)).is_ok())
 }
 
+/// Where a socket is bound that is to talk to this address.
+pub(crate) fn any_port(to: &SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
 /// Sends one datagram and waits for the answer.
 pub fn ask_udp(ns: &Namespace, address: &str, text: &str) -> io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
     ns.within(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_port(&address))?;
         socket.set_read_timeout(Some(TRY))?;
         socket.connect(address)?;
         socket.send(text.as_bytes())?;

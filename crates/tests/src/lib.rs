@@ -14,9 +14,11 @@ pub mod calls;
 pub mod cgroups;
 pub mod client;
 pub mod docker;
+pub mod firewalls;
 pub mod host;
 pub mod http;
 pub mod images;
+pub mod lan;
 pub mod leaks;
 pub mod load;
 pub mod namespace;
@@ -28,4 +30,5 @@ pub mod survey;
 pub mod systemd_host;
 
 pub use host::{From, Host};
+pub use lan::Lan;
 pub use systemd_host::SystemdHost;

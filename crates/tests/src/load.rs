@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::http::any_port;
 use crate::namespace::Namespace;
 use crate::{Host, images};
 
@@ -115,14 +116,14 @@ impl Default for Load {
 fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     let mut kept = None;
-    let flow = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let flow = UdpSocket::bind(any_port(&address)).unwrap();
     while !stop.load(Ordering::Relaxed) {
         let began = SystemTime::now();
         let answer = match client {
             Client::New => Kept::to(address).and_then(|mut c| c.get(true)),
             Client::Kept => on_kept(&mut kept, address),
             Client::Datagram => {
-                UdpSocket::bind("0.0.0.0:0").and_then(|s| datagrams(&s, address, seen.answers, 1))
+                UdpSocket::bind(any_port(&address)).and_then(|s| datagrams(&s, address, seen.answers, 1))
             }
             Client::Flow => datagrams(&flow, address, seen.answers, 1),
             Client::Burst => datagrams(&flow, address, seen.answers * BURST, BURST),

@@ -35,8 +35,8 @@ pub fn orphans(host: &Host, status: &Status) -> Vec<Thing> {
 
 fn is_orphan(thing: &Thing, status: &Status) -> bool {
     let about_a_container = match thing.kind {
-        // The name server is the host's.
-        Kind::Process => !thing.what.contains("wharf dns"),
+        // The name server is the host's, and so is the relay.
+        Kind::Process => !thing.what.contains("wharf dns") && !thing.what.contains("wharf relay"),
         Kind::Namespace => !thing.what.contains("of the agent"),
         Kind::Cgroup => thing
             .what

@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tests::{Host, http, process};
 
@@ -60,6 +60,116 @@ fn containers_find_each_other_and_only_on_shared_networks() {
         .neighbour
         .sh("timeout 3 busybox nslookup one 192.0.2.1 2>&1 || true");
     assert!(!asked.contains(&ip(&host, "one", "a")), "{asked}");
+    // Nor where he sends what he asks of a gateway's address to us.
+    let gateway = host.container("one").networks["a"].gateway.clone().unwrap();
+    let asked = host.neighbour.sh(&format!(
+        "ip route add {gateway} via 192.0.2.1; timeout 3 busybox nslookup one {gateway} 2>&1 || true"
+    ));
+    assert!(!asked.contains(&ip(&host, "one", "a")), "{asked}");
+}
+
+/// The first thing each of them does is to look up its own name, its alias and its address.
+#[test]
+fn names_are_answered_before_what_has_them_is_started() {
+    let mut host = Host::new();
+    let count = 8;
+    host.start_agent();
+    for n in 0..count {
+        let line = format!(
+            "nslookup -type=a job{n} && nslookup -type=a alias{n} && exec nslookup $(hostname -i | cut -d' ' -f1)"
+        );
+        let more = format!("restart = \"no\"\nnetworks = {{ default = {{ aliases = [\"alias{n}\"] }} }}\n");
+        host.write_busybox(&format!("job{n}"), &line, &more);
+    }
+    let over = host.until("all have run", |s| {
+        s.containers.len() == count && s.containers.iter().all(|c| c.exit_code.is_some())
+    });
+    for container in over.containers {
+        let name = &container.name;
+        assert_eq!(
+            container.exit_code,
+            Some(0),
+            "{name}: {}",
+            host.wharf(["logs", name]).stdout
+        );
+    }
+}
+
+/// A search domain is for names that are no container's; with it, a name is one of that domain.
+#[test]
+fn search_domains_are_for_other_names() {
+    let mut host = Host::new();
+    std::fs::write(host.settings(), "[dns]\nupstream = [\"192.0.2.2\"]\n").unwrap();
+    table(&host, "one", "dns_search = [\"corp.example\"]\n");
+    table(&host, "two", "");
+    host.start_agent();
+    host.converge();
+    let upstream = Upstream::start(&host);
+    let text = host.wharf(["exec", "one", "cat", "/etc/resolv.conf"]).ok().stdout;
+    let has = |line: &str| text.lines().any(|l| l == line);
+    assert!(has("search corp.example") && has("options ndots:0"), "{text}");
+    assert_eq!(lookup(&host, "one", "two").0, 0);
+    let (code, text) = lookup(&host, "one", "two.corp.example");
+    assert!(code == 0 && text.contains("203.0.113.7"), "{text}");
+    // (This nslookup tries the search domain in any case.)
+    assert_eq!(upstream.asked(), ["two.corp.example"]);
+}
+
+/// Somebody has port 53 on all addresses: what is asked there at either gateway reaches the name server.
+#[test]
+fn names_are_answered_at_both_gateways_where_port_53_is_taken() {
+    let mut host = Host::new();
+    let held = host.ns.within(|| UdpSocket::bind("[::]:53").unwrap());
+    host.write("net.toml", "[network.six]\nsubnet6 = \"fd00:90:7::/64\"\n");
+    table(&host, "one", "networks = [\"six\"]\n");
+    table(&host, "two", "networks = [\"six\"]\n");
+    host.start_agent();
+    host.converge();
+    let place = host.container("one").networks["six"].clone();
+    let two = host.container("two").networks["six"].clone();
+    for gateway in [place.gateway.unwrap(), place.gateway6.unwrap()] {
+        let said = host.wharf(["exec", "one", "nslookup", "two", &gateway]);
+        let has = |ip: &str| said.stdout.contains(ip);
+        assert!(
+            said.code == 0 && has(&two.ip) && has(two.ip6.as_ref().unwrap()),
+            "{gateway}: {said:?}"
+        );
+    }
+    drop(held);
+}
+
+/// What containers ask is nobody's business: no log, event or record of the agent has it.
+#[test]
+fn what_containers_ask_is_written_down_nowhere() {
+    let mut host = Host::new();
+    std::fs::write(host.settings(), "[dns]\nupstream = [\"192.0.2.2\"]\n").unwrap();
+    table(&host, "one", "");
+    host.start_agent();
+    host.converge();
+    let upstream = Upstream::start(&host);
+    let pid = host.container("one").pid.unwrap();
+    let gateway = host.container("one").networks["default"].gateway.clone().unwrap();
+    for name in ["xyzzy", "xyzzy.example", "xyzzy.*?.example", "Xyzzy.default"] {
+        let net = format!("--net=/proc/{pid}/ns/net");
+        let mut asks = host.ns.command("nsenter");
+        asks.args([&net, "busybox", "nslookup", "-type=a", name, &gateway]);
+        asks.output().unwrap();
+    }
+    assert!(upstream.asked().iter().any(|name| name == "xyzzy.example"));
+    // The server is replaced and given everything anew meanwhile.
+    let server = i32::try_from(name_server(&host)).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(server),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    host.until("answered again", |_| lookup(&host, "one", "one").0 == 0);
+    let events = host.wharf(["events"]).stdout;
+    assert!(!host.log().to_lowercase().contains("xyzzy") && !events.to_lowercase().contains("xyzzy"));
+    for dir in [host.state_dir(), host.run_dir()] {
+        let found = host.ns.sh(&format!("grep -rli xyzzy {} || true", dir.display()));
+        assert_eq!(found, "");
+    }
 }
 
 #[test]
@@ -191,6 +301,8 @@ fn name_server(host: &Host) -> u32 {
 
 /// A server on the neighbour that knows one address for every name.
 struct Upstream {
+    /// In lower case, in order, each repetition left out.
+    names: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
@@ -208,10 +320,13 @@ impl Upstream {
         tcp.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (a, b) = (Arc::clone(&stop), Arc::clone(&stop));
+        let names: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (by_udp, by_tcp) = (Arc::clone(&names), Arc::clone(&names));
         let datagrams = std::thread::spawn(move || {
             let mut buffer = [0; 1500];
             while !a.load(Ordering::Relaxed) {
                 if let Ok((n, from)) = udp.recv_from(&mut buffer) {
+                    by_udp.lock().unwrap().push(asked_for(&buffer[..n]));
                     udp.send_to(&answer(&buffer[..n]), from).unwrap();
                 }
             }
@@ -227,6 +342,7 @@ impl Upstream {
                 if stream.read_exact(&mut head).is_ok() {
                     let mut query = vec![0; usize::from(u16::from_be_bytes(head))];
                     stream.read_exact(&mut query).unwrap();
+                    by_tcp.lock().unwrap().push(asked_for(&query));
                     let reply = answer(&query);
                     stream
                         .write_all(&u16::try_from(reply.len()).unwrap().to_be_bytes())
@@ -236,9 +352,16 @@ impl Upstream {
             }
         });
         Self {
+            names,
             stop,
             threads: vec![datagrams, streams],
         }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let mut names = self.names.lock().unwrap().clone();
+        names.dedup();
+        names
     }
 }
 
@@ -249,6 +372,17 @@ impl Drop for Upstream {
             drop(thread.join());
         }
     }
+}
+
+/// The name of the question, in lower case.
+fn asked_for(query: &[u8]) -> String {
+    let (mut at, mut labels) = (12, Vec::new());
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_ascii_lowercase());
+        at = end;
+    }
+    labels.join(".")
 }
 
 /// The question back with one A record (RFC 1035, section 4).

@@ -65,12 +65,13 @@ fn a_sharer_stops_while_its_owner_still_serves_and_follows_the_new_one() {
                 .contains("container side lives in its")
     };
     assert!(events.iter().any(|e| told(&e)), "{events:#?}");
-    let stops: Vec<&str> = events
+    // Their processes: what is left of each is cleared away side by side.
+    let ends: Vec<&str> = events
         .iter()
-        .filter(|e| e["kind"] == "container" && e["type"] == "stop")
+        .filter(|e| e["kind"] == "container" && e["type"] == "die")
         .map(|e| e["name"].as_str().unwrap())
         .collect();
-    assert_eq!(stops, ["side", "owner"]);
+    assert_eq!(ends, ["side", "owner"]);
 }
 
 #[test]

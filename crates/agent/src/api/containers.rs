@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry};
 use model::observed::ExitRecord;
-use model::status::{ContainerStatus, State as ContainerState};
+use model::status::{ContainerStatus, EndpointStatus, State as ContainerState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -90,8 +90,8 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
         "State": docker_state(c.state),
         "Status": report::docker_status(c, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": "default" },
-        "NetworkSettings": { "Networks": networks(c) },
-        "Mounts": details::mounts(snapshot, accepted.map(|a| &a.spec)),
+        "NetworkSettings": { "Networks": networks(c, accepted) },
+        "Mounts": details::mounts(snapshot, accepted.map(|a| &*a.spec)),
     })
 }
 
@@ -100,7 +100,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
     let snapshot = current(&handle).await?;
     let c = find(&snapshot, &name)?;
     let accepted = accepted(&snapshot, c);
-    let spec = accepted.map(|a| &a.spec);
+    let spec = accepted.map(|a| &*a.spec);
     let running = matches!(c.state, ContainerState::Running | ContainerState::Paused);
     let ports: BTreeMap<String, Vec<Value>> = c.ports.iter().fold(BTreeMap::new(), |mut map, p| {
         let binding = json!({ "HostIp": p.ip, "HostPort": p.host.to_string() });
@@ -140,18 +140,26 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "RestartPolicy": { "Name": spec.map(|s| s.restart.policy), "MaximumRetryCount": 0 },
             "LogConfig": { "Type": "json-file", "Config": {} },
         },
-        "NetworkSettings": { "Networks": networks(c), "Ports": ports },
+        "NetworkSettings": { "Networks": networks(c, accepted), "Ports": ports },
         "Mounts": details::mounts(&snapshot, spec),
         "Wharf": c,
     })))
 }
 
-fn networks(c: &ContainerStatus) -> BTreeMap<&str, Value> {
-    let one = |e: &model::status::EndpointStatus| json!({ "IPAddress": e.ip, "MacAddress": e.mac, "Gateway": e.gateway });
-    c.networks
-        .iter()
-        .map(|(name, e)| (name.as_str(), one(e)))
-        .collect()
+fn networks<'c>(c: &'c ContainerStatus, accepted: Option<&Accepted>) -> BTreeMap<&'c str, Value> {
+    let one = |(name, e): (&'c String, &EndpointStatus)| {
+        let mut places = accepted.into_iter().flat_map(|a| &a.attachments);
+        let place = places.find(|a| a.network.as_str() == name.as_str());
+        let value = json!({
+            "IPAddress": e.ip, "MacAddress": e.mac, "Gateway": e.gateway,
+            "IPPrefixLen": place.map_or(0, |a| a.prefix),
+            "GlobalIPv6Address": e.ip6.clone().unwrap_or_default(),
+            "GlobalIPv6PrefixLen": place.and_then(|a| a.v6.as_ref()).map_or(0, |v6| v6.prefix),
+            "IPv6Gateway": e.gateway6.clone().unwrap_or_default(),
+        });
+        (name.as_str(), value)
+    };
+    c.networks.iter().map(one).collect()
 }
 
 /// Docker's word for a state.

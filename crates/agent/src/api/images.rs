@@ -38,7 +38,8 @@ pub async fn list(State(handle): State<Handle>, Query(query): Query<FilterQuery>
             && filters.all("label", |label| has_label(image, label))
             && filters.fits("reference", |pattern| goes_by(&image.key, pattern))
     };
-    Ok(Json(images.values().filter(passes).map(row).collect()))
+    let images = images.values().map(|image| &**image);
+    Ok(Json(images.filter(passes).map(row).collect()))
 }
 
 fn is_true(text: &str) -> bool {

@@ -44,7 +44,7 @@ fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {
         "Scope": "local",
         "Driver": network.driver,
         "EnableIPv6": network.subnet6.is_some(),
-        "IPAM": { "Driver": "default", "Options": {}, "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }] },
+        "IPAM": { "Driver": "default", "Options": {}, "Config": pools(network) },
         "Internal": internal,
         "Attachable": false,
         "Ingress": false,
@@ -56,11 +56,20 @@ fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {
     })
 }
 
+/// Its subnets, one of each family.
+fn pools(network: &NetworkStatus) -> Vec<Value> {
+    let four = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
+    let six = network.subnet6.iter();
+    let six = six.map(|subnet| json!({ "Subnet": subnet, "Gateway": network.gateway6 }));
+    std::iter::once(four).chain(six).collect()
+}
+
 fn containers(snapshot: &Snapshot, network: &str) -> BTreeMap<String, Value> {
     let one = |c: &ContainerStatus| {
         let endpoint = c.networks.get(network)?;
         let entry = json!({
-            "Name": c.name, "EndpointID": "", "MacAddress": endpoint.mac, "IPv4Address": endpoint.ip, "IPv6Address": "",
+            "Name": c.name, "EndpointID": "", "MacAddress": endpoint.mac, "IPv4Address": endpoint.ip,
+            "IPv6Address": endpoint.ip6.clone().unwrap_or_default(),
         });
         Some((c.id.clone()?, entry))
     };

@@ -1,6 +1,6 @@
 //! Tables of the client commands, and the log stream's framing.
 
-use model::status::{ContainerStatus, Status};
+use model::status::{ContainerStatus, PortStatus, Status};
 use serde_json::Value;
 
 use crate::report::{self, table};
@@ -27,6 +27,9 @@ pub fn status(status: &Status, one: bool) -> String {
     }
     for c in &status.containers {
         text += &runs(c, one);
+        // Of all of them, those that are closed to whom they are meant for.
+        let told = c.ports.iter().filter(|p| one || p.closed_by.is_some());
+        text.extend(told.map(|p| format!("{}{}\n", if one { "  " } else { "" }, reach(p))));
     }
     for c in status.containers.iter().filter(|_| one) {
         for line in c.rolled_back.iter().flat_map(|r| &r.log) {
@@ -59,6 +62,31 @@ pub fn status(status: &Status, one: bool) -> String {
     text
 }
 
+/// Who can reach it.
+fn reach(port: &PortStatus) -> String {
+    let whom = match port.open_to.as_str() {
+        "host" => "this host".to_owned(),
+        "sources" => format!("{} and this host", port.allow.join(", ")),
+        _ => "everybody".to_owned(),
+    };
+    match &port.closed_by {
+        Some(by) => format!("{} is open to {whom}, but closed by {by}", published(port)),
+        None => format!("{} is open to {whom}", published(port)),
+    }
+}
+
+fn published(p: &PortStatus) -> String {
+    format!("{}->{}/{}", host_side(p), p.container, p.protocol)
+}
+
+/// Address and port on the host, as they are written in a URL.
+pub fn host_side(p: &PortStatus) -> String {
+    match p.ip.contains(':') {
+        true => format!("[{}]:{}", p.ip, p.host),
+        false => format!("{}:{}", p.ip, p.host),
+    }
+}
+
 /// What there is to say of a schedule; of the runs there were where it is about this one.
 fn runs(c: &ContainerStatus, one: bool) -> String {
     let mut text = String::new();
@@ -83,11 +111,7 @@ fn container(c: &ContainerStatus) -> Vec<String> {
         },
         c.restarts.to_string(),
         c.image.clone(),
-        c.ports
-            .iter()
-            .map(|p| format!("{}:{}->{}/{}", p.ip, p.host, p.container, p.protocol))
-            .collect::<Vec<_>>()
-            .join(", "),
+        c.ports.iter().map(published).collect::<Vec<_>>().join(", "),
         c.file.clone().unwrap_or_default(),
     ]
 }
@@ -147,13 +171,21 @@ fn shortened(command: &str) -> String {
 /// `wharf network ls`.
 pub fn networks(status: &Status) -> String {
     let row = |n: &model::status::NetworkStatus| {
-        let text = |t: &Option<String>| t.clone().unwrap_or_else(|| "-".to_owned());
+        // Of both families.
+        let text = |four: &Option<String>, six: &Option<String>| {
+            let both: Vec<&str> = four.iter().chain(six).map(String::as_str).collect();
+            if both.is_empty() {
+                "-".to_owned()
+            } else {
+                both.join(", ")
+            }
+        };
         vec![
             n.name.clone(),
             n.driver.clone(),
             n.device.clone(),
-            text(&n.subnet),
-            text(&n.gateway),
+            text(&n.subnet, &n.subnet6),
+            text(&n.gateway, &n.gateway6),
             n.containers.join(", "),
         ]
     };

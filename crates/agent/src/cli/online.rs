@@ -185,8 +185,8 @@ async fn port(client: &Client, name: &str, port: Option<&str>, json: bool) -> an
     } else {
         for p in ports {
             match wanted {
-                Some(_) => println!("{}:{}", p.ip, p.host),
-                None => println!("{}/{} -> {}:{}", p.container, p.protocol, p.ip, p.host),
+                Some(_) => println!("{}", listing::host_side(p)),
+                None => println!("{}/{} -> {}", p.container, p.protocol, listing::host_side(p)),
             }
         }
     }

@@ -57,8 +57,11 @@ pub fn renew(
         Then::Signal { signals } => {
             host.runtime.refresh_contents(id).map_err(chain)?;
             for signal in signals {
-                // Where that run is over, the next one has begun with the new files.
-                host.runtime.signal(id, run_no, signal).map_err(chain)?;
+                if !host.runtime.signal(id, run_no, signal).map_err(chain)? {
+                    // That run is over, and the next one may have begun before the files were there: nothing is noted,
+                    // so that it is told as well.
+                    return Ok(());
+                }
             }
             note(host, instance, parcel.states, None)
         }

@@ -193,8 +193,8 @@ pub fn sources(desired: &Desired, ledger: &Ledger) -> Sources {
             sources.insert(ContentKey::of(kind, name.clone()), table.spec.source.clone());
         }
     }
-    let specs = desired.containers.values().map(|c| &c.spec);
-    let accepted = ledger.accepted().map(|(_, accepted)| &accepted.spec);
+    let specs = desired.containers.values().map(|c| &*c.spec);
+    let accepted = ledger.accepted().map(|(_, accepted)| &*accepted.spec);
     for key in specs.chain(accepted).flat_map(keys_of) {
         if let ContentKey::EnvFile(path) = &key {
             let source = FileSource::File(path.clone());
@@ -202,6 +202,15 @@ pub fn sources(desired: &Desired, ledger: &Ledger) -> Sources {
         }
     }
     sources
+}
+
+/// A file that a table names, whole.
+///
+/// # Errors
+/// A sentence that says why it cannot be had.
+pub fn read_file(path: &std::path::Path) -> Result<Vec<u8>, String> {
+    let read = source::read(&FileSource::File(path.to_owned()));
+    read.map(|read| read.bytes).map_err(|e| e.to_string())
 }
 
 /// The paths of the host that they lie at.

@@ -85,6 +85,9 @@ impl Engine {
         for path in contents::paths(&contents::sources(desired, &self.ledger)) {
             watched.path(&path);
         }
+        for path in crate::around::peers_files(desired, &self.ledger) {
+            watched.path(&path);
+        }
         self.watch.arm(&watched)
     }
 

@@ -128,7 +128,7 @@ impl Drop for Probers {
 fn runs(ledger: &Ledger, observed: &Observed) -> Option<BTreeMap<ContainerId, Run>> {
     let containers = observed.containers.known()?;
     let run = |a: &Accepted| {
-        let check = model::health::check(&a.spec.healthcheck, a.image.as_ref())?;
+        let check = model::health::check(&a.spec.healthcheck, a.image.as_deref())?;
         let seen = containers.get(&a.id)?.known()?;
         let run = Run {
             run_no: seen.run_no,

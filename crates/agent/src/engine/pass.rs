@@ -136,6 +136,7 @@ impl Engine {
         }
         self.shims.follow(&self.host, &self.observed);
         self.shims.follow_names(&self.host, &self.observed);
+        self.shims.follow_relay(&self.host, &self.observed);
         let health = self.probers.follow(&self.host, &self.ledger, &self.observed);
         if health != self.observed.health {
             let seen = Arc::make_mut(&mut self.observed);

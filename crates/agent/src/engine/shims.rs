@@ -1,4 +1,4 @@
-//! Noticing at once that a shim is gone: a wait on its pidfd each.
+//! Noticing at once that a shim is gone, or another process of ours: a wait on its pidfd each.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -12,11 +12,12 @@ use tracing::warn;
 use super::{Wake, sys};
 use crate::host::Host;
 
-/// One wait for each live shim, and one for the name server.
+/// One wait for each live shim, one for the name server, and one for the relay.
 pub struct ShimWatches {
     wakes: UnboundedSender<Wake>,
     tasks: BTreeMap<ContainerId, JoinHandle<()>>,
     names: Option<JoinHandle<()>>,
+    relay: Option<JoinHandle<()>>,
 }
 
 impl ShimWatches {
@@ -26,6 +27,7 @@ impl ShimWatches {
             wakes,
             tasks: BTreeMap::new(),
             names: None,
+            relay: None,
         }
     }
 
@@ -40,6 +42,23 @@ impl ShimWatches {
             Ok(Some(pidfd)) => self.names = Some(self.wait(pidfd, "the name server", || Wake::Names)),
             Ok(None) => {}
             Err(e) => warn!("the name server cannot be watched, the full pass has to find its end: {e}"),
+        }
+    }
+
+    /// Waits for the end of the relay for [::1], where it runs by the latest look: it is looked at with the firewall.
+    pub fn follow_relay(&mut self, host: &Host, observed: &Observed) {
+        let firewall = observed.firewall.known().and_then(Option::as_ref);
+        let runs = firewall.is_some_and(|state| state.ports.iter().any(|rule| rule.at().is_ipv6()));
+        let waits = self.relay.as_ref().is_some_and(|task| !task.is_finished());
+        if waits || !runs {
+            return;
+        }
+        match host.net.relay().map_or(Ok(None), |relay| relay.pidfd()) {
+            Ok(Some(pidfd)) => {
+                self.relay = Some(self.wait(pidfd, "the relay", || Wake::Firewall(None)));
+            }
+            Ok(None) => {}
+            Err(e) => warn!("the relay cannot be watched, the full pass has to find its end: {e}"),
         }
     }
 
@@ -97,7 +116,7 @@ impl ShimWatches {
 
 impl Drop for ShimWatches {
     fn drop(&mut self) {
-        for task in self.tasks.values().chain(&self.names) {
+        for task in self.tasks.values().chain(&self.names).chain(&self.relay) {
             task.abort();
         }
     }

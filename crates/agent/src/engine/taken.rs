@@ -152,7 +152,7 @@ fn wanted(roots: &Roots, host: &Host, observed: &Observed) -> Option<Wanted> {
     // Of one that is not right by the latest look, the next look sees that it was made so: a bridge that is made anew has
     // other files by the same name.
     for bridge in observe::bridges(observed) {
-        let files = net::bridge_setting_files(&bridge).map(PathBuf::from);
+        let files = net::bridge_setting_files(&bridge).into_iter().map(PathBuf::from);
         wanted.extend(files.map(|file| (file, interest(&Owner::Bridges, &[]))));
     }
     for volume in volumes.values() {

@@ -97,8 +97,8 @@ impl Manager {
         // Also when nothing is to be done, its keeper may be gone.
         self.before_actions();
         let Some(scope) = &self.scope else { return };
-        if let Err(e) = scope.adopt_dns() {
-            warn!("the name server cannot be moved to the containers' scope: {e}");
+        if let Err(e) = scope.adopt_helpers() {
+            warn!("name server and relay cannot be moved to the containers' scope: {e}");
         }
         self.keep_stop_order(ledger);
     }

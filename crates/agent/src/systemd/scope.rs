@@ -40,8 +40,8 @@ const PROPERTIES: &[&str] = &[
     "RequiresMountsFor=/var/lib/wharf",
 ];
 
-/// The leaf of the name server.
-const DNS: &str = "dns";
+/// The processes beside the containers' that outlive the agent: `wharf dns`, `wharf relay`. Each has a leaf of its name.
+const HELPERS: [&str; 2] = ["dns", "relay"];
 
 /// Of 50 ms each: an older one may just be going away.
 const TRIES: u32 = 40;
@@ -121,16 +121,19 @@ impl Scope {
         )
     }
 
-    /// Takes the name server in, which outlives the agent too: it starts in the service's group, as the agent's child.
-    /// One that an earlier agent left there is taken in as well.
-    pub fn adopt_dns(&self) -> io::Result<()> {
+    /// Takes name server and relay in, which outlive the agent too: they start in the service's group, as the agent's
+    /// children. Those that an earlier agent left there are taken in as well.
+    pub fn adopt_helpers(&self) -> io::Result<()> {
         let groups = fs::read_to_string("/proc/self/cgroup")?;
         let Some(own) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
             return Ok(());
         };
         let pids = fs::read_to_string(self.root.join(own).join("cgroup.procs"))?;
-        for pid in pids.lines().filter(|pid| is_dns(pid, &self.run_dir)) {
-            let leaf = self.dir.join(DNS);
+        let helpers = pids
+            .lines()
+            .filter_map(|pid| Some((pid, helper(pid, &self.run_dir)?)));
+        for (pid, name) in helpers {
+            let leaf = self.dir.join(name);
             fs::create_dir_all(&leaf)?;
             match fs::write(leaf.join("cgroup.procs"), pid) {
                 // It has ended meanwhile.
@@ -178,11 +181,17 @@ impl Scope {
     }
 }
 
-/// Whether a process is the `wharf dns` of this run dir.
-fn is_dns(pid: &str, run_dir: &Path) -> bool {
+/// Which of these of this run dir a process is.
+fn helper(pid: &str, run_dir: &Path) -> Option<&'static str> {
     let read = |what: &str| fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
     let mark = [b"WHARF_RUN_DIR=", run_dir.as_os_str().as_bytes()].concat();
-    read("cmdline") == b"wharf\0dns\0" && read("environ").split(|&b| b == 0).any(|var| var == mark)
+    let line = read("cmdline");
+    let is = |name: &&str| line == [b"wharf\0", name.as_bytes(), b"\0"].concat();
+    let name = HELPERS.into_iter().find(is)?;
+    read("environ")
+        .split(|&b| b == 0)
+        .any(|var| var == mark)
+        .then_some(name)
 }
 
 fn is_active() -> anyhow::Result<bool> {

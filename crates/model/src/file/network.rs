@@ -1,10 +1,13 @@
 //! `[network.NAME]`.
 
-use std::net::{IpAddr, Ipv4Addr};
+pub(super) mod ipv6;
+mod overlay;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::Ipv4Addr;
 
-use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
+use ipnet::Ipv4Net;
+
+use crate::spec::{NetworkDriver, NetworkSpec};
 
 use super::known;
 use super::reader::{Item, Table};
@@ -38,24 +41,16 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
     table.set("masquerade", &mut spec.masquerade, Item::boolean);
     table.fill("bridge", &mut spec.bridge, device);
     table.set("dns", &mut spec.dns, Item::boolean);
-    ipv6(table, &mut spec);
+    ipv6::read(table, &mut spec);
     table.set("adopt", &mut spec.adopt, Item::boolean);
     table.fill("parent", &mut spec.parent, device);
     table.set("host_access", &mut spec.host_access, Item::boolean);
-    spec.overlay = table.table("overlay").map(|table| overlay(&table));
+    let inner = table.table("overlay");
+    spec.overlay = inner.as_ref().map(overlay::read);
     addresses(table, &spec);
+    ipv6::check(table, &spec);
+    overlay::check(table, inner.as_ref(), &spec);
     spec
-}
-
-fn ipv6(table: &Table<'_>, spec: &mut NetworkSpec) {
-    let net = |item: &Item<'_>| item.parsed::<Ipv6Net>("an IPv6 network like \"fd00:80::/64\"");
-    table.fill("subnet6", &mut spec.subnet6, net);
-    table.fill("gateway6", &mut spec.gateway6, |item| {
-        item.parsed("an IPv6 address")
-    });
-    table.fill("range6", &mut spec.range6, net);
-    table.set("ipv6", &mut spec.ipv6, Item::boolean);
-    table.set("masquerade6", &mut spec.masquerade6, Item::boolean);
 }
 
 /// An IPv4 network written by its first address.
@@ -143,24 +138,4 @@ fn gateway_in(table: &Table<'_>, subnet: Ipv4Net, gateway: Ipv4Addr) {
     let message = format!("`gateway` {gateway} {problem} {subnet}");
     let first = subnet.hosts().next().unwrap_or(gateway);
     table.fault(Some("gateway"), message, &format!("the usual one is {first}"));
-}
-
-fn overlay(table: &Table<'_>) -> OverlaySpec {
-    let mut spec = OverlaySpec::default();
-    let word = |item: &Item<'_>| item.word().map(|(word, _)| word.to_owned());
-    let ip = |item: &Item<'_>| item.parsed::<IpAddr>("an IP address");
-    table.set("tunnel", &mut spec.tunnel, word);
-    table.fill("vni", &mut spec.vni, Item::integer);
-    table.set("port", &mut spec.port, Item::integer);
-    table.fill("local", &mut spec.local, ip);
-    table.set("peers", &mut spec.peers, |item| item.each(ip));
-    table.fill("peers_file", &mut spec.peers_file, Item::path);
-    table.set("names", &mut spec.names, |item| {
-        let read = |(name, _, item): (&str, _, Item<'_>)| Some((item.named(name)?, ip(&item)?));
-        Some(item.entries()?.into_iter().filter_map(read).collect())
-    });
-    table.set("encryption", &mut spec.encryption, word);
-    table.set("datapath", &mut spec.datapath, word);
-    table.set("vlan", &mut spec.vlan, Item::integer);
-    spec
 }

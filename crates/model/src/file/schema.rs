@@ -106,7 +106,7 @@ fn of(keys: &'static [Key], path: &str, ty: &'static Type) -> Map<String, Value>
             json!({ "anyOf": schemas.collect::<Vec<_>>() })
         }
         Type::Image => pattern(r"^\S+$"),
-        Type::Port => pattern(&port(path)),
+        Type::Port => pattern(&port()),
         Type::Volume => pattern("^[^:]+(:[^:]+){0,2}$"),
     })
 }
@@ -135,13 +135,9 @@ fn words_of(words: &[keys::Word]) -> Value {
     json!({ "anyOf": all })
 }
 
-fn port(path: &str) -> String {
+fn port() -> String {
     let v4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}";
-    let ip = if keys::form_works(path, "ipv6") {
-        format!(r"({v4}|\[[0-9a-fA-F:.]+\])")
-    } else {
-        v4.to_owned()
-    };
+    let ip = format!(r"({v4}|\[[0-9a-fA-F:.]+\])");
     let range = "[0-9]{1,5}(-[0-9]{1,5})?";
     format!("^((({ip}):)?({range}):|({ip})::)?{range}(/(tcp|udp))?$")
 }

@@ -15,9 +15,7 @@ pub(super) fn read(root: &Table<'_>) -> Settings {
     }
     if let Some(table) = root.table("network") {
         table.set("pool", &mut settings.pool, |item| pool(item));
-        table.fill("pool6", &mut settings.pool6, |item| {
-            item.parsed("an IPv6 network")
-        });
+        table.fill("pool6", &mut settings.pool6, pool6);
     }
     if let Some(table) = root.table("firewall") {
         table.set("backend", &mut settings.firewall, |item| {
@@ -74,6 +72,26 @@ fn pool(item: &Item<'_>) -> Option<Vec<ipnet::Ipv4Net>> {
         }
     }
     Some(nets)
+}
+
+/// A pool that holds at least one /64.
+fn pool6(item: &Item<'_>) -> Option<ipnet::Ipv6Net> {
+    let net = network::ipv6::subnet(item)?;
+    if !(16..=64).contains(&net.prefix_len()) {
+        item.fault(
+            format!("has {net}, which holds no /64"),
+            "a pool is from /16 to /64",
+        );
+        return None;
+    }
+    if let Some(why) = network::ipv6::unusable(net) {
+        item.fault(
+            format!("has {net}, which {why}"),
+            "use a part of fd00::/8 (RFC 4193), or of what is routed to this host",
+        );
+        return None;
+    }
+    Some(net)
 }
 
 fn registries(item: &Item<'_>) -> Option<BTreeMap<String, RegistrySettings>> {

@@ -40,6 +40,13 @@ pub struct NetworkSpec {
     pub overlay: Option<OverlaySpec>,
 }
 
+impl NetworkSpec {
+    /// It has IPv6 beside IPv4.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnet6.is_some() || self.ipv6
+    }
+}
+
 impl Default for NetworkSpec {
     fn default() -> Self {
         Self {

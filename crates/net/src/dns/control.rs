@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
 use model::dns::DnsState;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
+    socket_with, sockopt,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Changed with the meaning of these frames: a server that speaks another one is replaced.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// How long a server that runs may take to answer the agent before it is taken for stuck and replaced.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The largest frame. What may be larger comes in a memfd.
 const LARGEST: usize = 64 << 10;
 /// The most descriptors that come with a frame.
@@ -27,9 +32,9 @@ pub enum Request {
     /// What it is and which sockets it holds.
     Hello,
     /// Listens on these from now on: a UDP and a TCP socket, both bound to that gateway and port.
-    Listen { gateway: Ipv4Addr, port: u16 },
+    Listen { gateway: IpAddr, port: u16 },
     /// Answers from now on what the memfd says ([`Given`]), and listens on no other gateway than these.
-    Give { gateways: BTreeSet<Ipv4Addr> },
+    Give { gateways: BTreeSet<IpAddr> },
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +44,7 @@ pub enum Reply {
     Here {
         protocol: u32,
         version: String,
-        listeners: BTreeMap<Ipv4Addr, u16>,
+        listeners: BTreeMap<IpAddr, u16>,
     },
     Done,
     Failed {
@@ -59,6 +64,16 @@ pub struct Given {
 pub fn socket() -> io::Result<OwnedFd> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC, None)?)
+}
+
+/// A connection to a server. One that answers nothing is taken for stuck after [`PATIENCE`].
+pub fn connected(to: &Path) -> io::Result<OwnedFd> {
+    let socket = socket()?;
+    for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, direction, Some(PATIENCE))?;
+    }
+    connect(&socket, &SocketAddrUnix::new(to)?)?;
+    Ok(socket)
 }
 
 /// Sends a frame.
@@ -121,7 +136,7 @@ mod tests {
         .unwrap();
         let (file, _writer) = io::pipe().unwrap();
         let sent = Request::Listen {
-            gateway: Ipv4Addr::new(10, 0, 0, 1),
+            gateway: IpAddr::from([10, 0, 0, 1]),
             port: 53,
         };
         send(&a, &sent, &[file.as_fd(), b.as_fd()]).unwrap();
@@ -130,7 +145,7 @@ mod tests {
         let here = Reply::Here {
             protocol: PROTOCOL,
             version: "1".to_owned(),
-            listeners: [(Ipv4Addr::new(10, 0, 0, 1), 53)].into(),
+            listeners: [(IpAddr::from([10, 0, 0, 1]), 53)].into(),
         };
         send(&b, &here, &[]).unwrap();
         assert_eq!(receive::<Reply>(&a).unwrap().unwrap().0, here);

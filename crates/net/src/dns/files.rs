@@ -45,13 +45,28 @@ pub struct Last {
 
 impl Files {
     pub fn new(run_dir: &Path) -> Self {
-        let dir = run_dir.join("dns");
+        Self::at(run_dir.join("dns"))
+    }
+
+    /// In that directory.
+    pub fn at(dir: PathBuf) -> Self {
         Self {
             lock: dir.join("lock"),
             socket: dir.join("control.sock"),
             process: dir.join("process.json"),
             last: dir.join("last.json"),
             dir,
+        }
+    }
+
+    /// Removes all of them: nobody but the agent starts such a process, so nobody waits for the lock.
+    pub fn clear(&self) -> io::Result<()> {
+        for path in [&self.last, &self.process, &self.socket, &self.lock] {
+            remove(path)?;
+        }
+        match fs::remove_dir(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
         }
     }
 

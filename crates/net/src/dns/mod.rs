@@ -6,19 +6,25 @@
 //! `RUN_DIR/dns/lock`.
 //!
 //! Agent's side: [`NameServer`], with [`bind`], [`resolv`], [`spawn`]. Both sides: [`control`], [`files`]. The process:
-//! [`start`], [`sandbox`], [`server`], on the pure [`zone`] and [`message`].
+//! [`start`], [`sandbox`], [`server`], on the pure [`name`], [`message`],
+//! [`zone`], [`cache`] and [`upstreams`].
 
 mod bind;
-mod control;
-mod files;
+mod cache;
+pub(crate) mod control;
+pub(crate) mod files;
+mod limits;
 mod message;
+mod name;
 mod name_server;
 mod resolv;
-mod sandbox;
+pub(crate) mod sandbox;
 mod server;
-mod spawn;
-mod start;
+pub(crate) mod spawn;
+pub(crate) mod start;
+mod upstreams;
 mod zone;
 
 pub use name_server::NameServer;
+pub(crate) use name_server::stop;
 pub use start::main;

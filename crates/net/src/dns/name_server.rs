@@ -7,13 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use model::dns::DnsState;
 use model::name::Name;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{SocketAddrUnix, connect, sockopt};
 use rustix::process::{Signal, pidfd_send_signal};
 use stamp::Stamp;
 
@@ -23,8 +22,6 @@ use super::{bind, resolv, spawn};
 use crate::NetError;
 use crate::error::Doing;
 
-/// How long a server that runs may take to answer the agent before it is taken for stuck and replaced.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Stands for "none at all" where an empty list would mean "those of the host".
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -102,7 +99,7 @@ impl NameServer {
         let ports = state
             .networks
             .iter()
-            .filter_map(|(name, network)| Some((name.clone(), *listeners.get(&network.gateway)?)))
+            .filter_map(|(name, network)| Some((name.clone(), *listeners.get(network.gateways.first()?)?)))
             .filter(|(_, port)| *port != resolv::PORT)
             .collect();
         self.write_last(&Last { given, ports })
@@ -179,13 +176,13 @@ impl NameServer {
             let named = state.upstreams.iter();
             named.map(|ip| SocketAddr::new(*ip, resolv::PORT)).collect()
         };
-        let gateways: BTreeSet<IpAddr> = state.networks.values().map(|n| n.gateway.into()).collect();
+        let gateways: BTreeSet<IpAddr> = all_gateways(state).collect();
         all.retain(|server| !gateways.contains(&server.ip()));
         Ok(all)
     }
 
     /// A connection to a server of our protocol and version that answers, and what it listens on.
-    fn reach(&self) -> Result<(OwnedFd, BTreeMap<Ipv4Addr, u16>), NetError> {
+    fn reach(&self) -> Result<(OwnedFd, BTreeMap<IpAddr, u16>), NetError> {
         if self.lives()? {
             if let Ok((control, (PROTOCOL, version, held))) = self.hello()
                 && version == env!("CARGO_PKG_VERSION")
@@ -201,9 +198,8 @@ impl NameServer {
     }
 
     #[expect(clippy::type_complexity, reason = "taken apart at once by the one caller")]
-    fn hello(&self) -> Result<(OwnedFd, (u32, String, BTreeMap<Ipv4Addr, u16>)), NetError> {
-        let control = self
-            .connect()
+    fn hello(&self) -> Result<(OwnedFd, (u32, String, BTreeMap<IpAddr, u16>)), NetError> {
+        let control = control::connected(&self.files.socket)
             .doing(|| format!("reach the name server at {}", self.files.socket.display()))?;
         match ask(&control, &Request::Hello, &[])? {
             Reply::Here {
@@ -215,35 +211,18 @@ impl NameServer {
         }
     }
 
-    fn connect(&self) -> io::Result<OwnedFd> {
-        let socket = control::socket()?;
-        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, direction, Some(PATIENCE))?;
-        }
-        connect(&socket, &SocketAddrUnix::new(&self.files.socket)?)?;
-        Ok(socket)
-    }
-
     /// Ends the server and what it left; done where it does not run.
     fn end(&self) -> Result<(), NetError> {
         // It keeps nothing that would have to be put in order.
         if let Some(process) = self.pidfd()? {
             stop(&process).doing(|| "end the name server".to_owned())?;
         }
-        // Nobody but us starts one, so nobody waits for the lock.
-        let files = &self.files;
-        for path in [&files.last, &files.process, &files.socket, &files.lock] {
-            files::remove(path).map_err(file_error("remove", path))?;
-        }
-        match std::fs::remove_dir(&files.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &files.dir)(e)),
-            _ => Ok(()),
-        }
+        self.files.clear().map_err(file_error("remove", &self.files.dir))
     }
 }
 
 /// Kills a process and waits for its end.
-fn stop(process: &OwnedFd) -> io::Result<()> {
+pub(crate) fn stop(process: &OwnedFd) -> io::Result<()> {
     match pidfd_send_signal(process, Signal::KILL) {
         Ok(()) => {}
         Err(rustix::io::Errno::SRCH) => return Ok(()),
@@ -258,28 +237,30 @@ fn stop(process: &OwnedFd) -> io::Result<()> {
     }
 }
 
+fn all_gateways(state: &DnsState) -> impl Iterator<Item = IpAddr> {
+    state.networks.values().flat_map(|n| &n.gateways).copied()
+}
+
 /// Hands over a pair of sockets for each gateway that has none. Gives the port of each.
 fn listen(
     control: &OwnedFd,
     state: &DnsState,
-    mut held: BTreeMap<Ipv4Addr, u16>,
-) -> Result<BTreeMap<Ipv4Addr, u16>, NetError> {
+    mut held: BTreeMap<IpAddr, u16>,
+) -> Result<BTreeMap<IpAddr, u16>, NetError> {
     for (name, network) in &state.networks {
-        let gateway = network.gateway;
-        if held.contains_key(&gateway) {
-            continue;
+        let made = bind::listeners(&network.gateways, |gateway| held.get(gateway).copied()).doing(|| {
+            let gateways: Vec<String> = network.gateways.iter().map(ToString::to_string).collect();
+            let gateways = gateways.join(" and ");
+            format!("listen on {gateways}, where network {name} has its gateway, for name queries")
+        })?;
+        for at in made {
+            let (gateway, port) = (at.gateway, at.port);
+            let listen = Request::Listen { gateway, port };
+            match ask(control, &listen, &[at.udp.as_fd(), at.tcp.as_fd()])? {
+                Reply::Done => held.insert(gateway, port),
+                other => return Err(refused(other)),
+            };
         }
-        let made = bind::listeners(gateway)
-            .doing(|| format!("listen on {gateway}, the gateway of network {name}, for name queries"))?;
-        let port = made.port;
-        match ask(
-            control,
-            &Request::Listen { gateway, port },
-            &[made.udp.as_fd(), made.tcp.as_fd()],
-        )? {
-            Reply::Done => held.insert(gateway, port),
-            other => return Err(refused(other)),
-        };
     }
     Ok(held)
 }
@@ -287,7 +268,7 @@ fn listen(
 /// Hands over the names.
 fn give(control: &OwnedFd, given: &Given) -> Result<(), NetError> {
     let memory = in_memory(given).doing(|| "write down the names for the name server".to_owned())?;
-    let gateways = given.state.networks.values().map(|n| n.gateway).collect();
+    let gateways = all_gateways(&given.state).collect();
     match ask(control, &Request::Give { gateways }, &[memory.as_fd()])? {
         Reply::Done => Ok(()),
         other => Err(refused(other)),

@@ -20,7 +20,12 @@ const ADDRESS_SPACE: u64 = 512 << 20;
 
 /// Makes this process nobody: for good, and with no way to become somebody by executing anything.
 pub fn enter() -> io::Result<()> {
-    limit_resources()?;
+    enter_with(OPEN_FILES)
+}
+
+/// The same with so many descriptors.
+pub fn enter_with(open_files: u64) -> io::Result<()> {
+    limit_resources(open_files)?;
     nix::unistd::setgroups(&[])?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     nix::unistd::setresgid(gid, gid, gid)?;
@@ -39,9 +44,9 @@ pub fn enter() -> io::Result<()> {
     restrict_calls()
 }
 
-fn limit_resources() -> io::Result<()> {
+fn limit_resources(open_files: u64) -> io::Result<()> {
     for (resource, most) in [
-        (Resource::RLIMIT_NOFILE, OPEN_FILES),
+        (Resource::RLIMIT_NOFILE, open_files),
         (Resource::RLIMIT_AS, ADDRESS_SPACE),
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_FSIZE, 0),
@@ -87,6 +92,7 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
 const ALLOWED: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_connect,
+    libc::SYS_shutdown,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_recvmsg,

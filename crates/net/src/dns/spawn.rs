@@ -13,11 +13,17 @@ use crate::NetError;
 /// Starts the server; returns when it waits for what it is to know. It is nobody's child, and gets nothing of ours but
 /// its control socket.
 pub fn start(run_dir: &Path, exe: &Path, files: &Files) -> Result<(), NetError> {
-    let failed = |why: String| NetError::invalid("cannot start the name server (`wharf dns`)", why);
+    start_as("dns", run_dir, exe, files)
+}
+
+/// The same for another process of this kind. `command`: what it is told to be.
+pub fn start_as(command: &str, run_dir: &Path, exe: &Path, files: &Files) -> Result<(), NetError> {
+    let what = command;
+    let failed = |why: String| NetError::invalid(format!("cannot start `wharf {what}`"), why);
     let socket = control_socket(files)
         .map_err(|e| failed(format!("its control socket {}: {e}", files.socket.display())))?;
     let mut command = detach::command(exe);
-    command.arg("dns").env("WHARF_RUN_DIR", run_dir).stdin(socket);
+    command.arg(what).env("WHARF_RUN_DIR", run_dir).stdin(socket);
     detach::start(command).map_err(|why| failed(why.to_string()))
 }
 

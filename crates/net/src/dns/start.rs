@@ -53,7 +53,7 @@ fn set_up() -> Result<(File, Server), String> {
 }
 
 /// Away from where it was started. Gives what was standard input: the control socket.
-fn leave_surroundings() -> io::Result<OwnedFd> {
+pub fn leave_surroundings() -> io::Result<OwnedFd> {
     let control = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let null = detach::leave_surroundings(Mode::from_raw_mode(0o077))?;
     nix::unistd::dup2_stdin(&null)?;

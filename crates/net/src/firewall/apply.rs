@@ -7,12 +7,13 @@ use std::time::Duration;
 use model::firewall::FirewallState;
 
 use super::change::{self, Step};
-use super::elements::{self, Elements, STALE_LEN};
+use super::elements::{self, Elements, stale_len};
+use super::family::Family;
 use super::foreign::ForeignChain;
 use super::read::{Found, FoundTable, read};
-use super::render::{Make, render, set};
+use super::render::{Guards, Make, render, render_among, set};
 use super::table::{Element, Set, Table};
-use super::{allow, conntrack, nl, sidedoor, slots};
+use super::{allow, conntrack, firewalld, nl, sidedoor, slots};
 use crate::error::{Doing, NetError};
 use crate::netlink::{BatchError, Message, Netlink};
 
@@ -58,9 +59,9 @@ impl Keeper {
         format!("wharf:{}", self.owner)
     }
 
-    fn make(&self, guarded: bool) -> Make {
+    fn make(&self, guards: Guards) -> Make {
         let zoned = self.zoned;
-        Make { guarded, zoned }
+        Make { guards, zoned }
     }
 
     fn check(&self, found: &Found) -> Result<(), NetError> {
@@ -130,9 +131,11 @@ pub(crate) struct Current {
     /// What can be made out in any case.
     pub salvaged: FirewallState,
     /// The table says that forwarding is for our bridges alone.
-    pub guarded: bool,
+    pub guards: Guards,
     /// Chains of other tables that may drop what is ours.
     pub foreign: Vec<ForeignChain>,
+    /// The table of firewalld.
+    pub firewalld: Option<firewalld::Found>,
 }
 
 /// Reads the table back from the kernel.
@@ -148,12 +151,13 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
             // What is another agent's is not left by us.
             there: left.is_ok_and(|steps| !steps.is_empty()),
             salvaged: FirewallState::default(),
-            guarded: false,
+            guards: Guards::default(),
             foreign: found.foreign,
+            firewalld: found.firewalld,
         });
     };
-    let guarded = table.is_guarded();
-    let state = match whole(table, keeper.make(guarded)) {
+    let guards = table.guards();
+    let state = match whole(table, keeper.make(guards)) {
         Some(state) if table.is_kept(keeper.socket) => {
             let through = sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty();
             through.then_some(state)
@@ -165,8 +169,9 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         state,
         there: true,
         salvaged: elements::salvage(&table.elements),
-        guarded,
+        guards,
         foreign: found.foreign,
+        firewalld: found.firewalld,
     })
 }
 
@@ -178,9 +183,7 @@ fn whole(table: &FoundTable, make: Make) -> Option<FirewallState> {
     let state = elements::read(&table.elements)?;
     let wanted = render(&state, make, &table.elements);
     let empty = state == FirewallState::default();
-    let same = |set: &Set| {
-        table.elements.get(set.name) == Some(&set.elements) || empty && set.name == set::STALE_UDP
-    };
+    let same = |set: &Set| table.elements.get(set.name) == Some(&set.elements) || empty && is_stale(set.name);
     (table.has_static_part_of(&wanted) && wanted.sets.iter().all(same)).then_some(state)
 }
 
@@ -193,18 +196,25 @@ pub(crate) fn apply(
     route: &mut Netlink,
     keeper: &Keeper,
     state: &FirewallState,
-    guarded: bool,
+    guards: Guards,
 ) -> Result<(), NetError> {
     elements::check(state)?;
     let mut earlier = Elements::new();
     let mut forgotten = BTreeSet::new();
     for _ in 0..TRIES {
         let found = keeper.seize(filter)?;
-        let kept = found.table.as_ref().is_some_and(FoundTable::is_guarded);
+        let kept = found.table.as_ref().map(FoundTable::guards).unwrap_or_default();
         if let Some(table) = &found.table {
             earlier.clone_from(&table.elements);
         }
-        let mut wanted = render(state, keeper.make(guarded || kept), &earlier);
+        let make = keeper.make(guards.or(kept));
+        let mut wanted = render(state, make, &earlier);
+        let changed = changed_udp(&earlier, &wanted);
+        if make.zoned && !changed.is_empty() {
+            // What ails this look is told by the one after the change: the ports are not to wait for it.
+            let led = conntrack::led(filter, &families_of(&changed)).unwrap_or_default();
+            wanted = render_among(state, make, &earlier, &led);
+        }
         let stale = stale_udp(&earlier, &wanted, &forgotten);
         note(&mut wanted, &stale);
         let mut steps = steps(&found, &wanted, keeper);
@@ -215,7 +225,7 @@ pub(crate) fn apply(
         if stale.is_empty() {
             return Ok(());
         }
-        conntrack::forget_flows(filter, route, &stale, &wanted.sets)?;
+        conntrack::forget_flows(filter, route, &families_of(&stale), &stale, &wanted.sets)?;
         forgotten = stale;
     }
     Err(NetError::Busy { tries: TRIES })
@@ -223,9 +233,14 @@ pub(crate) fn apply(
 
 /// UDP ports whose flows are to be forgotten: those that change now, and those noted earlier.
 fn stale_udp(earlier: &Elements, wanted: &Table, forgotten: &BTreeSet<Element>) -> BTreeSet<Element> {
-    let noted = earlier.get(set::STALE_UDP).into_iter().flatten();
-    let mut stale: BTreeSet<Element> = noted
-        .filter(|e| e.key.len() == STALE_LEN && !forgotten.contains(e))
+    let noted = |f: Family| {
+        let noted = earlier.get(f.set(set::STALE_UDP)).into_iter().flatten();
+        noted.filter(move |e| e.key.len() == stale_len(f))
+    };
+    let mut stale: BTreeSet<Element> = Family::ALL
+        .into_iter()
+        .flat_map(noted)
+        .filter(|e| !forgotten.contains(e))
         .cloned()
         .collect();
     stale.extend(changed_udp(earlier, wanted));
@@ -233,8 +248,11 @@ fn stale_udp(earlier: &Elements, wanted: &Table, forgotten: &BTreeSet<Element>) 
 }
 
 fn note(table: &mut Table, stale: &BTreeSet<Element>) {
-    for set in table.sets.iter_mut().filter(|s| s.name == set::STALE_UDP) {
-        set.elements.clone_from(stale);
+    for set in &mut table.sets {
+        if let Some((f, set::STALE_UDP)) = Family::of_set(set.name) {
+            let own = stale.iter().filter(|e| e.key.len() == stale_len(f));
+            set.elements = own.cloned().collect();
+        }
     }
 }
 
@@ -276,22 +294,44 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
         .iter()
         .map(|set| (set.name.to_owned(), set.elements.clone()))
         .collect();
-    let lists = allow::changed(earlier, &later);
-    let closed = [set::CLOSED_BOUND, set::CLOSED_ANY].map(|name| later.get(name));
+    Family::ALL
+        .into_iter()
+        .filter(|f| {
+            [earlier, &later]
+                .iter()
+                .any(|all| all.contains_key(f.set(set::SUBNETS)))
+        })
+        .flat_map(|f| changed_udp_of(f, earlier, &later))
+        .collect()
+}
+
+/// Those of elements of [`set::STALE_UDP`].
+fn families_of(stale: &BTreeSet<Element>) -> Vec<Family> {
+    let has = |f: &Family| stale.iter().any(|e| e.key.len() == stale_len(*f));
+    Family::ALL.into_iter().filter(has).collect()
+}
+
+fn is_stale(name: &str) -> bool {
+    matches!(Family::of_set(name), Some((_, set::STALE_UDP)))
+}
+
+fn changed_udp_of(f: Family, earlier: &Elements, later: &Elements) -> BTreeSet<Element> {
+    let lists = allow::changed(earlier, later, f);
+    let closed = [set::CLOSED_BOUND, set::CLOSED_ANY].map(|name| later.get(f.set(name)));
     let closed: BTreeSet<&Vec<u8>> = closed.into_iter().flatten().flatten().map(|e| &e.key).collect();
     let mut out = BTreeSet::new();
     let (bound, any) = ([set::BOUND, set::UDP_BOUND_SLOTS], [set::ANY, set::UDP_ANY_SLOTS]);
     for names in [&bound[..], &any, &[set::NAMES]] {
         let stale = |e: &Element| match names {
-            [set::NAMES] => elements::stale_names(e),
-            _ => elements::stale(e),
+            [set::NAMES] => elements::stale_names(e, f),
+            _ => elements::stale(e, f),
         };
         // A target that stays among others keeps its flows, whatever slots it has.
         let targets = |all: &Elements| -> BTreeSet<Element> {
-            let of = |name: &&str| Some(slots::targets(name, all.get(*name)?));
+            let of = |name: &&'static str| Some(slots::targets(f.set(name), all.get(f.set(name))?));
             names.iter().filter_map(of).flatten().collect()
         };
-        let [before, after] = [earlier, &later].map(targets);
+        let [before, after] = [earlier, later].map(targets);
         let [was, is] = [&before, &after].map(|set| set.iter().filter_map(stale).collect::<BTreeSet<_>>());
         out.extend(was.difference(&is).cloned());
         // Of one that comes, or comes again, what leads there is right, unless it is not for everybody.
@@ -317,7 +357,7 @@ fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
 pub(crate) fn remove(filter: &mut Netlink, route: &mut Netlink, keeper: &Keeper) -> Result<(), NetError> {
     let nothing = FirewallState::default();
     if keeper.seize(filter)?.table.is_some() {
-        apply(filter, route, keeper, &nothing, false)?;
+        apply(filter, route, keeper, &nothing, Guards::default())?;
     }
     for _ in 0..TRIES {
         let found = keeper.seize(filter)?;

@@ -2,25 +2,26 @@
 //!
 //! Most follow by themselves, for their port has another zone now (see [`super::zones`]). Deleted are those that do not:
 //! of a port whose list of sources is another one, of a name server's port, where something else gave the datagram a zone
-//! or the kernel knows none, and where a zone is had a second time. An answer to one of these that is under way is lost.
+//! or the kernel knows none. An answer to one of these that is under way is lost.
 //!
 //! TCP connections are left to end by themselves: a changed port is for new ones.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use super::allow::address_of;
+use super::family::Family;
 use super::render::set;
 use super::table::{Element, Set};
-use super::zones::Zones;
+use super::zones::{Led, Zones};
 use super::{elements, nl, slots};
 use crate::error::{Doing, NetError};
 use crate::link;
-use crate::netlink::{Attr, KernelError, Netlink, be16_at, be32_at, find};
+use crate::netlink::{Attr, KernelError, Netlink, Reply, be16_at, find};
 
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = SUBSYSTEM << 8 | 1;
 const DELETE: u16 = SUBSYSTEM << 8 | 2;
-const IPV4: u8 = libc::AF_INET as u8;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -31,34 +32,50 @@ const TUPLE_PROTO: u16 = 2;
 const TUPLE_ZONE: u16 = 3;
 const IP_SRC: u16 = 1;
 const IP_DST: u16 = 2;
+/// Of IPv6 the numbers are higher by this.
+const SIX: u16 = 2;
+const FILTER: u16 = 25;
+const FILTER_ORIG: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+/// That flows are of this protocol (CTA_FILTER_F_CTA_PROTO_NUM of the kernel's nf_internals.h).
+const FILTER_PROTO_NUM: u32 = 1 << 3;
 const PROTO_NUM: u16 = 1;
 const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 
 /// A published UDP port of before or after the change.
 struct Port {
-    ip: Option<Ipv4Addr>,
+    family: Family,
+    ip: Option<IpAddr>,
     port: u16,
     /// Where it led or leads; no address: to the host itself.
-    target: (Option<Ipv4Addr>, u16),
+    target: (Option<IpAddr>, u16),
 }
 
 /// Deletes the flows to these ports: those translated to their containers, those that reached the host itself, and what
 /// was left in the zone that a port has now; none that are looked for in another zone.
 ///
-/// `stale`: elements of the set of that name. `now`: the table's sets.
+/// `stale`: elements of the sets of that name, of either family. `now`: the table's sets.
 pub fn forget_flows(
     filter: &mut Netlink,
     route: &mut Netlink,
+    families: &[Family],
     stale: &BTreeSet<Element>,
     now: &[Set],
 ) -> Result<(), NetError> {
-    let doing = || "make UDP flows follow a changed port (connection tracking)".to_owned();
-    let leading = now.iter().filter(|set| set::PORTS.contains(&set.name));
-    let leading = leading.flat_map(|set| slots::targets(set.name, &set.elements));
+    let leading = |set: &Set| {
+        let (f, _) = Family::of_set(set.name).filter(|(_, kind)| set::PORTS.contains(kind))?;
+        let targets = slots::targets(set.name, &set.elements);
+        Some(
+            targets
+                .into_iter()
+                .filter_map(move |e| port(&elements::stale(&e, f)?)),
+        )
+    };
+    let leading = now.iter().filter_map(leading).flatten().collect();
     let ports = Ports {
         stale: stale.iter().filter_map(port).collect(),
-        leading: leading.filter_map(|e| port(&elements::stale(&e)?)).collect(),
+        leading,
         zones: Zones::new(now),
         local: link::addresses(route)
             .doing(doing)?
@@ -66,14 +83,49 @@ pub fn forget_flows(
             .map(|address| address.ip)
             .collect(),
     };
-    let flows = filter.dump(GET, &nl::payload(IPV4, &[])).doing(doing)?;
-    for flow in &flows {
+    for flow in &flows(filter, families)? {
         let attrs = nl::attrs(&flow.payload);
-        if Flow::read(attrs).is_some_and(|flow| ports.affect(&flow)) {
-            delete(filter, attrs).doing(doing)?;
+        if let Some(flow) = Flow::read(attrs).filter(|flow| ports.affect(flow)) {
+            delete(filter, Family::of(flow.to.0), attrs).doing(doing)?;
         }
     }
     Ok(())
+}
+
+/// Where the flows are led that are in zones.
+pub fn led(filter: &mut Netlink, families: &[Family]) -> Result<Led, NetError> {
+    let mut led = Led::default();
+    let flows = flows(filter, families)?;
+    let read = flows
+        .iter()
+        .filter_map(|flow| Flow::read(nl::attrs(&flow.payload)));
+    for flow in read.filter(|flow| flow.zone != 0) {
+        led.add_flow(&flow);
+    }
+    Ok(led)
+}
+
+/// Those of UDP where the kernel takes a filter (since 5.8), else all.
+fn flows(filter: &mut Netlink, families: &[Family]) -> Result<Vec<Reply>, NetError> {
+    let udp = Attr::bytes(PROTO_NUM, [libc::IPPROTO_UDP as u8]);
+    let flags = |kind, flags: u32| Attr::bytes(kind, flags.to_ne_bytes());
+    let attrs = [
+        Attr::nest(TUPLE_ORIG, [Attr::nest(TUPLE_PROTO, [udp])]),
+        Attr::nest(
+            FILTER,
+            [flags(FILTER_ORIG, FILTER_PROTO_NUM), flags(FILTER_REPLY, 0)],
+        ),
+    ];
+    let mut all = Vec::new();
+    for f in families {
+        let ask = nl::payload(f.number(), &attrs);
+        all.extend(filter.dump(GET, &ask).doing(doing)?);
+    }
+    Ok(all)
+}
+
+fn doing() -> String {
+    "make UDP flows follow a changed port (connection tracking)".to_owned()
 }
 
 /// What is known of the ports.
@@ -83,23 +135,25 @@ struct Ports<'a> {
     leading: Vec<Port>,
     zones: Zones<'a>,
     /// Addresses of the host.
-    local: BTreeSet<Ipv4Addr>,
+    local: BTreeSet<IpAddr>,
 }
 
-type End = (Ipv4Addr, u16);
+type End = (IpAddr, u16);
 
 /// A flow of UDP.
-struct Flow {
-    from: End,
-    to: End,
-    answered_by: End,
-    zone: u16,
+pub struct Flow {
+    pub from: End,
+    pub to: End,
+    pub answered_by: End,
+    pub zone: u16,
 }
 
 impl Ports<'_> {
     fn affect(&self, flow: &Flow) -> bool {
         let (ip, number) = flow.to;
-        let of_port = |port: &&Port| port.port == number && port.ip.is_none_or(|of| of == ip);
+        let of_port = |port: &&Port| {
+            port.family == Family::of(ip) && port.port == number && port.ip.is_none_or(|of| of == ip)
+        };
         let is_target = |port: &Port| {
             let (ip, number) = port.target;
             let (by, at) = flow.answered_by;
@@ -115,13 +169,16 @@ impl Ports<'_> {
 }
 
 fn port(element: &Element) -> Option<Port> {
-    let end = |at| {
-        let ip = Ipv4Addr::from_bits(be32_at(&element.key, at)?);
-        Some((ip, be16_at(&element.key, at + 4)?))
+    let half = element.key.len() / 2;
+    let end = |from: usize| {
+        let end = element.key.get(from..from + half)?;
+        let (ip, port) = end.split_last_chunk::<4>()?;
+        Some((address_of(ip)?, u16::from_be_bytes([port[0], port[1]])))
     };
-    let given = |ip: Ipv4Addr| Some(ip).filter(|ip| !ip.is_unspecified());
-    let ((ip, port), (to, at)) = (end(0)?, end(8)?);
+    let given = |ip: IpAddr| Some(ip).filter(|ip| !ip.is_unspecified());
+    let ((ip, port), (to, at)) = (end(0)?, end(half)?);
     Some(Port {
+        family: Family::of(ip),
         ip: given(ip),
         port,
         target: (given(to), at),
@@ -145,16 +202,17 @@ impl Flow {
 }
 
 fn end(tuple: &[u8], ip: u16, port: u16) -> Option<End> {
-    let address = be32_at(find(find(tuple, TUPLE_IP)?, ip)?, 0)?;
+    let addresses = find(tuple, TUPLE_IP)?;
+    let address = find(addresses, ip).or_else(|| find(addresses, ip + SIX))?;
     Some((
-        Ipv4Addr::from_bits(address),
+        address_of(address)?,
         be16_at(find(find(tuple, TUPLE_PROTO)?, port)?, 0)?,
     ))
 }
 
 /// By its tuple and number, so that no newer flow of the same tuple is meant.
-fn delete(filter: &mut Netlink, flow: &[u8]) -> Result<(), KernelError> {
-    let mut payload = nl::payload(IPV4, &[]);
+fn delete(filter: &mut Netlink, f: Family, flow: &[u8]) -> Result<(), KernelError> {
+    let mut payload = nl::payload(f.number(), &[]);
     for kind in [TUPLE_ORIG, ZONE, ID] {
         if let Some(value) = find(flow, kind) {
             // The kernel wants nests marked as such; what it sent was so too.

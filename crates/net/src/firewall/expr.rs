@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::family::Family;
 use super::nl;
 use crate::netlink::Attr;
 
@@ -34,6 +35,11 @@ pub enum Expr {
     Mask {
         reg: u8,
         mask: u32,
+    },
+    /// Of as many bytes.
+    MaskBytes {
+        reg: u8,
+        mask: Vec<u8>,
     },
     Equal {
         reg: u8,
@@ -70,6 +76,7 @@ pub enum Expr {
         from: u8,
     },
     Dnat {
+        family: Family,
         address: u8,
         port: u8,
     },
@@ -157,16 +164,8 @@ impl Expr {
             ),
             Self::AddressType { here, to } => ("fib", address_type(*here, *to)),
             Self::Ct { key, to } => ("ct", vec![Attr::be32(2, *key as u32), register(1, *to)]),
-            Self::Mask { reg, mask } => (
-                "bitwise",
-                vec![
-                    register(1, *reg),
-                    register(2, *reg),
-                    Attr::be32(3, 4),
-                    value(4, &mask.to_ne_bytes()),
-                    value(5, &[0; 4]),
-                ],
-            ),
+            Self::Mask { reg, mask } => ("bitwise", and(*reg, &mask.to_ne_bytes())),
+            Self::MaskBytes { reg, mask } => ("bitwise", and(*reg, mask)),
             Self::Equal { reg, value: v } => ("cmp", vec![register(1, *reg), Attr::be32(2, 0), value(3, v)]),
             Self::NotEqual { reg, value: v } => {
                 ("cmp", vec![register(1, *reg), Attr::be32(2, 1), value(3, v)])
@@ -190,7 +189,11 @@ impl Expr {
             }
             Self::Hash { from, len, below, to } => ("hash", hash(*from, *len, *below, *to)),
             Self::SetZone { from } => ("ct", zone_of_the_original_direction(*from)),
-            Self::Dnat { address, port } => ("nat", dnat(*address, *port)),
+            Self::Dnat {
+                family,
+                address,
+                port,
+            } => ("nat", dnat(*family, *address, *port)),
             Self::Redirect { port } => ("redir", redirect(*port)),
             Self::Masquerade => ("masq", Vec::new()),
             Self::Compat { name, revision, info } => (
@@ -208,6 +211,16 @@ impl Expr {
             Self::Verdict(verdict) => immediate(vec![Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32)]),
         }
     }
+}
+
+fn and(reg: u8, mask: &[u8]) -> Vec<Attr> {
+    vec![
+        register(1, reg),
+        register(2, reg),
+        Attr::be32(3, mask.len() as u32),
+        value(4, mask),
+        value(5, &vec![0; mask.len()]),
+    ]
 }
 
 /// The kind of the packet's destination; `here`: as seen by the interface it came in by.
@@ -250,13 +263,12 @@ fn redirect(port: u8) -> Vec<Attr> {
 }
 
 /// Everything the kernel would add by itself is said, so that what it shows compares equal.
-fn dnat(address: u8, port: u8) -> Vec<Attr> {
+fn dnat(family: Family, address: u8, port: u8) -> Vec<Attr> {
     const DESTINATION: u32 = 1;
-    const IPV4: u32 = 2;
     const MAP_IPS_AND_PORTS: u32 = 3;
     vec![
         Attr::be32(1, DESTINATION),
-        Attr::be32(2, IPV4),
+        Attr::be32(2, family.number().into()),
         register(3, address),
         register(4, address),
         register(5, port),
@@ -286,6 +298,7 @@ impl fmt::Display for Expr {
             Self::AddressType { here: true, to } => write!(f, "r{to} = fib daddr . iif type"),
             Self::Ct { key, to } => write!(f, "r{to} = ct {}", format!("{key:?}").to_lowercase()),
             Self::Mask { reg, mask } => write!(f, "r{reg} &= {mask:#x}"),
+            Self::MaskBytes { reg, mask } => write!(f, "r{reg} &= {mask:?}"),
             Self::Equal { reg, value } => write!(f, "r{reg} == {value:?}"),
             Self::NotEqual { reg, value } => write!(f, "r{reg} != {value:?}"),
             Self::Lookup { set, key, to: None } => write!(f, "r{key} in @{set}"),
@@ -300,7 +313,14 @@ impl fmt::Display for Expr {
                 write!(f, "r{to} = jhash of {len} bytes from r{from} mod {below}")
             }
             Self::SetZone { from } => write!(f, "ct original zone = r{from}"),
-            Self::Dnat { address, port } => write!(f, "dnat ip to r{address} : r{port}"),
+            Self::Dnat {
+                family,
+                address,
+                port,
+            } => {
+                let ip = if *family == Family::V4 { "ip" } else { "ip6" };
+                write!(f, "dnat {ip} to r{address} : r{port}")
+            }
             Self::Redirect { port } => write!(f, "redirect to : r{port}"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Compat { name, .. } => write!(f, "match {name}"),

@@ -3,7 +3,7 @@
 //!
 //! Judged is what happens to a packet that no condition is true of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::nl;
 use super::read::FoundRule;
@@ -64,7 +64,7 @@ pub fn chains(filter: &mut Netlink) -> Result<Vec<ForeignChain>, KernelError> {
         let (family, attrs) = (reply.payload.first().copied(), nl::attrs(&reply.payload));
         let hook = find(attrs, nl::CHAIN_HOOK).and_then(|hook| read_be32(hook, nl::HOOK_NUM));
         let (Some(family), Some(hook), Some(table), Some(name)) = (
-            family.filter(|f| matches!(*f, nl::IPV4 | nl::INET)),
+            family.filter(|f| matches!(*f, nl::IPV4 | nl::IPV6 | nl::INET)),
             hook.and_then(Hook::of),
             read_text(attrs, nl::CHAIN_TABLE),
             read_text(attrs, nl::CHAIN_NAME),
@@ -114,6 +114,24 @@ pub fn rules(
     };
     let attrs = replies.iter().map(|r| nl::attrs(&r.payload));
     Ok(attrs.filter(of_chain).map(FoundRule::new).collect())
+}
+
+/// The rules of all chains of one table, in order.
+pub fn table_rules(
+    filter: &mut Netlink,
+    family: u8,
+    table: &str,
+) -> Result<BTreeMap<String, Vec<FoundRule>>, KernelError> {
+    let ask = [Attr::text(nl::RULE_TABLE, table)];
+    let mut out: BTreeMap<String, Vec<FoundRule>> = BTreeMap::new();
+    for reply in filter.dump(nl::kind(nl::GETRULE), &nl::payload(family, &ask))? {
+        let attrs = nl::attrs(&reply.payload);
+        let of_table = read_text(attrs, nl::RULE_TABLE).as_deref() == Some(table);
+        if let Some(chain) = read_text(attrs, nl::RULE_CHAIN).filter(|_| of_table) {
+            out.entry(chain).or_default().push(FoundRule::new(attrs));
+        }
+    }
+    Ok(out)
 }
 
 struct Walk<'a> {

@@ -1,11 +1,13 @@
 //! What others' chains drop of our bridges' traffic, in words for users: what is there, and what to add.
 
 use model::firewall::FirewallBridge;
+use model::observed::ForeignDrop;
 
+use super::family::Family;
 use super::foreign::{ForeignChain, Hook, Verdict, expressions, immediate};
-use super::passage::names_port;
+use super::passage::{concerned, names_port};
 use super::read::FoundRule;
-use super::{nl, sidedoor};
+use super::{firewalld, nl, sidedoor};
 use crate::netlink::{find, read_be32};
 
 /// `meta` keys: index and names of the devices a packet came and leaves by, and its transport.
@@ -13,25 +15,26 @@ const IIF: u32 = 4;
 const IIFNAME: u32 = 6;
 const OIFNAME: u32 = 7;
 const L4PROTO: u32 = 16;
-const FIREWALLD: &str = "firewalld";
 
 /// What drops the traffic of these bridges and is not to be helped from here.
-pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge]) -> Vec<String> {
+pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge]) -> Vec<ForeignDrop> {
     let closed = |hook| {
-        chains
-            .iter()
-            .filter(move |c| c.hook == hook && c.closes && !sidedoor::is_kept_by_iptables(c))
+        chains.iter().filter(move |c| {
+            // Of firewalld it is known what it does.
+            let known = sidedoor::is_kept_by_iptables(c) || firewalld::is_its(c);
+            c.hook == hook && c.closes && !known
+        })
     };
-    let forward = closed(Hook::Forward).filter_map(|chain| forward(chain, bridges));
-    let mut out: Vec<String> = forward.collect();
-    // The zone that firewalld is to put them in is let in as well.
-    let zoned = out.iter().any(|told| told.starts_with(FIREWALLD));
-    let inner = closed(Hook::Input).filter(|chain| !(zoned && chain.table == FIREWALLD));
-    out.extend(inner.filter_map(|chain| input(chain, bridges)));
-    out
+    let of = |chain: &ForeignChain| match chain.family {
+        nl::IPV6 => concerned(Family::V6, bridges),
+        _ => bridges.to_vec(),
+    };
+    let forward = closed(Hook::Forward).filter_map(|chain| forward(chain, &of(chain)));
+    let inner = closed(Hook::Input).filter_map(|chain| input(chain, &of(chain)));
+    forward.chain(inner).collect()
 }
 
-fn forward(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<String> {
+fn forward(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<ForeignDrop> {
     let heeded = |bridge: &&FirewallBridge| {
         [IIFNAME, OIFNAME]
             .iter()
@@ -43,21 +46,19 @@ fn forward(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<String> {
         return None;
     }
     let place = place(chain);
-    if chain.table == FIREWALLD {
-        return Some(firewalld(&place, "is forwarded to and from", &names));
-    }
     let devices = quoted(&names);
-    Some(format!(
+    let told = format!(
         "the nftables chain `{place}` drops what is forwarded to and from {}, so that containers there are cut off and \
          their published ports dead; add to it: `nft 'insert rule {place} iifname {{ {devices} }} accept; \
          insert rule {place} oifname {{ {devices} }} accept'` (the table inet {} sees to it that nothing but published \
          ports is reached), and the same in the file it is loaded from",
         names.join(", "),
         nl::TABLE,
-    ))
+    );
+    Some(drop_by(&place, &names, true, told))
 }
 
-fn input(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<String> {
+fn input(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<ForeignDrop> {
     let heeded = |bridge: &FirewallBridge| chain.rules.iter().any(|rule| answers(rule, bridge));
     let missing: Vec<&FirewallBridge> = bridges.iter().filter(|bridge| !heeded(bridge)).collect();
     if missing.is_empty() {
@@ -65,41 +66,40 @@ fn input(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<String> {
     }
     let names: Vec<&str> = missing.iter().map(|b| b.bridge.as_str()).collect();
     let place = place(chain);
-    if chain.table == FIREWALLD {
-        return Some(firewalld(&place, "asks the host for names from", &names));
-    }
     let mut ports: Vec<String> = missing.iter().map(|b| names_port(b).to_string()).collect();
     ports.sort();
     ports.dedup();
     let (devices, ports) = (quoted(&names), ports.join(", "));
-    Some(format!(
+    let told = format!(
         "the nftables chain `{place}` drops what containers at {} ask the host, so that names do not resolve there; add to \
          it: `nft 'insert rule {place} iifname {{ {devices} }} meta l4proto {{ tcp, udp }} th dport {{ {ports} }} accept'`, \
          and the same in the file it is loaded from",
         names.join(", "),
-    ))
+    );
+    Some(drop_by(&place, &names, false, told))
+}
+
+fn drop_by(place: &str, bridges: &[&str], ports: bool, told: String) -> ForeignDrop {
+    ForeignDrop {
+        by: format!("the nftables chain `{place}`"),
+        bridges: bridges.iter().map(|&bridge| bridge.to_owned()).collect(),
+        ports,
+        told,
+    }
 }
 
 fn place(chain: &ForeignChain) -> String {
-    let family = if chain.family == nl::INET { "inet" } else { "ip" };
+    let family = match chain.family {
+        nl::INET => "inet",
+        nl::IPV6 => "ip6",
+        _ => "ip",
+    };
     format!("{family} {} {}", chain.table, chain.name)
 }
 
 fn quoted(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|n| format!("\"{n}\"")).collect();
     quoted.join(", ")
-}
-
-fn firewalld(place: &str, what: &str, bridges: &[&str]) -> String {
-    let interfaces: Vec<String> = bridges.iter().map(|b| format!("--add-interface={b}")).collect();
-    format!(
-        "firewalld (nftables chain `{place}`) drops what {what} {}; put them in a zone it lets through: \
-         `firewall-cmd --permanent --zone=trusted {}`, `firewall-cmd --permanent --new-policy=wharf`, `firewall-cmd \
-         --permanent --policy=wharf --set-target=ACCEPT --add-ingress-zone=ANY --add-egress-zone=trusted`, \
-         `firewall-cmd --reload`",
-        bridges.join(", "),
-        interfaces.join(" ")
-    )
 }
 
 /// The rule is about packets that come by (IIFNAME) or leave by that bridge, as far as can be seen, and does not drop

@@ -1,5 +1,5 @@
-//! The forward and input chains that iptables keeps outside of nftables (`iptables-legacy`), read from the kernel as it is there
-//! (linux/netfilter_ipv4/ip_tables.h, x_tables.h). It cannot be part of a transaction of ours, so it is only judged.
+//! The forward and input chains that iptables keeps outside of nftables (`iptables-legacy`, `ip6tables-legacy`), read from the kernel as
+//! it is there (linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h, x_tables.h). It cannot be part of a transaction of ours, so it is only judged.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use model::firewall::FirewallBridge;
+use model::observed::ForeignDrop;
 
-use super::passage::names_port;
+use super::family::Family;
+use super::passage::{concerned, names_port};
 use crate::error::{Doing, NetError};
 use crate::sys::ip_option;
 
-const TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 const TABLE: &str = "filter";
 const GET_INFO: i32 = 64;
 const GET_ENTRIES: i32 = 65;
@@ -27,11 +28,46 @@ const ENDS: usize = 56;
 const SIZE: usize = 80;
 /// In `struct ipt_get_entries`: the entries, aligned to eight bytes.
 const ENTRIES: usize = 40;
-/// In `struct ipt_entry`: addresses and masks, then the names of devices; the places of its target and its end.
-const IN_DEVICE: usize = 16;
-const OUT_DEVICE: usize = 32;
-const TARGET: usize = 88;
-const NEXT: usize = 90;
+/// What differs by family, in `struct ipt_entry` and `struct ip6t_entry` above all: addresses and masks, then the names of
+/// devices; the places of its target and its end.
+struct Layout {
+    family: Family,
+    program: &'static str,
+    /// The tables that are in use.
+    tables: &'static str,
+    socket: AddressFamily,
+    level: i32,
+    in_device: usize,
+    out_device: usize,
+    target: usize,
+    next: usize,
+}
+
+static LAYOUTS: [Layout; 2] = [
+    Layout {
+        family: Family::V4,
+        program: "iptables-legacy",
+        tables: "/proc/thread-self/net/ip_tables_names",
+        socket: AddressFamily::Inet,
+        level: libc::IPPROTO_IP,
+        in_device: 16,
+        out_device: 32,
+        target: 88,
+        next: 90,
+    },
+    Layout {
+        family: Family::V6,
+        program: "ip6tables-legacy",
+        tables: "/proc/thread-self/net/ip6_tables_names",
+        socket: AddressFamily::Inet6,
+        level: libc::IPPROTO_IPV6,
+        in_device: 64,
+        out_device: 80,
+        target: 140,
+        next: 142,
+    },
+];
+
 /// In `struct xt_standard_target`: size, name, and the verdict after them.
 const TARGET_NAME: usize = 2;
 const VERDICT: usize = 32;
@@ -39,60 +75,81 @@ const VERDICT: usize = 32;
 const DROP: i32 = -1;
 
 /// What is to be done where those chains drop what is for these bridges, or their questions for names.
-pub(crate) fn drops(bridges: &[FirewallBridge]) -> Result<Vec<String>, NetError> {
-    let doing = || "look at the rules of iptables-legacy".to_owned();
-    let Some(table) = table().doing(doing)? else {
-        return Ok(Vec::new());
-    };
+pub(crate) fn drops(bridges: &[FirewallBridge]) -> Result<Vec<ForeignDrop>, NetError> {
+    let mut out = Vec::new();
+    for layout in &LAYOUTS {
+        let bridges = concerned(layout.family, bridges);
+        if bridges.is_empty() {
+            continue;
+        }
+        let doing = || format!("look at the rules of {}", layout.program);
+        if let Some(table) = table(layout).doing(doing)? {
+            out.extend(drops_of(&table, &bridges));
+        }
+    }
+    Ok(out)
+}
+
+fn drops_of(table: &Legacy, bridges: &[FirewallBridge]) -> Vec<ForeignDrop> {
+    let layout = table.layout;
     let mut out = Vec::new();
     for (hook, devices, complaint) in [
         (
             FORWARD,
-            &[IN_DEVICE, OUT_DEVICE][..],
-            forward as fn(&FirewallBridge) -> String,
+            &[layout.in_device, layout.out_device][..],
+            forward as fn(&str, &FirewallBridge) -> String,
         ),
-        (INPUT, &[IN_DEVICE], input),
+        (INPUT, &[layout.in_device], input),
     ] {
         if table.policy(hook) != Some(DROP) {
             continue;
         }
         let rules = table.rules(hook);
         let heeded = |bridge: &&FirewallBridge| {
-            let about = |at: &usize| rules.iter().any(|rule| is_about(rule, *at, &bridge.bridge));
+            let about = |at: &usize| {
+                let mut rules = rules.iter();
+                rules.any(|rule| layout.is_about(rule, *at, &bridge.bridge))
+            };
             devices.iter().all(about)
         };
-        out.extend(bridges.iter().filter(|b| !heeded(b)).map(complaint));
+        out.extend(bridges.iter().filter(|b| !heeded(b)).map(|b| ForeignDrop {
+            by: layout.program.to_owned(),
+            bridges: vec![b.bridge.clone()],
+            ports: hook == FORWARD,
+            told: complaint(layout.program, b),
+        }));
     }
-    Ok(out)
+    out
 }
 
-fn forward(bridge: &FirewallBridge) -> String {
+fn forward(program: &str, bridge: &FirewallBridge) -> String {
     let bridge = &bridge.bridge;
     format!(
-        "the forward chain of iptables-legacy drops what is forwarded to and from {bridge}, so that containers there are \
-         cut off and their published ports dead; run `iptables-legacy -I FORWARD -i {bridge} -j ACCEPT` and \
-         `iptables-legacy -I FORWARD -o {bridge} -j ACCEPT` (nftables sees to it that nothing but published ports is \
+        "the forward chain of {program} drops what is forwarded to and from {bridge}, so that containers there are \
+         cut off and their published ports dead; run `{program} -I FORWARD -i {bridge} -j ACCEPT` and \
+         `{program} -I FORWARD -o {bridge} -j ACCEPT` (nftables sees to it that nothing but published ports is \
          reached), and have it so after a boot, or move that firewall to iptables-nft"
     )
 }
 
-fn input(bridge: &FirewallBridge) -> String {
+fn input(program: &str, bridge: &FirewallBridge) -> String {
     let (port, bridge) = (names_port(bridge), &bridge.bridge);
     format!(
-        "the input chain of iptables-legacy drops what containers at {bridge} ask the host, so that names do not resolve \
-         there; run `iptables-legacy -I INPUT -i {bridge} -p udp --dport {port} -j ACCEPT` and `iptables-legacy -I INPUT \
+        "the input chain of {program} drops what containers at {bridge} ask the host, so that names do not resolve \
+         there; run `{program} -I INPUT -i {bridge} -p udp --dport {port} -j ACCEPT` and `{program} -I INPUT \
          -i {bridge} -p tcp --dport {port} -j ACCEPT`, and have it so after a boot, or move that firewall to iptables-nft"
     )
 }
 
 /// The table as the kernel tells it; none where nobody uses it: asking would bring it to life.
 struct Legacy {
+    layout: &'static Layout,
     info: Vec<u8>,
     entries: Vec<u8>,
 }
 
-fn table() -> io::Result<Option<Legacy>> {
-    let used = match fs::read_to_string(TABLES) {
+fn table(layout: &'static Layout) -> io::Result<Option<Legacy>> {
+    let used = match fs::read_to_string(layout.tables) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
@@ -100,7 +157,7 @@ fn table() -> io::Result<Option<Legacy>> {
         return Ok(None);
     }
     let socket: OwnedFd = socket(
-        AddressFamily::Inet,
+        layout.socket,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         nix::sys::socket::SockProtocol::Raw,
@@ -108,16 +165,20 @@ fn table() -> io::Result<Option<Legacy>> {
     // Between the two questions somebody may change the table: then its size is another one, and it is asked again.
     for _ in 0..8 {
         let mut info = named(INFO);
-        ip_option(socket.as_fd(), GET_INFO, &mut info)?;
+        ip_option(socket.as_fd(), layout.level, GET_INFO, &mut info)?;
         let size = number(&info, SIZE).unwrap_or(0) as usize;
         let mut entries = named(ENTRIES + size);
         entries[32..36].copy_from_slice(&(size as u32).to_ne_bytes());
-        match ip_option(socket.as_fd(), GET_ENTRIES, &mut entries) {
+        match ip_option(socket.as_fd(), layout.level, GET_ENTRIES, &mut entries) {
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(e) => return Err(e),
             Ok(_) => {
                 entries.drain(..ENTRIES);
-                return Ok(Some(Legacy { info, entries }));
+                return Ok(Some(Legacy {
+                    layout,
+                    info,
+                    entries,
+                }));
             }
         }
     }
@@ -145,7 +206,7 @@ impl Legacy {
     /// The verdict of the rule the chain ends with.
     fn policy(&self, hook: usize) -> Option<i32> {
         let end = number(&self.info, ENDS + 4 * hook)? as usize;
-        verdict(self.entries.get(end..)?)
+        self.layout.verdict(self.entries.get(end..)?)
     }
 
     /// The chain's rules, without those of chains it calls.
@@ -153,27 +214,30 @@ impl Legacy {
         let [from, to] = [BEGINS, ENDS].map(|at| number(&self.info, at + 4 * hook).unwrap_or(0) as usize);
         let mut rest = self.entries.get(from..to).unwrap_or(&[]);
         let mut out = Vec::new();
-        while let Some(size) = short(rest, NEXT).filter(|size| *size > NEXT) {
-            let Some((rule, next)) = rest.split_at_checked(size) else {
+        let next = self.layout.next;
+        while let Some(size) = short(rest, next).filter(|size| *size > next) {
+            let Some((rule, later)) = rest.split_at_checked(size) else {
                 break;
             };
             out.push(rule);
-            rest = next;
+            rest = later;
         }
         out
     }
 }
 
-/// Of a rule with a plain target; none where it is another program's (REJECT).
-fn verdict(rule: &[u8]) -> Option<i32> {
-    let target = rule.get(short(rule, TARGET)?..)?;
-    let plain = *target.get(TARGET_NAME)? == 0;
-    number(target, VERDICT).filter(|_| plain).map(|v| v as i32)
-}
+impl Layout {
+    /// Of a rule with a plain target; none where it is another program's (REJECT).
+    fn verdict(&self, rule: &[u8]) -> Option<i32> {
+        let target = rule.get(short(rule, self.target)?..)?;
+        let plain = *target.get(TARGET_NAME)? == 0;
+        number(target, VERDICT).filter(|_| plain).map(|v| v as i32)
+    }
 
-/// The rule is about packets of that bridge and does not drop them.
-fn is_about(rule: &[u8], at: usize, bridge: &str) -> bool {
-    let name = rule.get(at..at + 16).unwrap_or(&[]);
-    let name = &name[..name.iter().position(|b| *b == 0).unwrap_or(name.len())];
-    name == bridge.as_bytes() && verdict(rule).is_some_and(|v| v != DROP)
+    /// The rule is about packets of that bridge and does not drop them.
+    fn is_about(&self, rule: &[u8], at: usize, bridge: &str) -> bool {
+        let name = rule.get(at..at + 16).unwrap_or(&[]);
+        let name = &name[..name.iter().position(|b| *b == 0).unwrap_or(name.len())];
+        name == bridge.as_bytes() && self.verdict(rule).is_some_and(|v| v != DROP)
+    }
 }

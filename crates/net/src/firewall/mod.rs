@@ -5,7 +5,8 @@
 //! `change` makes one transaction of the difference. `zones` and `conntrack` have UDP flows follow their port.
 //!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
-//! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside.
+//! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside. `firewalld` asks the
+//! firewall of that name to let our bridges through, as far as `packet` shows that its table does not.
 
 mod allow;
 mod apply;
@@ -13,24 +14,31 @@ mod change;
 mod conntrack;
 mod elements;
 mod expr;
+mod family;
+mod firewalld;
 mod foreign;
 mod judge;
 mod legacy;
 mod nl;
+mod packet;
 mod passage;
 mod phrase;
 mod read;
 mod render;
+mod set;
 mod sidedoor;
 mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod userdata;
 mod zones;
 
 pub(crate) use apply::{Current, Keeper, apply, current, remove};
+pub(crate) use firewalld::{Asked, Found as Firewalld, admit, dismiss, look as firewalld};
 pub(crate) use judge::drops;
 pub(crate) use legacy::drops as legacy_drops;
 pub(crate) use nl::{committed_by, is_about_us};
 pub(crate) use read::generation;
+pub(crate) use render::{Guards, has_ipv6};

@@ -8,6 +8,7 @@ pub(crate) const TABLE: &str = "wharf";
 pub const SUBSYSTEM: u16 = 10;
 pub const INET: u8 = 1;
 pub const IPV4: u8 = 2;
+pub const IPV6: u8 = 10;
 
 pub const NEWTABLE: u16 = 0;
 pub const GETTABLE: u16 = 1;
@@ -32,6 +33,8 @@ pub const GEN_PROC_NAME: u16 = 3;
 
 pub const TABLE_NAME: u16 = 1;
 pub const TABLE_FLAGS: u16 = 2;
+/// One that is made anew has another one.
+pub const TABLE_HANDLE: u16 = 4;
 pub const TABLE_USERDATA: u16 = 6;
 /// Netlink port of the socket that owns it.
 pub const TABLE_OWNER: u16 = 7;
@@ -152,5 +155,6 @@ pub fn is_about_us(kind: u16, payload: &[u8]) -> bool {
         && find(attrs, CHAIN_HOOK)
             .and_then(|hook| read_be32(hook, HOOK_NUM))
             .is_some_and(|number| super::foreign::Hook::of(number).is_some());
-    kind >> 8 == SUBSYSTEM && (ours || judged || super::sidedoor::concerns(family, attrs))
+    let asked = super::firewalld::concerns(family, read_text(attrs, TABLE_NAME).as_deref());
+    kind >> 8 == SUBSYSTEM && (ours || judged || asked || super::sidedoor::concerns(family, attrs))
 }

@@ -1,39 +1,74 @@
 //! Which chains of iptables there is a way through, and for what.
 
-use std::net::Ipv4Addr;
-
+use ipnet::IpNet;
 use model::firewall::FirewallBridge;
 
+use super::elements::octets;
 use super::expr::{Base, Expr, Meta, Verdict};
+use super::family::Family;
 use super::foreign::Hook;
-use super::phrase::{accept, destination, load, verdict};
+use super::phrase::{accept, destination_of, load, verdict};
 use super::read::FoundRule;
 
-/// A chain of iptables, and ours in front of it.
+/// A chain of iptables or ip6tables, and ours in front of it.
 #[derive(Debug)]
 pub struct Door {
+    pub family: Family,
     pub hook: Hook,
     pub theirs: &'static str,
     pub ours: &'static str,
     /// What is to be let through of these bridges.
-    pub rules: fn(&[FirewallBridge]) -> Vec<Entry>,
+    pub rules: fn(&[FirewallBridge], Family) -> Vec<Entry>,
 }
 
-/// All of them. Behind the last one is the host itself: nothing but questions for names is let through there.
-pub const DOORS: [Door; 2] = [
+/// All of them. Behind `INPUT` is the host itself: nothing but questions for names is let through there.
+pub const DOORS: [Door; 4] = [
+    forward(Family::V4),
+    input(Family::V4),
+    forward(Family::V6),
+    input(Family::V6),
+];
+
+const fn forward(family: Family) -> Door {
     Door {
+        family,
         hook: Hook::Forward,
         theirs: "FORWARD",
         ours: "WHARF-FORWARD",
         rules: forwarded,
-    },
+    }
+}
+
+const fn input(family: Family) -> Door {
     Door {
+        family,
         hook: Hook::Input,
         theirs: "INPUT",
         ours: "WHARF-INPUT",
         rules: questions,
-    },
-];
+    }
+}
+
+impl Door {
+    /// The program whose chain it is.
+    pub fn program(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        }
+    }
+
+    /// Those of the bridges that it is about.
+    pub fn concerned(&self, bridges: &[FirewallBridge]) -> Vec<FirewallBridge> {
+        concerned(self.family, bridges)
+    }
+}
+
+/// Bridges that have addresses of the family.
+pub fn concerned(family: Family, bridges: &[FirewallBridge]) -> Vec<FirewallBridge> {
+    let has = |bridge: &&FirewallBridge| family == Family::V4 || bridge.subnet6.is_some();
+    bridges.iter().filter(has).cloned().collect()
+}
 
 /// A rule.
 #[derive(Debug)]
@@ -57,7 +92,7 @@ pub fn names_port(bridge: &FirewallBridge) -> u16 {
 }
 
 /// As our own table's `forward`: within one network; answers and published ports; the way out.
-fn forwarded(bridges: &[FirewallBridge]) -> Vec<Entry> {
+fn forwarded(bridges: &[FirewallBridge], _: Family) -> Vec<Entry> {
     let from = |b: &FirewallBridge| device(Meta::Iifname, &b.bridge);
     let to = |b: &FirewallBridge| device(Meta::Oifname, &b.bridge);
     let mut out: Vec<Entry> = bridges
@@ -76,12 +111,12 @@ fn forwarded(bridges: &[FirewallBridge]) -> Vec<Entry> {
 }
 
 /// Of containers to their gateway, by UDP and TCP.
-fn questions(bridges: &[FirewallBridge]) -> Vec<Entry> {
+fn questions(bridges: &[FirewallBridge], family: Family) -> Vec<Entry> {
     let one = |b: &FirewallBridge, (number, name)| {
         let parts = vec![
             device(Meta::Iifname, &b.bridge),
-            to_subnet(b),
-            protocol(number),
+            to_subnet(b, family),
+            protocol(number, family),
             vec![to_port(name, names_port(b))],
             accept(),
         ];
@@ -106,30 +141,38 @@ fn device(key: Meta, name: &str) -> Vec<Expr> {
 }
 
 /// Of which the host has the gateway's address alone.
-fn to_subnet(bridge: &FirewallBridge) -> Vec<Expr> {
-    let octets = |ip: Ipv4Addr| ip.octets();
+fn to_subnet(bridge: &FirewallBridge, family: Family) -> Vec<Expr> {
+    let subnet = match (family, bridge.subnet6) {
+        (Family::V6, Some(subnet)) => IpNet::V6(subnet),
+        _ => IpNet::V4(bridge.subnet),
+    };
     vec![
-        destination(0),
-        Expr::Mask {
+        destination_of(family, 0),
+        Expr::MaskBytes {
             reg: 0,
-            mask: u32::from_ne_bytes(octets(bridge.subnet.netmask())),
+            mask: octets(subnet.netmask()),
         },
         Expr::Equal {
             reg: 0,
-            value: octets(bridge.subnet.network()).to_vec(),
+            value: octets(subnet.network()),
         },
     ]
 }
 
-/// As iptables looks at it: in the header.
-fn protocol(number: u8) -> Vec<Expr> {
+/// As iptables looks at it: in the header. ip6tables does not, for there may be headers between.
+fn protocol(number: u8, family: Family) -> Vec<Expr> {
+    let in_header = Expr::Payload {
+        base: Base::Network,
+        offset: 9,
+        len: 1,
+        to: 0,
+    };
+    let look = match family {
+        Family::V4 => in_header,
+        Family::V6 => load(Meta::L4proto, 0),
+    };
     vec![
-        Expr::Payload {
-            base: Base::Network,
-            offset: 9,
-            len: 1,
-            to: 0,
-        },
+        look,
         Expr::Equal {
             reg: 0,
             value: vec![number],

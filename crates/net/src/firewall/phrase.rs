@@ -1,8 +1,10 @@
 //! What rules are put together from: conditions and verdicts that several of them share.
 
-use super::expr::{Base, Ct, Expr, Meta, Verdict};
+use std::net::Ipv6Addr;
 
-const IPV4: u8 = 2;
+use super::expr::{Base, Ct, Expr, Meta, Verdict};
+use super::family::Family;
+
 /// `IPS_DST_NAT`.
 const STATUS_DNAT: u32 = 1 << 5;
 /// Bits of `ct state`.
@@ -11,11 +13,16 @@ const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
 const LOCAL: u32 = 2;
 
 pub fn ipv4() -> Vec<Expr> {
+    of(Family::V4)
+}
+
+/// The packet is of that family.
+pub fn of(family: Family) -> Vec<Expr> {
     vec![
         load(Meta::Nfproto, 0),
         Expr::Equal {
             reg: 0,
-            value: vec![IPV4],
+            value: vec![family.number()],
         },
     ]
 }
@@ -58,19 +65,30 @@ pub fn is_not_in(set: &'static str) -> Expr {
     Expr::NotIn { set, key: 0 }
 }
 
+/// Of IPv4.
 pub fn source(to: u8) -> Expr {
-    network(12, to)
+    source_of(Family::V4, to)
 }
 
-pub fn destination(to: u8) -> Expr {
-    network(16, to)
+pub fn source_of(family: Family, to: u8) -> Expr {
+    match family {
+        Family::V4 => network(12, 4, to),
+        Family::V6 => network(8, 16, to),
+    }
 }
 
-fn network(offset: u32, to: u8) -> Expr {
+pub fn destination_of(family: Family, to: u8) -> Expr {
+    match family {
+        Family::V4 => network(16, 4, to),
+        Family::V6 => network(24, 16, to),
+    }
+}
+
+fn network(offset: u32, len: u32, to: u8) -> Expr {
     Expr::Payload {
         base: Base::Network,
         offset,
-        len: 4,
+        len,
         to,
     }
 }
@@ -103,27 +121,33 @@ pub fn is_byte(offset: u32, value: u8) -> Vec<Expr> {
     ]
 }
 
-pub fn saddr_127() -> Vec<Expr> {
-    first_byte_127(12)
+/// From 127.0.0.0/8 or ::1.
+pub fn from_loopback(family: Family) -> Vec<Expr> {
+    is_loopback(family, source_of(family, 0))
 }
 
-pub fn daddr_127() -> Vec<Expr> {
-    first_byte_127(16)
+/// To 127.0.0.0/8 or ::1.
+pub fn to_loopback(family: Family) -> Vec<Expr> {
+    is_loopback(family, destination_of(family, 0))
 }
 
-fn first_byte_127(offset: u32) -> Vec<Expr> {
-    vec![
-        Expr::Payload {
-            base: Base::Network,
-            offset,
-            len: 1,
-            to: 0,
-        },
-        Expr::Equal {
-            reg: 0,
-            value: vec![127],
-        },
-    ]
+fn is_loopback(family: Family, address: Expr) -> Vec<Expr> {
+    let (load, value) = match (family, address) {
+        (Family::V4, Expr::Payload { base, offset, to, .. }) => {
+            let len = 1;
+            (
+                Expr::Payload {
+                    base,
+                    offset,
+                    len,
+                    to,
+                },
+                vec![127],
+            )
+        }
+        (_, address) => (address, Ipv6Addr::LOCALHOST.octets().to_vec()),
+    };
+    vec![load, Expr::Equal { reg: 0, value }]
 }
 
 /// The packet is for the host; `here`: for an address of the device that it came by.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use super::change::KEPT;
 use super::elements::Elements;
 use super::expr::Expr;
+use super::family::Family;
+use super::firewalld;
 use super::foreign::{self, ForeignChain};
 use super::nl;
-use super::render::{FORWARD, guard};
+use super::render::{FORWARD, Guards, guard};
 use super::sidedoor::{self, Sidedoor};
 use super::table::{Chain, Element, Rule, Set, Table, concatenation};
 use crate::error::{Doing, NetError};
@@ -23,6 +25,7 @@ pub struct Found {
     /// Chains of other tables that may drop what is ours.
     pub foreign: Vec<ForeignChain>,
     pub sidedoors: Vec<Sidedoor>,
+    pub firewalld: Option<firewalld::Found>,
 }
 
 /// A table `inet wharf`, whoever made it.
@@ -81,11 +84,13 @@ fn once(filter: &mut Netlink) -> Result<Option<Found>, KernelError> {
     let table = table(filter)?;
     let foreign = foreign::chains(filter)?;
     let sidedoors = sidedoor::read(filter, &foreign)?;
+    let firewalld = firewalld::read(filter, &foreign)?;
     let found = Found {
         generation,
         table,
         foreign,
         sidedoors,
+        firewalld,
     };
     Ok((self::generation(filter)? == generation).then_some(found))
 }
@@ -251,12 +256,16 @@ impl FoundTable {
         }
     }
 
-    /// The guard is the last rule of the forward chain.
-    pub fn is_guarded(&self) -> bool {
+    /// The guards are the last rules of the forward chain.
+    pub fn guards(&self) -> Guards {
         let forward = self.chains.iter().find(|chain| chain.name == FORWARD);
-        forward
-            .and_then(|chain| chain.rules.last())
-            .is_some_and(|rule| rule.is(&guard()))
+        let last = forward.map_or(&[][..], |chain| &chain.rules);
+        let last = &last[last.len().saturating_sub(Family::ALL.len())..];
+        let has = |f: Family| last.iter().any(|rule| rule.is(&guard(f)));
+        Guards {
+            v4: has(Family::V4),
+            v6: has(Family::V6),
+        }
     }
 }
 

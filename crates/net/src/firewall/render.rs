@@ -7,6 +7,7 @@
 //! | `output` | the same for the host's own processes, which are on every list |
 //! | `postrouting` | who gets the host's address on the way out |
 //! | `forward` | who may reach whom |
+//! | `tunnels` | who may send to a tunnel that is not encrypted |
 //! | `zones`, `zones_output` | which entries of connection tracking a datagram to a published port is looked for among |
 //!
 //! Nothing relies on packets between ports of one bridge being seen here, or not being seen (bridge-nf-call-iptables).
@@ -15,70 +16,16 @@ use model::firewall::{FirewallState, Protocol};
 
 use super::elements::{self, Elements};
 use super::expr::{Expr, Meta, Verdict};
+use super::family::Family;
 use super::phrase::{
-    accept, daddr_127, destination, destination_port, dnatted, drop, flowing, from, ipv4, is_in, is_not_in,
-    load, local_daddr, masquerade, protocol, saddr_127, source, to, verdict,
+    accept, destination_of, destination_port, dnatted, drop, flowing, from, from_loopback, is_in, is_not_in,
+    load, local_daddr, masquerade, of, protocol, source_of, to, to_loopback, verdict,
 };
 use super::table::{Chain, Hook, Rule, Table};
-use super::{slots, zones};
+use super::zones::Led;
+use super::{slots, tunnels, zones};
 
-/// Names of the sets.
-pub mod set {
-    /// Our bridges.
-    pub const BRIDGES: &str = "bridges";
-    /// Of those, the ones without a way out.
-    pub const INTERNAL: &str = "internal";
-    /// Each bridge with itself: rules cannot compare two devices.
-    pub const SAME: &str = "same_bridge";
-    /// Each bridge with its subnet.
-    pub const SUBNETS: &str = "subnets";
-    /// Of those, the ones that get the host's address on the way out.
-    pub const MASQUERADED: &str = "masqueraded";
-    /// device . port 53 : port of the name server
-    pub const NAMES: &str = "names";
-    /// protocol . host address . host port : address . port
-    pub const BOUND: &str = "ports_bound";
-    /// protocol . host port : address . port
-    pub const ANY: &str = "ports_any";
-    /// host address . host port . slot : address . port, of TCP ports with several targets
-    pub const BOUND_SLOTS: &str = "ports_bound_slots";
-    /// host port . slot : address . port, of TCP ports with several targets
-    pub const ANY_SLOTS: &str = "ports_any_slots";
-    /// The same of UDP ports.
-    pub const UDP_BOUND_SLOTS: &str = "udp_bound_slots";
-    pub const UDP_ANY_SLOTS: &str = "udp_any_slots";
-    /// All that say where ports lead.
-    pub const PORTS: [&str; 6] = [BOUND, ANY, BOUND_SLOTS, ANY_SLOTS, UDP_BOUND_SLOTS, UDP_ANY_SLOTS];
-    /// host address . host port : zone, of UDP ports
-    pub const ZONES_BOUND: &str = "zones_bound";
-    /// host port : zone, of UDP ports
-    pub const ZONES_ANY: &str = "zones_any";
-    /// The same with slots, of ports with several targets.
-    pub const ZONES_BOUND_SLOTS: &str = "zones_bound_slots";
-    pub const ZONES_ANY_SLOTS: &str = "zones_any_slots";
-    /// The same again for error messages about answers: of another type for `nft`.
-    pub const ERRORS_BOUND: &str = "errors_bound";
-    pub const ERRORS_ANY: &str = "errors_any";
-    pub const ERRORS_BOUND_SLOTS: &str = "errors_bound_slots";
-    pub const ERRORS_ANY_SLOTS: &str = "errors_any_slots";
-    /// Of [`BOUND`] and its slots, the ports that are not for everybody.
-    pub const CLOSED_BOUND: &str = "closed_bound";
-    /// Of [`ANY`] and its slots, the ports that are not for everybody.
-    pub const CLOSED_ANY: &str = "closed_any";
-    /// Whom those are for: protocol . host address . host port . sources
-    pub const ALLOWED_BOUND: &str = "allowed_bound";
-    /// Whom those are for: protocol . host port . sources
-    pub const ALLOWED_ANY: &str = "allowed_any";
-    /// Sources that were listed although another one of the same port contains them, which an interval set does not
-    /// take; no rule looks at it.
-    ///
-    /// protocol . host address (0.0.0.0 for all) . host port . address . prefix length
-    pub const ALLOWED_TWICE: &str = "allowed_twice";
-    /// UDP ports whose flows are to be forgotten yet; no rule looks at it.
-    ///
-    /// host address (0.0.0.0 for all) . host port . address (0.0.0.0: of the host) . port
-    pub const STALE_UDP: &str = "stale_udp";
-}
+pub(super) use super::set;
 
 /// Chain that [`guard`] is the last rule of.
 pub const FORWARD: &str = "forward";
@@ -91,34 +38,78 @@ const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
+/// Of which families what concerns no bridge of ours is not forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Guards {
+    /// One that either of them asks for.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            v4: self.v4 || other.v4,
+            v6: self.v6 || other.v6,
+        }
+    }
+}
+
 /// What the table's make depends on besides the state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Make {
-    /// What concerns no bridge of ours is not forwarded.
-    pub guarded: bool,
+    pub guards: Guards,
     /// The kernel knows zones of connection tracking.
     pub zoned: bool,
 }
 
 /// The whole table. `earlier`: what was there, of which slots and zones are kept.
 pub fn render(state: &FirewallState, make: Make, earlier: &Elements) -> Table {
+    render_among(state, make, earlier, &Led::default())
+}
+
+/// The same. `led`: flows of UDP that there are, so that no port gets a zone in which they are led elsewhere.
+pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: &Led) -> Table {
     let shared = elements::is_shared(state);
     let zoned = make.zoned && state.ports.iter().any(|port| port.protocol == Protocol::Udp);
+    let families = families(state);
     let mut forward = forward();
-    forward.extend(make.guarded.then(guard));
+    forward.extend(make.guards.v4.then(|| guard(Family::V4)));
+    forward.extend((make.guards.v6 && has_ipv6(state)).then(|| guard(Family::V6)));
+    let each = |rules: &dyn Fn(Family) -> Vec<Rule>| families.iter().flat_map(|f| rules(*f)).collect();
     let mut chains = vec![
-        chain("loopback", "filter", Hook::Prerouting, RAW, loopback()),
-        chain("prerouting", "nat", Hook::Prerouting, DSTNAT, prerouting(shared)),
-        chain("output", "nat", Hook::Output, DSTNAT, output(shared)),
-        chain("postrouting", "nat", Hook::Postrouting, SRCNAT, postrouting()),
+        chain("loopback", "filter", Hook::Prerouting, RAW, each(&loopback)),
+        chain(
+            "prerouting",
+            "nat",
+            Hook::Prerouting,
+            DSTNAT,
+            each(&|f| prerouting(f, shared)),
+        ),
+        chain(
+            "output",
+            "nat",
+            Hook::Output,
+            DSTNAT,
+            each(&|f| output(f, shared)),
+        ),
+        chain(
+            "postrouting",
+            "nat",
+            Hook::Postrouting,
+            SRCNAT,
+            each(&postrouting),
+        ),
         chain(FORWARD, "filter", Hook::Forward, FILTER, forward),
     ];
     let mut sets = elements::sets(state, earlier);
+    chains.extend(tunnels::chain(state));
+    sets.extend(tunnels::sets(state));
     if zoned {
-        let zones = |name, hook| chain(name, "filter", hook, RAW, zones::rules(shared));
+        let zones = |name, hook| chain(name, "filter", hook, RAW, each(&|f| zones::rules(f, shared)));
         chains.push(zones("zones", Hook::Prerouting));
         chains.push(zones("zones_output", Hook::Output));
-        sets.extend(zones::sets(&sets, earlier));
+        sets.extend(zones::sets(&sets, earlier, led));
     }
     Table { sets, chains }
 }
@@ -133,73 +124,98 @@ fn chain(name: &'static str, kind: &'static str, hook: Hook, priority: i32, rule
     }
 }
 
-/// Forwarding was off on this host before us: only our bridges get it.
-pub fn guard() -> Rule {
-    rule(
-        "forwarding was off before wharf: for its bridges alone",
-        [ipv4(), drop()],
-    )
+/// A network has IPv6.
+pub fn has_ipv6(state: &FirewallState) -> bool {
+    state.bridges.iter().any(|bridge| bridge.subnet6.is_some())
 }
 
-fn loopback() -> Vec<Rule> {
+/// Those that the table is about.
+pub fn families(state: &FirewallState) -> &'static [Family] {
+    if has_ipv6(state) {
+        &Family::ALL
+    } else {
+        &[Family::V4]
+    }
+}
+
+/// Forwarding was off on this host before us: only our bridges get it.
+pub fn guard(f: Family) -> Rule {
+    let comment = match f {
+        Family::V4 => "forwarding was off before wharf: for its bridges alone",
+        Family::V6 => "forwarding of IPv6 was off before wharf: for its bridges alone",
+    };
+    rule(comment, [of(f), drop()])
+}
+
+/// Of IPv6 the kernel says the same by itself, but not of bridged packets where those pass here.
+fn loopback(f: Family) -> Vec<Rule> {
     vec![
         rule(
             "containers do not reach the host's loopback",
-            [from(set::BRIDGES), ipv4(), daddr_127(), drop()],
+            [from(set::BRIDGES), of(f), to_loopback(f), drop()],
         ),
         rule(
             "containers do not pose as the host",
-            [from(set::BRIDGES), ipv4(), saddr_127(), drop()],
+            [from(set::BRIDGES), of(f), from_loopback(f), drop()],
         ),
     ]
 }
 
 /// A published port's own rule ends the chain, so that the lists of ports on any address are not asked about a port
 /// that is published on that very address. `shared`: there may be ports of several containers.
-fn prerouting(shared: bool) -> Vec<Rule> {
+fn prerouting(f: Family, shared: bool) -> Vec<Rule> {
+    let loopback = match f {
+        Family::V4 => "127.0.0.1 is for the host alone",
+        Family::V6 => "::1 is for the host alone",
+    };
     let mut rules = vec![
-        rule(
-            "127.0.0.1 is for the host alone",
-            [ipv4(), daddr_127(), verdict(Verdict::Return)],
-        ),
-        names("names", UDP),
-        names("names over TCP", TCP),
+        rule(loopback, [of(f), to_loopback(f), verdict(Verdict::Return)]),
+        names(f, "names", UDP),
+        names(f, "names over TCP", TCP),
         rule(
             "published on one address: whoever is not on its list",
             [
-                ipv4(),
+                of(f),
                 local_daddr(false),
-                bound_key(),
-                vec![is_in(set::CLOSED_BOUND)],
-                bound_key(),
-                vec![source(3), is_not_in(set::ALLOWED_BOUND)],
+                bound_key(f),
+                vec![is_in(f.set(set::CLOSED_BOUND))],
+                bound_key(f),
+                vec![source_of(f, 2 + f.words()), is_not_in(f.set(set::ALLOWED_BOUND))],
                 drop(),
             ],
         ),
     ];
-    rules.extend(bound(shared));
+    rules.extend(bound(f, shared));
     rules.push(rule(
         "published on every address: whoever is not on its list",
         [
-            ipv4(),
+            of(f),
             local_daddr(false),
             any_key(),
-            vec![is_in(set::CLOSED_ANY)],
+            vec![is_in(f.set(set::CLOSED_ANY))],
             any_key(),
-            vec![source(2), is_not_in(set::ALLOWED_ANY)],
+            vec![source_of(f, 2), is_not_in(f.set(set::ALLOWED_ANY))],
             drop(),
         ],
     ));
-    rules.extend(any(shared));
+    rules.extend(any(f, shared));
     rules
 }
 
-fn output(shared: bool) -> Vec<Rule> {
-    [bound(shared), any(shared)].concat()
+/// A packet for ::1 that is translated finds no way: those ports are served by a process ([`crate::relay`]).
+fn output(f: Family, shared: bool) -> Vec<Rule> {
+    let left_alone = (f == Family::V6).then(|| {
+        let exprs = [of(f), to_loopback(f), verdict(Verdict::Return)];
+        rule("::1 is served by the relay", exprs)
+    });
+    let mut rules = Vec::from_iter(left_alone);
+    rules.extend(bound(f, shared));
+    rules.extend(any(f, shared));
+    rules
 }
 
 /// Of a container asking its gateway, where something else than the name server has port 53.
-fn names(comment: &'static str, transport: u8) -> Rule {
+fn names(f: Family, comment: &'static str, transport: u8) -> Rule {
     let key = vec![
         load(Meta::Iifname, 0),
         destination_port(4),
@@ -210,53 +226,72 @@ fn names(comment: &'static str, transport: u8) -> Rule {
         },
         Expr::Redirect { port: 0 },
     ];
-    rule(comment, [ipv4(), protocol(transport), local_daddr(true), key])
+    rule(comment, [of(f), protocol(transport), local_daddr(true), key])
 }
 
-fn bound_key() -> Vec<Expr> {
-    vec![load(Meta::L4proto, 0), destination(1), destination_port(2)]
+fn bound_key(f: Family) -> Vec<Expr> {
+    let port = destination_port(1 + f.words());
+    vec![load(Meta::L4proto, 0), destination_of(f, 1), port]
 }
 
 fn any_key() -> Vec<Expr> {
     vec![load(Meta::L4proto, 0), destination_port(1)]
 }
 
-fn bound(shared: bool) -> Vec<Rule> {
+fn bound(f: Family, shared: bool) -> Vec<Rule> {
     let mut rules = vec![rule(
         "published on one address",
-        [ipv4(), local_daddr(false), bound_key(), to_container(set::BOUND)],
+        [
+            of(f),
+            local_daddr(false),
+            bound_key(f),
+            to_container(f, set::BOUND),
+        ],
     )];
     if shared {
-        let key = vec![destination(0), destination_port(1)];
-        rules.push(of_several(TCP, key.clone(), any_slot(2), set::BOUND_SLOTS));
-        rules.push(of_several(UDP, key, zones::slot(2), set::UDP_BOUND_SLOTS));
+        let port = f.words();
+        let key = vec![destination_of(f, 0), destination_port(port)];
+        rules.push(of_several(
+            f,
+            TCP,
+            key.clone(),
+            any_slot(port + 1),
+            set::BOUND_SLOTS,
+        ));
+        rules.push(of_several(
+            f,
+            UDP,
+            key,
+            zones::slot(f, port + 1),
+            set::UDP_BOUND_SLOTS,
+        ));
     }
     rules
 }
 
-fn any(shared: bool) -> Vec<Rule> {
+fn any(f: Family, shared: bool) -> Vec<Rule> {
     let mut rules = vec![rule(
         "published on every address",
-        [ipv4(), local_daddr(false), any_key(), to_container(set::ANY)],
+        [of(f), local_daddr(false), any_key(), to_container(f, set::ANY)],
     )];
     if shared {
         let key = vec![destination_port(0)];
-        rules.push(of_several(TCP, key.clone(), any_slot(1), set::ANY_SLOTS));
-        rules.push(of_several(UDP, key, zones::slot(1), set::UDP_ANY_SLOTS));
+        rules.push(of_several(f, TCP, key.clone(), any_slot(1), set::ANY_SLOTS));
+        rules.push(of_several(f, UDP, key, zones::slot(f, 1), set::UDP_ANY_SLOTS));
     }
     rules
 }
 
-fn of_several(transport: u8, port: Vec<Expr>, slot: Vec<Expr>, map: &'static str) -> Rule {
+fn of_several(f: Family, transport: u8, port: Vec<Expr>, slot: Vec<Expr>, map: &'static str) -> Rule {
     rule(
         "the same, of several containers",
         [
-            ipv4(),
+            of(f),
             protocol(transport),
             local_daddr(false),
             port,
             slot,
-            to_container(map),
+            to_container(f, map),
         ],
     )
 }
@@ -266,30 +301,37 @@ fn any_slot(to: u8) -> Vec<Expr> {
     vec![Expr::Random { below, to }]
 }
 
-fn to_container(map: &'static str) -> Vec<Expr> {
+fn to_container(f: Family, map: &'static str) -> Vec<Expr> {
     vec![
         Expr::Lookup {
-            set: map,
+            set: f.set(map),
             key: 0,
             to: Some(0),
         },
-        Expr::Dnat { address: 0, port: 1 },
+        Expr::Dnat {
+            family: f,
+            address: 0,
+            port: f.words(),
+        },
     ]
 }
 
-fn postrouting() -> Vec<Rule> {
-    let of_subnet = |key, set| vec![load(key, 0), source(4), is_in(set)];
+fn postrouting(f: Family) -> Vec<Rule> {
+    let of_subnet = |key, set| vec![load(key, 0), source_of(f, 4), is_in(f.set(set))];
     let elsewhere = vec![load(Meta::Oifname, 0), is_not_in(set::BRIDGES)];
-    vec![
+    let from_host = (f == Family::V4).then(|| {
         rule(
             "from the host's 127.0.0.1 to a container",
-            [ipv4(), saddr_127(), to(set::BRIDGES), masquerade()],
-        ),
+            [of(f), from_loopback(f), to(set::BRIDGES), masquerade()],
+        )
+    });
+    let mut rules = Vec::from_iter(from_host);
+    rules.extend([
         rule(
             "from a container to its own network by the host's address",
             [
                 dnatted(),
-                ipv4(),
+                of(f),
                 of_subnet(Meta::Oifname, set::SUBNETS),
                 masquerade(),
             ],
@@ -297,13 +339,14 @@ fn postrouting() -> Vec<Rule> {
         rule(
             "from a container to the world",
             [
-                ipv4(),
+                of(f),
                 of_subnet(Meta::Iifname, set::MASQUERADED),
                 elsewhere,
                 masquerade(),
             ],
         ),
-    ]
+    ]);
+    rules
 }
 
 fn forward() -> Vec<Rule> {

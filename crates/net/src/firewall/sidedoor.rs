@@ -1,12 +1,12 @@
-//! A way through the forward and input chains that iptables keeps in nftables (`ip filter FORWARD`, `INPUT`), where
-//! they drop what they have no rule for, as ufw and Docker leave them.
+//! A way through the forward and input chains that iptables keeps in nftables (`ip filter FORWARD`, `INPUT`, and those
+//! of ip6tables), where they drop what they have no rule for, as ufw and Docker leave them.
 //!
 //! One marked jump in front of each, to a chain of ours. The one at FORWARD lets through what our own table lets
 //! through: it need not be trusted with more, for what our table drops is dropped. The one at INPUT lets through
 //! containers' questions for names. The rules (`passage`) are such as iptables itself would write, because it refuses
 //! to show a table with anything else in it.
 
-use model::firewall::FirewallState;
+use model::firewall::{FirewallBridge, FirewallState};
 
 use super::change::{Step, step_in};
 use super::expr::Expr;
@@ -43,11 +43,12 @@ pub fn is_kept_by_iptables(chain: &ForeignChain) -> bool {
 
 /// The chain is the one of ours at one of them.
 pub fn is_own(family: u8, table: &str, chain: &str) -> bool {
-    (family, table) == (nl::IPV4, TABLE) && DOORS.iter().any(|door| door.ours == chain)
+    let is = |door: &Door| door.family.number() == family && door.ours == chain;
+    table == TABLE && DOORS.iter().any(is)
 }
 
 fn is_behind(door: &Door, chain: &ForeignChain) -> bool {
-    (chain.family, chain.table.as_str()) == (nl::IPV4, TABLE)
+    (chain.family, chain.table.as_str()) == (door.family.number(), TABLE)
         && (chain.hook, chain.name.as_str()) == (door.hook, door.theirs)
 }
 
@@ -58,7 +59,7 @@ pub fn read(filter: &mut Netlink, chains: &[ForeignChain]) -> Result<Vec<Sidedoo
         let Some(theirs) = chains.iter().find(|c| is_behind(door, c)) else {
             continue;
         };
-        let mut jumps = foreign::rules(filter, nl::IPV4, TABLE, door.theirs)?;
+        let mut jumps = foreign::rules(filter, door.family.number(), TABLE, door.theirs)?;
         jumps.retain(|rule| foreign::called(rule).as_deref() == Some(door.ours));
         out.push(Sidedoor {
             door,
@@ -75,7 +76,7 @@ fn own_chain(filter: &mut Netlink, door: &Door) -> Result<Option<OwnChain>, Kern
         Attr::text(nl::CHAIN_TABLE, TABLE),
         Attr::text(nl::CHAIN_NAME, door.ours),
     ];
-    let reply = match filter.get(nl::kind(nl::GETCHAIN), &nl::payload(nl::IPV4, &name)) {
+    let reply = match filter.get(nl::kind(nl::GETCHAIN), &nl::payload(door.family.number(), &name)) {
         Err(e) if e.is(libc::ENOENT) => return Ok(None),
         other => other?,
     };
@@ -83,7 +84,7 @@ fn own_chain(filter: &mut Netlink, door: &Door) -> Result<Option<OwnChain>, Kern
     let attrs = nl::attrs(&reply.payload);
     Ok(Some(OwnChain {
         comment: find(attrs, nl::CHAIN_USERDATA).and_then(nl::read_comment),
-        rules: foreign::rules(filter, nl::IPV4, TABLE, door.ours)?,
+        rules: foreign::rules(filter, door.family.number(), TABLE, door.ours)?,
         uses: read_be32(attrs, nl::CHAIN_USES).unwrap_or(u32::MAX),
     }))
 }
@@ -95,18 +96,19 @@ pub fn steps(found: &[Sidedoor], state: &FirewallState, mark: &str) -> Result<Ve
     let mut out = Vec::new();
     for sidedoor in found {
         check_owner(sidedoor, mark)?;
-        out.extend(match sidedoor.needed && !state.bridges.is_empty() {
-            true => opening(sidedoor, state, mark),
+        let bridges = sidedoor.door.concerned(&state.bridges);
+        out.extend(match sidedoor.needed && !bridges.is_empty() {
+            true => opening(sidedoor, &bridges, mark),
             false => closing(sidedoor),
         });
     }
     Ok(out)
 }
 
-fn opening(found: &Sidedoor, state: &FirewallState, mark: &str) -> Vec<Step> {
+fn opening(found: &Sidedoor, bridges: &[FirewallBridge], mark: &str) -> Vec<Step> {
     let door = found.door;
     let mut steps = Vec::new();
-    let wanted = (door.rules)(&state.bridges);
+    let wanted = (door.rules)(bridges, door.family);
     let own: &[FoundRule] = found.own.as_ref().map_or(&[], |own| &own.rules);
     if found.own.is_none() {
         steps.push(new_chain(door, mark));
@@ -117,7 +119,7 @@ fn opening(found: &Sidedoor, state: &FirewallState, mark: &str) -> Vec<Step> {
         steps.extend(
             wanted
                 .iter()
-                .map(|entry| new_rule(door.ours, flag::APPEND, entry)),
+                .map(|entry| new_rule(door, door.ours, flag::APPEND, entry)),
         );
     }
     let jump = Entry {
@@ -127,7 +129,7 @@ fn opening(found: &Sidedoor, state: &FirewallState, mark: &str) -> Vec<Step> {
     };
     if !matches!(&found.jumps[..], [only] if jump.is(only)) {
         steps.extend(found.jumps.iter().map(|rule| delete_rule(door, rule)));
-        steps.push(new_rule(door.theirs, 0, &jump));
+        steps.push(new_rule(door, door.theirs, 0, &jump));
     }
     steps
 }
@@ -167,11 +169,12 @@ fn check_owner(found: &Sidedoor, mark: &str) -> Result<(), NetError> {
 /// A chain that is ours alone to change is somebody else's.
 fn foreign_chain(door: &Door, owner: &str) -> NetError {
     let Door { theirs, ours, .. } = door;
+    let program = door.program();
     NetError::invalid(
-        format!("the chain {ours} of iptables"),
+        format!("the chain {ours} of {program}"),
         format!(
-            "it is there already and belongs to {owner}; if that is gone for good, run `iptables -F {ours}`, \
-             `iptables -D {theirs} -j {ours}` and `iptables -X {ours}`"
+            "it is there already and belongs to {owner}; if that is gone for good, run `{program} -F {ours}`, \
+             `{program} -D {theirs} -j {ours}` and `{program} -X {ours}`"
         ),
     )
 }
@@ -189,8 +192,8 @@ fn new_chain(door: &Door, mark: &str) -> Step {
         Attr::text(nl::CHAIN_NAME, door.ours),
         Attr::bytes(nl::CHAIN_USERDATA, nl::comment(mark)),
     ];
-    let doing = format!("make the chain {} of iptables", door.ours);
-    step_in(nl::IPV4, nl::NEWCHAIN, flag::CREATE, &attrs, doing)
+    let doing = format!("make the chain {} of {}", door.ours, door.program());
+    step_in(door.family.number(), nl::NEWCHAIN, flag::CREATE, &attrs, doing)
 }
 
 fn delete_chain(door: &Door) -> Step {
@@ -198,17 +201,17 @@ fn delete_chain(door: &Door) -> Step {
         Attr::text(nl::CHAIN_TABLE, TABLE),
         Attr::text(nl::CHAIN_NAME, door.ours),
     ];
-    let doing = format!("remove the chain {} of iptables", door.ours);
-    step_in(nl::IPV4, nl::DELCHAIN, 0, &attrs, doing)
+    let doing = format!("remove the chain {} of {}", door.ours, door.program());
+    step_in(door.family.number(), nl::DELCHAIN, 0, &attrs, doing)
 }
 
 fn flush(door: &Door) -> Step {
-    let doing = format!("empty the chain {} of iptables", door.ours);
-    step_in(nl::IPV4, nl::DELRULE, 0, &in_chain(door.ours), doing)
+    let doing = format!("empty the chain {} of {}", door.ours, door.program());
+    step_in(door.family.number(), nl::DELRULE, 0, &in_chain(door.ours), doing)
 }
 
 /// `place`: at the end (APPEND) or in front.
-fn new_rule(chain: &str, place: u16, entry: &Entry) -> Step {
+fn new_rule(door: &Door, chain: &str, place: u16, entry: &Entry) -> Step {
     let exprs: Vec<Attr> = entry.exprs.iter().map(Expr::attr).collect();
     let mut attrs = in_chain(chain).to_vec();
     attrs.push(Attr::nest(nl::RULE_EXPRESSIONS, exprs));
@@ -219,21 +222,32 @@ fn new_rule(chain: &str, place: u16, entry: &Entry) -> Step {
     if !entry.comment.is_empty() {
         attrs.push(Attr::bytes(nl::RULE_USERDATA, entry.comment.clone()));
     }
-    let doing = format!("let our networks through the chain {chain} of iptables");
-    step_in(nl::IPV4, nl::NEWRULE, flag::CREATE | place, &attrs, doing)
+    let doing = format!("let our networks through the chain {chain} of {}", door.program());
+    step_in(
+        door.family.number(),
+        nl::NEWRULE,
+        flag::CREATE | place,
+        &attrs,
+        doing,
+    )
 }
 
 fn delete_rule(door: &Door, rule: &FoundRule) -> Step {
     let mut attrs = in_chain(door.theirs).to_vec();
     attrs.push(Attr::bytes(nl::RULE_HANDLE, rule.handle.to_be_bytes()));
-    let doing = format!("remove our rule from the chain {} of iptables", door.theirs);
-    step_in(nl::IPV4, nl::DELRULE, 0, &attrs, doing)
+    let doing = format!(
+        "remove our rule from the chain {} of {}",
+        door.theirs,
+        door.program()
+    );
+    step_in(door.family.number(), nl::DELRULE, 0, &attrs, doing)
 }
 
 /// A change of this chain of iptables is one that concerns a way through.
 pub fn concerns(family: u8, attrs: &[u8]) -> bool {
-    let is_one = |name: &str| DOORS.iter().any(|door| [door.theirs, door.ours].contains(&name));
-    family == nl::IPV4
+    let of = || DOORS.iter().filter(|door| door.family.number() == family);
+    let is_one = |name: &str| of().any(|door| [door.theirs, door.ours].contains(&name));
+    of().next().is_some()
         && read_text(attrs, nl::CHAIN_TABLE).as_deref() == Some(TABLE)
         && [nl::RULE_CHAIN, nl::CHAIN_NAME]
             .iter()

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::firewall::{MOST_TARGETS, PortRule, Protocol};
 
 use super::elements::{Elements, port, port_key, protocol_number};
+use super::family::Family;
 use super::render::set;
 use super::table::{Element, Field, Set};
 
@@ -64,21 +65,22 @@ impl Map {
     }
 }
 
-/// The maps of these ports' slots. `earlier`: what they had, as far as it is known.
-pub fn sets(ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
+/// The maps of the family's ports' slots. `earlier`: what they had, as far as it is known.
+pub fn sets(f: Family, ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
     let set = |map: &Map| {
         let is_of = |p: &&PortRule| p.protocol == map.protocol && p.host_ip.is_some() == map.is_bound();
-        let of: Vec<&PortRule> = ports.iter().filter(is_of).collect();
-        let had = had(earlier, map.name);
+        let of = ports.iter().filter(|p| Family::of(p.target_ip) == f);
+        let of: Vec<&PortRule> = of.filter(is_of).collect();
+        let had = had(earlier, f.set(map.name));
         let shared = grouped(&of).into_iter().filter(|(_, rules)| rules.len() > 1);
         let elements = shared.flat_map(|(key, rules)| {
             let had = had.get(&key).cloned().unwrap_or_default();
             elements(&key, &rules, &had)
         });
         Set {
-            name: map.name,
-            key: map.key,
-            value: map.value,
+            name: f.set(map.name),
+            key: f.fields(map.key),
+            value: f.fields(map.value),
             interval: false,
             elements: elements.collect(),
         }
@@ -111,9 +113,14 @@ fn had(earlier: &Elements, name: &str) -> BTreeMap<Vec<u8>, BTreeMap<u32, Elemen
     had
 }
 
+fn of_name(name: &str) -> Option<&'static Map> {
+    let (_, kind) = Family::of_set(name)?;
+    MAPS.iter().find(|map| map.name == kind)
+}
+
 /// An element's slot, and the element as it would be were the port its alone.
 fn without_slot(name: &str, element: &Element) -> Option<(u32, Element)> {
-    let map = MAPS.iter().find(|map| map.name == name)?;
+    let map = of_name(name)?;
     let at = element.key.len().checked_sub(LEN)?;
     let (port, slot) = element.key.split_at(at);
     let whole = Element {
@@ -125,7 +132,7 @@ fn without_slot(name: &str, element: &Element) -> Option<(u32, Element)> {
 
 /// The targets that these elements of a map lead to, each once. Those of the other maps are left as they are.
 pub fn targets(name: &str, elements: &BTreeSet<Element>) -> BTreeSet<Element> {
-    if MAPS.iter().all(|map| map.name != name) {
+    if of_name(name).is_none() {
         return elements.clone();
     }
     elements

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::expr::Expr;
 use super::nl;
@@ -30,6 +30,7 @@ pub struct Set {
 pub enum Field {
     Device,
     Ipv4,
+    Ipv6,
     Protocol,
     Port,
     /// A port, for `nft` told by the protocol that it is of.
@@ -38,10 +39,15 @@ pub enum Field {
     /// The sender's address and port in the packet that an error message of ICMP quotes.
     QuotedIpv4,
     QuotedPort,
+    /// The same of ICMPv6.
+    QuotedIpv6,
+    QuotedPort6,
     /// A number in the machine's byte order.
     Slot,
     /// Of connection tracking, in the machine's byte order.
     Zone,
+    /// A VXLAN network identifier.
+    Vni,
 }
 
 /// The bytes as the kernel has them.
@@ -69,6 +75,7 @@ pub struct Chain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Prerouting = 0,
+    Input = 1,
     Forward = 2,
     Output = 3,
     Postrouting = 4,
@@ -90,16 +97,18 @@ impl Field {
         match self {
             Self::Device => 41,
             Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
             Self::Protocol => 12,
             Self::Port | Self::TcpPort | Self::UdpPort => 13,
-            Self::QuotedIpv4 | Self::QuotedPort | Self::Slot | Self::Zone => INTEGER,
+            Self::QuotedIpv4 | Self::QuotedPort | Self::QuotedIpv6 | Self::QuotedPort6 => INTEGER,
+            Self::Slot | Self::Zone | Self::Vni => INTEGER,
         }
     }
 
     /// Bytes in a register.
     pub fn len(self) -> u32 {
         match self {
-            Self::Device => 16,
+            Self::Device | Self::Ipv6 | Self::QuotedIpv6 => 16,
             _ => 4,
         }
     }
@@ -107,9 +116,12 @@ impl Field {
     /// Of those, the ones that are not padding.
     pub fn bytes(self) -> u32 {
         match self {
-            Self::Device | Self::Ipv4 | Self::QuotedIpv4 | Self::Slot => self.len(),
+            Self::Device | Self::Ipv4 | Self::Ipv6 => self.len(),
+            Self::QuotedIpv4 | Self::QuotedIpv6 | Self::Slot => self.len(),
             Self::Protocol => 1,
-            Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort | Self::Zone => 2,
+            Self::Vni => 3,
+            Self::Port | Self::TcpPort | Self::UdpPort | Self::Zone => 2,
+            Self::QuotedPort | Self::QuotedPort6 => 2,
         }
     }
 
@@ -119,10 +131,15 @@ impl Field {
             Self::Ipv4 | Self::QuotedIpv4 => {
                 Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string()
             }
+            Self::Ipv6 | Self::QuotedIpv6 => match <[u8; 16]>::try_from(bytes) {
+                Ok(octets) => Ipv6Addr::from(octets).to_string(),
+                Err(_) => format!("{bytes:?}"),
+            },
             Self::Protocol => if bytes[0] == 17 { "udp" } else { "tcp" }.to_owned(),
-            Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort => {
+            Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort | Self::QuotedPort6 => {
                 u16::from_be_bytes([bytes[0], bytes[1]]).to_string()
             }
+            Self::Vni => u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]).to_string(),
             Self::Zone => u16::from_ne_bytes([bytes[0], bytes[1]]).to_string(),
             Self::Slot => u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).to_string(),
         }

@@ -7,8 +7,10 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::apply::{Keeper, apply, current, remove};
 use super::elements::{self, Elements};
+use super::family::Family;
 use super::read::read;
-use super::render::{FORWARD, Make, render, set};
+use super::render::{FORWARD, Guards, Make, render, set};
+use super::table::{Field, Set};
 use crate::netlink::Netlink;
 
 fn state() -> FirewallState {
@@ -18,6 +20,9 @@ fn state() -> FirewallState {
         masquerade,
         internal,
         dns_port: None,
+        subnet6: None,
+        masquerade6: false,
+        isolated: false,
     };
     let port = |protocol, ip: Option<&str>, host_port, target: &str| PortRule {
         protocol,
@@ -41,6 +46,7 @@ fn state() -> FirewallState {
             port(Protocol::Tcp, None, 8081, "10.88.1.5"),
             port(Protocol::Udp, Some("192.0.2.1"), 99, "10.88.1.5"),
         ],
+        ..FirewallState::default()
     };
     state.bridges[0].dns_port = Some(5300);
     let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
@@ -50,13 +56,88 @@ fn state() -> FirewallState {
 }
 
 fn make(guarded: bool) -> Make {
+    let guards = Guards {
+        v4: guarded,
+        v6: guarded,
+    };
     let zoned = true;
-    Make { guarded, zoned }
+    Make { guards, zoned }
 }
 
 #[test]
 fn the_table_as_text() {
     insta::assert_snapshot!(render(&state(), make(true), &Elements::new()));
+}
+
+/// The same host, one network having IPv6.
+fn dual() -> FirewallState {
+    let mut state = state();
+    let front = state.bridges.iter_mut().find(|b| b.bridge == "wh-front").unwrap();
+    front.subnet6 = Some("fd00:88:1::/64".parse().unwrap());
+    front.masquerade6 = true;
+    let six = |ip: Option<&str>| PortRule {
+        host_ip: ip.map(|ip| ip.parse().unwrap()),
+        target_ip: "fd00:88:1::5".parse().unwrap(),
+        ..state.ports[0].clone()
+    };
+    let ports = [six(None), six(Some("2001:db8::1"))];
+    state.ports.extend(ports);
+    let allow = ["192.0.2.0/24", "2001:db8::/32", "2001:db8:1::/48"];
+    for port in state.ports.iter_mut().filter(|p| !p.allow.is_empty()) {
+        port.allow = allow.map(|net| net.parse().unwrap()).to_vec();
+    }
+    let listed = PortRule {
+        protocol: Protocol::Udp,
+        host_port: 8443,
+        allow: allow.map(|net| net.parse().unwrap()).to_vec(),
+        ..state.ports.last().unwrap().clone()
+    };
+    state.ports.push(listed);
+    state.sorted()
+}
+
+#[test]
+fn the_table_with_ipv6_as_text() {
+    let table = render(&dual(), make(true), &Elements::new());
+    insta::assert_snapshot!(table);
+}
+
+/// One that was forgotten among the shapes of sets would have four bytes for an address of sixteen.
+#[test]
+fn no_set_of_ipv6_has_fields_of_ipv4() {
+    let mut state = dual();
+    for port in &mut state.ports {
+        port.container = "web".parse().unwrap();
+        port.service = Some("web".parse().unwrap());
+    }
+    let table = render(&state, make(true), &Elements::new());
+    let six = |name| matches!(Family::of_set(name), Some((Family::V6, kind)) if kind != set::ALLOWED_OTHER);
+    let wide: Vec<&Set> = table.sets.iter().filter(|set| six(set.name)).collect();
+    assert_eq!(wide.len(), 22, "every kind of set");
+    for set in wide {
+        let fields = [set.key, set.value].concat();
+        let narrow = fields
+            .iter()
+            .any(|f| matches!(f, Field::Ipv4 | Field::QuotedIpv4 | Field::QuotedPort));
+        assert!(!narrow, "{}: {fields:?}", set.name);
+    }
+}
+
+/// All that a network's IPv6 brings, and nothing that was there before is another one.
+#[test]
+fn ipv6_comes_beside_what_there_is() {
+    let [with, without] = [dual(), state()].map(|state| render(&state, make(true), &Elements::new()));
+    for chain in &without.chains {
+        let same = with.chains.iter().find(|other| other.name == chain.name).unwrap();
+        let kept: Vec<_> = same
+            .rules
+            .iter()
+            .filter(|rule| chain.rules.contains(rule))
+            .collect();
+        assert_eq!(kept, chain.rules.iter().collect::<Vec<_>>(), "{}", chain.name);
+    }
+    assert_eq!(elements::read(&elements_of(&dual())), Some(dual()));
+    assert_eq!(elements::salvage(&elements_of(&dual())), dual());
 }
 
 #[test]
@@ -81,6 +162,7 @@ fn rules_do_not_depend_on_what_is_published_but_for_its_kind() {
                 .find(|p| p.protocol == Protocol::Udp)
                 .unwrap(),
         ],
+        ..FirewallState::default()
     };
     assert_eq!(
         render(&state(), make(false), &Elements::new()).chains,
@@ -132,7 +214,7 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
     let [mut filter, mut route, mut broken] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
     let seen = |filter: &mut Netlink| current(filter, &keeper).unwrap().state;
-    apply(&mut filter, &mut route, &keeper, &state(), false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &state(), Guards::default()).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(state()), 0));
     let mut moved = state();
     for port in &mut moved.ports {
@@ -141,13 +223,13 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
     // The UDP ports' old targets; of the one that is for everybody the host, of the other its new target. Again and again,
     // as long as it fails.
     for _ in 0..2 {
-        apply(&mut filter, &mut broken, &keeper, &moved, false).unwrap_err();
+        apply(&mut filter, &mut broken, &keeper, &moved, Guards::default()).unwrap_err();
         assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 4));
     }
     // Back to what was there: the flows of between are still to be forgotten.
-    apply(&mut filter, &mut broken, &keeper, &state(), false).unwrap_err();
+    apply(&mut filter, &mut broken, &keeper, &state(), Guards::default()).unwrap_err();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 5));
-    apply(&mut filter, &mut route, &keeper, &moved, false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &moved, Guards::default()).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(moved), 0));
 }
 
@@ -155,7 +237,7 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
 fn a_removal_that_ended_early_leaves_a_table_to_be_removed() {
     let [mut filter, mut route, mut broken] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
-    apply(&mut filter, &mut route, &keeper, &state(), false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &state(), Guards::default()).unwrap();
     for _ in 0..2 {
         remove(&mut filter, &mut broken, &keeper).unwrap_err();
         // Not none, which says that there is nothing to remove.
@@ -224,7 +306,7 @@ fn a_port_is_shared_within_one_service_alone() {
 fn a_missing_slot_is_seen_and_only_it_is_put_back() {
     let [mut filter, mut route, _] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
-    apply(&mut filter, &mut route, &keeper, &replicated(), false).unwrap();
+    apply(&mut filter, &mut route, &keeper, &replicated(), Guards::default()).unwrap();
     assert_eq!(current(&mut filter, &keeper).unwrap().state, Some(replicated()));
     let whole = read(&mut filter).unwrap().table.unwrap().elements;
     let mut less = whole.clone();

@@ -64,6 +64,8 @@ fn concatenation(fields: &[Field]) -> Vec<u8> {
 fn expression(field: Field) -> Vec<u8> {
     const IP: u32 = 12;
     const IP_DADDR: u32 = 12;
+    const IP6: u32 = 13;
+    const IP6_DADDR: u32 = 9;
     const UDP: u32 = 6;
     const TCP: u32 = 8;
     const DPORT: u32 = 2;
@@ -78,6 +80,11 @@ fn expression(field: Field) -> Vec<u8> {
         // In bits.
         Field::QuotedIpv4 => described(PAYLOAD, &numbers(&[RAW, 0, TRANSPORT, 160, 32])),
         Field::QuotedPort => described(PAYLOAD, &numbers(&[RAW, 0, TRANSPORT, 224, 16])),
+        // Behind the header of the message and the longer one of IPv6.
+        Field::QuotedIpv6 => described(PAYLOAD, &numbers(&[RAW, 0, TRANSPORT, 256, 128])),
+        Field::QuotedPort6 => described(PAYLOAD, &numbers(&[RAW, 0, TRANSPORT, 384, 16])),
+        Field::Vni => described(PAYLOAD, &numbers(&[RAW, 0, TRANSPORT, 96, 24])),
+        Field::Ipv6 => described(PAYLOAD, &numbers(&[IP6, IP6_DADDR])),
         Field::Slot => described(NUMGEN, &numbers(&[RANDOM, slots::COUNT, 0])),
         Field::Zone => described(CT, &numbers(&[ZONE, ORIGINAL])),
         // No set with one of the others besides addresses has a `typeof`.

@@ -1,15 +1,22 @@
 //! The bridge of a network: made, or put right where something was changed.
 
-use model::network::{BridgeNetwork, MacAddr};
+use std::net::IpAddr;
 
-use super::{Address, DEFAULT_MTU, Link, Mark, change, dump, entry, nl, owner_of, route as routes};
+use model::network::{HostNetwork, MacAddr, Subnet6};
+
+use super::{
+    Address, DEFAULT_MTU, Link, Mark, change, dump, entry, link_local, nl, owner_of, route as routes, vxlan,
+};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink};
 use crate::sysctl;
 
+/// Bytes.
+const LEAST_MTU6: u32 = 1280;
+
 /// Everything that can be seen to be wrong before anything is touched.
-pub(crate) fn check(n: &BridgeNetwork) -> Result<(), NetError> {
+pub(crate) fn check(n: &HostNetwork) -> Result<(), NetError> {
     let what = || format!("network {}", n.name);
     check_device(&what(), &n.bridge)?;
     if n.subnet.prefix_len() == 0 || n.subnet.prefix_len() > 30 {
@@ -26,7 +33,29 @@ pub(crate) fn check(n: &BridgeNetwork) -> Result<(), NetError> {
         );
         return Err(NetError::invalid(what(), why));
     }
+    if let Some(v6) = &n.v6 {
+        check_subnet6(&what(), v6)?;
+        if n.mtu.is_some_and(|mtu| mtu < LEAST_MTU6) {
+            let why = format!("IPv6 needs an mtu of {LEAST_MTU6} or more (RFC 8200)");
+            return Err(NetError::invalid(what(), why));
+        }
+    }
     check_mtu(&what(), n.mtu)
+}
+
+fn check_subnet6(what: &str, v6: &Subnet6) -> Result<(), NetError> {
+    let (subnet, gateway) = (v6.subnet, v6.gateway);
+    let why = match subnet.prefix_len() {
+        0..8 | 127.. => format!("the subnet {subnet} is no size for a network: /8 to /126"),
+        _ if !subnet.contains(&gateway) || gateway == subnet.network() => {
+            format!("the gateway {gateway} is no host address of the subnet {subnet}")
+        }
+        _ if gateway.is_multicast() || gateway.is_unicast_link_local() || gateway.is_loopback() => {
+            format!("{gateway} cannot be a gateway's address")
+        }
+        _ => return Ok(()),
+    };
+    Err(NetError::invalid(what, why))
 }
 
 /// 68 is the smallest IPv4 works with (RFC 791), 65535 the largest a bridge takes.
@@ -54,7 +83,7 @@ pub(crate) fn look(route: &mut Netlink, mark: &Mark, bridge: &str) -> Result<Opt
 }
 
 /// Makes the bridge or repairs it. The firewall must know it already: `route_localnet` is turned on here.
-pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) -> Result<(), NetError> {
+pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &HostNetwork) -> Result<(), NetError> {
     let found = match look(route, mark, &n.bridge)? {
         Some(link) if link.kind != "bridge" => {
             change::delete(route, link.index).doing(|| format!("delete {}, which is no bridge", n.bridge))?;
@@ -67,16 +96,18 @@ pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) 
         None => create(route, mark, n)?,
     };
     repair(route, mark, n, &link)?;
-    settings(&n.bridge)?;
+    settings(&n.bridge, n.v6.is_some())?;
     if !link.up {
+        let doing = || format!("configure the bridge {}", n.bridge);
+        change::make_up_no_ipv6(route, link.index).doing(doing)?;
         change::up(route, link.index).doing(|| format!("turn on the bridge {}", n.bridge))?;
     }
     let doing = || format!("set the forwarding entry of the bridge {}", n.bridge);
     entry::ensure(route, link.index, &mac(n)).doing(doing)?;
-    address(route, n, &link)
+    addresses(route, n, &link)
 }
 
-fn create(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) -> Result<Link, NetError> {
+fn create(route: &mut Netlink, mark: &Mark, n: &HostNetwork) -> Result<Link, NetError> {
     let info = [
         Attr::text(nl::INFO_KIND, "bridge"),
         Attr::nest(
@@ -96,11 +127,11 @@ fn create(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork) -> Result<Link, N
 }
 
 /// A bridge with an address of its own keeps it when ports come and go.
-fn mac(n: &BridgeNetwork) -> [u8; 6] {
+fn mac(n: &HostNetwork) -> [u8; 6] {
     MacAddr::of_lease(n.gateway).0
 }
 
-fn repair(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork, link: &Link) -> Result<(), NetError> {
+fn repair(route: &mut Netlink, mark: &Mark, n: &HostNetwork, link: &Link) -> Result<(), NetError> {
     let mut attrs = Vec::new();
     let alias = mark.alias(n.name.as_str());
     if link.alias.as_deref() != Some(&*alias) {
@@ -135,48 +166,69 @@ fn repair(route: &mut Netlink, mark: &Mark, n: &BridgeNetwork, link: &Link) -> R
     Ok(())
 }
 
-/// No IPv6, as the network did not ask for it; 127.0.0.1 of the host may be translated to a container; what containers
-/// send is forwarded.
-fn settings(bridge: &str) -> Result<(), NetError> {
-    let ipv6 = sysctl::disable_ipv6(bridge);
-    if sysctl::exists(&ipv6) {
-        sysctl::ensure(&ipv6, 1)?;
+/// No IPv6 unless the network asks for it, and then none that containers could advertise themselves as routers by;
+/// 127.0.0.1 of the host may be translated to a container; what containers send is forwarded.
+fn settings(bridge: &str, ipv6: bool) -> Result<(), NetError> {
+    if ipv6 {
+        sysctl::ensure(&sysctl::accept_ra(bridge), 0)?;
+        sysctl::ensure(&sysctl::forwarding6(bridge), 1)?;
+        sysctl::ensure(&sysctl::disable_ipv6(bridge), 0)?;
+    } else if sysctl::exists(&sysctl::disable_ipv6(bridge)) {
+        sysctl::ensure(&sysctl::disable_ipv6(bridge), 1)?;
     }
     sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
     sysctl::ensure(&sysctl::forwarding(bridge), 1)?;
     Ok(())
 }
 
-fn address(route: &mut Netlink, n: &BridgeNetwork, link: &Link) -> Result<(), NetError> {
-    let doing = || format!("look at the addresses of {}", n.bridge);
-    let right = Address {
+/// What the bridge's addresses are to be. One of the link alone is among them: whoever forwards to a neighbour asks for
+/// it by that one.
+fn wanted(n: &HostNetwork, link: &Link) -> Vec<Address> {
+    let address = |ip: IpAddr, prefix| Address {
         index: link.index,
-        ip: n.gateway,
-        prefix: n.subnet.prefix_len(),
+        ip,
+        prefix,
     };
+    let mut all = vec![address(n.gateway.into(), n.subnet.prefix_len())];
+    if let Some(v6) = &n.v6 {
+        all.push(address(v6.gateway.into(), v6.subnet.prefix_len()));
+        all.push(address(link_local(mac(n)).into(), 64));
+    }
+    all
+}
+
+fn addresses(route: &mut Netlink, n: &HostNetwork, link: &Link) -> Result<(), NetError> {
+    let doing = || format!("look at the addresses of {}", n.bridge);
+    let wanted = wanted(n, link);
     let found: Vec<Address> = dump::addresses(route)
         .doing(doing)?
         .into_iter()
         .filter(|a| a.index == link.index)
         .collect();
-    // The right one first: taking away the last address of a subnet takes its routes along.
-    if !found.contains(&right) {
-        change::add_address(route, link.index, right.ip, right.prefix)
-            .doing(|| format!("give {}/{} to the bridge {}", right.ip, right.prefix, n.bridge))?;
+    // The right ones first: taking away the last address of a subnet takes its routes along.
+    for right in &wanted {
+        if !found.contains(right) {
+            change::add_address(route, right)
+                .and_then(|()| routes::settle(route, right))
+                .doing(|| format!("give {}/{} to the bridge {}", right.ip, right.prefix, n.bridge))?;
+        }
+        let doing = || format!("set the routes of the bridge {}", n.bridge);
+        routes::ensure(route, right).doing(doing)?;
     }
-    let doing = || format!("set the routes of the bridge {}", n.bridge);
-    routes::ensure(route, &right).doing(doing)?;
-    for wrong in found.iter().filter(|a| **a != right) {
-        change::remove_address(route, wrong.index, wrong.ip, wrong.prefix)
+    for wrong in found.iter().filter(|a| !wanted.contains(a)) {
+        change::remove_address(route, wrong)
             .doing(|| format!("take {}/{} from the bridge {}", wrong.ip, wrong.prefix, n.bridge))?;
     }
     Ok(())
 }
 
-/// Removes it where it is ours; absent is fine.
+/// Removes it where it is ours, with its tunnels; absent is fine.
 pub(crate) fn remove_bridge(route: &mut Netlink, mark: &Mark, bridge: &str) -> Result<(), NetError> {
     match look(route, mark, bridge)? {
-        Some(link) => change::delete(route, link.index).doing(|| format!("remove the bridge {bridge}")),
+        Some(link) => {
+            vxlan::remove_from(route, mark, link.index)?;
+            change::delete(route, link.index).doing(|| format!("remove the {} {bridge}", link.kind))
+        }
         None => Ok(()),
     }
 }

@@ -1,10 +1,10 @@
 //! Requests that change a device, an address or a route.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use model::network::MacAddr;
 
-use super::nl;
+use super::{Address, family, nl, octets};
 use crate::netlink::{Attr, KernelError, Netlink, flag};
 
 /// `struct ifinfomsg`: family, type, index, flags, which flags change.
@@ -49,25 +49,30 @@ pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<(), KernelError>
     }
 }
 
-/// No IPv6 address is made up for the device when it comes up.
-pub(super) fn no_ipv6_address() -> Attr {
+/// Unless said otherwise, the kernel looks for another one who has the address first, for a second or two.
+const NO_DUPLICATES: u8 = libc::IFA_F_NODAD as u8;
+const SCOPE_LINK: u8 = 253;
+
+/// No IPv6 address is made up for the device when it comes up. A kernel without IPv6 has no such setting, and needs none.
+pub(super) fn make_up_no_ipv6(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
     const NONE: u8 = 1;
     let inet6 = Attr::nest(libc::AF_INET6 as u16, [Attr::u8(nl::INET6_ADDR_GEN_MODE, NONE)]);
-    Attr::nest(nl::IFLA_AF_SPEC, [inet6])
+    match set(route, index, &[Attr::nest(nl::IFLA_AF_SPEC, [inet6])]) {
+        Err(e) if e.is(libc::EAFNOSUPPORT) => Ok(()),
+        other => other,
+    }
 }
 
-pub(super) fn add_address(
-    route: &mut Netlink,
-    index: u32,
-    ip: Ipv4Addr,
-    prefix: u8,
-) -> Result<(), KernelError> {
-    let mut payload = address_header(index, prefix);
-    let octets = ip.octets();
-    Attr::bytes(nl::IFA_LOCAL, octets).write(&mut payload);
+/// One of IPv6 is in use at once: nobody else on the link is asked whether they have it.
+pub(super) fn add_address(route: &mut Netlink, address: &Address) -> Result<(), KernelError> {
+    let mut payload = address_header(address);
+    let octets = octets(address.ip);
+    Attr::bytes(nl::IFA_LOCAL, octets.clone()).write(&mut payload);
     Attr::bytes(nl::IFA_ADDRESS, octets).write(&mut payload);
-    let broadcast = ip.to_bits() | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-    if prefix < 31 {
+    if let IpAddr::V4(ip) = address.ip
+        && address.prefix < 31
+    {
+        let broadcast = ip.to_bits() | u32::MAX.checked_shr(u32::from(address.prefix)).unwrap_or(0);
         Attr::bytes(nl::IFA_BROADCAST, broadcast.to_be_bytes()).write(&mut payload);
     }
     match route.request(nl::NEWADDR, flag::CREATE | flag::EXCL, &payload) {
@@ -76,14 +81,9 @@ pub(super) fn add_address(
     }
 }
 
-pub(super) fn remove_address(
-    route: &mut Netlink,
-    index: u32,
-    ip: Ipv4Addr,
-    prefix: u8,
-) -> Result<(), KernelError> {
-    let mut payload = address_header(index, prefix);
-    Attr::bytes(nl::IFA_LOCAL, ip.octets()).write(&mut payload);
+pub(super) fn remove_address(route: &mut Netlink, address: &Address) -> Result<(), KernelError> {
+    let mut payload = address_header(address);
+    Attr::bytes(nl::IFA_LOCAL, octets(address.ip)).write(&mut payload);
     match route.request(nl::DELADDR, 0, &payload) {
         Err(e) if e.is(libc::EADDRNOTAVAIL) => Ok(()),
         other => other,
@@ -91,19 +91,24 @@ pub(super) fn remove_address(
 }
 
 /// `struct ifaddrmsg`.
-fn address_header(index: u32, prefix: u8) -> Vec<u8> {
-    let mut out = vec![libc::AF_INET as u8, prefix, 0, 0];
-    out.extend_from_slice(&index.to_ne_bytes());
+fn address_header(address: &Address) -> Vec<u8> {
+    let (flags, scope) = match address.ip {
+        IpAddr::V4(_) => (0, 0),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => (NO_DUPLICATES, SCOPE_LINK),
+        IpAddr::V6(_) => (NO_DUPLICATES, 0),
+    };
+    let mut out = vec![family(address.ip), address.prefix, flags, scope];
+    out.extend_from_slice(&address.index.to_ne_bytes());
     out
 }
 
 /// Puts the default route in place of the one there may be.
-pub(super) fn default_route(route: &mut Netlink, gateway: Ipv4Addr, index: u32) -> Result<(), KernelError> {
+pub(super) fn default_route(route: &mut Netlink, gateway: IpAddr, index: u32) -> Result<(), KernelError> {
     const STATIC: u8 = 4;
     const UNIVERSE: u8 = 0;
     const UNICAST: u8 = 1;
     let mut payload = vec![
-        libc::AF_INET as u8,
+        family(gateway),
         0,
         0,
         0,
@@ -116,30 +121,30 @@ pub(super) fn default_route(route: &mut Netlink, gateway: Ipv4Addr, index: u32) 
         0,
         0,
     ];
-    Attr::bytes(nl::RTA_GATEWAY, gateway.octets()).write(&mut payload);
+    Attr::bytes(nl::RTA_GATEWAY, octets(gateway)).write(&mut payload);
     Attr::u32(nl::RTA_OIF, index).write(&mut payload);
     route.request(nl::NEWROUTE, flag::CREATE | flag::REPLACE, &payload)
 }
 
-/// Says where an address of the bridge's subnet is, as an answer to an ARP request would.
+/// Says where an address of the bridge's subnet is, as an answer to an ARP request or a neighbour solicitation would.
 ///
 /// A published port is open before its container is attached. Who knocked in between left a request for the address
 /// that nobody answered, and the kernel asks again only after a second: the entry ends that wait.
 pub(super) fn neighbour(
     route: &mut Netlink,
     index: u32,
-    ip: Ipv4Addr,
+    ip: IpAddr,
     mac: MacAddr,
 ) -> Result<(), KernelError> {
     const DST: u16 = 1;
     const LLADDR: u16 = 2;
     const REACHABLE: u16 = 0x02;
     // `struct ndmsg`: family, padding, interface, state, flags, type.
-    let mut payload = vec![libc::AF_INET as u8, 0, 0, 0];
+    let mut payload = vec![family(ip), 0, 0, 0];
     payload.extend_from_slice(&index.to_ne_bytes());
     payload.extend_from_slice(&REACHABLE.to_ne_bytes());
     payload.extend_from_slice(&[0, 0]);
-    Attr::bytes(DST, ip.octets()).write(&mut payload);
+    Attr::bytes(DST, octets(ip)).write(&mut payload);
     Attr::bytes(LLADDR, mac.0).write(&mut payload);
     route.request(libc::RTM_NEWNEIGH, flag::CREATE | flag::REPLACE, &payload)
 }
@@ -156,9 +161,14 @@ mod tests {
         let refused = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             let mut route = Netlink::open(NETLINK_ROUTE).unwrap();
-            let refused = add_address(&mut route, 1, Ipv4Addr::new(10, 0, 0, 1), 40).unwrap_err();
+            let address = |prefix| Address {
+                index: 1,
+                ip: IpAddr::from([10, 0, 0, 1]),
+                prefix,
+            };
+            let refused = add_address(&mut route, &address(40)).unwrap_err();
             // The conversation goes on after a refusal.
-            add_address(&mut route, 1, Ipv4Addr::new(10, 0, 0, 1), 32).unwrap();
+            add_address(&mut route, &address(32)).unwrap();
             refused
         });
         let refused = refused.join().unwrap();

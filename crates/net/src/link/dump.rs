@@ -1,9 +1,9 @@
 //! What is there: devices, addresses, routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{Address, Link, nl};
+use super::{Address, Link, family, ip_of, nl, octets, vxlan};
 use crate::netlink::{Attr, KernelError, Netlink, find, read_text, read_u32, u32_at};
 
 /// `struct ifinfomsg`.
@@ -12,7 +12,7 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 /// `struct rtmsg`.
 const ROUTE_HEADER: usize = 12;
-const INET: u8 = libc::AF_INET as u8;
+const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
 
 /// All devices of the socket's namespace.
 pub(crate) fn links(route: &mut Netlink) -> Result<Vec<Link>, KernelError> {
@@ -42,9 +42,9 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     let attrs = payload.get(LINK_HEADER..)?;
     let info = find(attrs, nl::IFLA_LINKINFO).unwrap_or(&[]);
     let kind = read_text(info, nl::INFO_KIND).unwrap_or_default();
-    let data = find(info, nl::INFO_DATA)
-        .filter(|_| kind == "bridge")
-        .unwrap_or(&[]);
+    let of_kind = |wanted: &str| find(info, nl::INFO_DATA).filter(|_| kind == wanted);
+    let data = of_kind("bridge").unwrap_or(&[]);
+    let vxlan = of_kind(vxlan::KIND).and_then(vxlan::Make::read);
     let slave = find(info, nl::INFO_SLAVE_DATA)
         .filter(|_| read_text(info, nl::INFO_SLAVE_KIND).as_deref() == Some("bridge"))
         .unwrap_or(&[]);
@@ -62,31 +62,30 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         hairpin: find(slave, nl::BRPORT_MODE).is_some_and(|v| v == [1]),
         forward_delay: read_u32(data, nl::BR_FORWARD_DELAY).unwrap_or(0),
         stp: read_u32(data, nl::BR_STP_STATE).unwrap_or(0) != 0,
+        vxlan,
         kind,
     })
 }
 
-/// All IPv4 addresses of the socket's namespace.
+/// All IPv4 and IPv6 addresses of the socket's namespace.
 pub(crate) fn addresses(route: &mut Netlink) -> Result<Vec<Address>, KernelError> {
-    let mut payload = vec![0; ADDRESS_HEADER];
-    payload[0] = INET;
-    let replies = route.dump(nl::GETADDR, &payload)?;
+    let replies = route.dump(nl::GETADDR, &[0; ADDRESS_HEADER])?;
     Ok(replies
         .iter()
         .filter(|r| r.kind == nl::NEWADDR)
-        .filter_map(|r| parse_address(&r.payload))
+        .filter_map(|r| address_of(&r.payload))
         .collect())
 }
 
-fn parse_address(payload: &[u8]) -> Option<Address> {
-    let attrs = payload.get(ADDRESS_HEADER..).filter(|_| payload[0] == INET)?;
-    let ip: [u8; 4] = find(attrs, nl::IFA_LOCAL)
-        .or_else(|| find(attrs, nl::IFA_ADDRESS))?
-        .try_into()
-        .ok()?;
+/// What a message tells of; none where it tells of something else.
+pub(crate) fn address_of(payload: &[u8]) -> Option<Address> {
+    let attrs = payload
+        .get(ADDRESS_HEADER..)
+        .filter(|_| FAMILIES.contains(&payload[0]))?;
+    let ip = find(attrs, nl::IFA_LOCAL).or_else(|| find(attrs, nl::IFA_ADDRESS))?;
     Some(Address {
         index: u32_at(payload, 4)?,
-        ip: Ipv4Addr::from(ip),
+        ip: ip_of(ip)?,
         prefix: payload[1],
     })
 }
@@ -94,21 +93,22 @@ fn parse_address(payload: &[u8]) -> Option<Address> {
 /// Whether the main table has a default route by that gateway out of that device.
 pub(super) fn has_default_route(
     route: &mut Netlink,
-    gateway: Ipv4Addr,
+    gateway: IpAddr,
     index: u32,
 ) -> Result<bool, KernelError> {
+    let family = family(gateway);
     let mut payload = vec![0; ROUTE_HEADER];
-    payload[0] = INET;
+    payload[0] = family;
     let replies = route.dump(nl::GETROUTE, &payload)?;
     Ok(replies.iter().filter(|r| r.kind == nl::NEWROUTE).any(|r| {
         let Some(attrs) = r.payload.get(ROUTE_HEADER..) else {
             return false;
         };
-        r.payload[0] == INET
+        r.payload[0] == family
             && r.payload[1] == 0
             && read_u32(attrs, nl::RTA_TABLE) == Some(nl::RT_TABLE_MAIN)
             && read_u32(attrs, nl::RTA_OIF) == Some(index)
-            && find(attrs, nl::RTA_GATEWAY) == Some(&gateway.octets()[..])
+            && find(attrs, nl::RTA_GATEWAY) == Some(&octets(gateway)[..])
     }))
 }
 

@@ -6,18 +6,26 @@ mod dump;
 mod entry;
 mod online;
 mod route;
+mod uplink;
 mod veth;
+mod vxlan;
+mod way;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::names::fnv1a;
 
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
-pub(crate) use dump::{addresses, links};
+pub(crate) use dump::{address_of, addresses, links};
 pub(crate) use entry::{is_of_neighbours, is_of_own_entry, is_there as own_entry_is_there};
 pub(crate) use online::is_online;
 pub(crate) use route::are_there as routes_are_there;
+pub(crate) use uplink::uplinks;
 pub(crate) use veth::{attach, detach};
+pub(crate) use vxlan::{
+    KIND as TUNNEL, apply as apply_tunnel, check as check_tunnel, look as look_at_tunnel,
+};
+pub(crate) use way::way_to;
 
 /// What everything is 1500 bytes long on where nobody says otherwise.
 pub(crate) const DEFAULT_MTU: u32 = 1500;
@@ -63,8 +71,11 @@ mod nl {
     pub const IFA_ADDRESS: u16 = 1;
     pub const IFA_LOCAL: u16 = 2;
     pub const IFA_BROADCAST: u16 = 4;
+    pub const RTA_DST: u16 = 1;
     pub const RTA_OIF: u16 = 4;
     pub const RTA_GATEWAY: u16 = 5;
+    pub const RTA_PRIORITY: u16 = 6;
+    pub const RTA_PREFSRC: u16 = 7;
     pub const RTA_TABLE: u16 = 15;
     pub const RT_TABLE_MAIN: u32 = 254;
     pub const RT_TABLE_LOCAL: u32 = 255;
@@ -95,14 +106,46 @@ pub(crate) struct Link {
     /// A bridge's, in hundredths of a second.
     pub forward_delay: u32,
     pub stp: bool,
+    /// A VXLAN device's.
+    pub vxlan: Option<vxlan::Make>,
 }
 
-/// An IPv4 address of a device.
+/// An address of a device, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub index: u32,
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub prefix: u8,
+}
+
+/// The address in fe80::/64 that belongs to a MAC address (RFC 4291, appendix A).
+pub(crate) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// AF_INET or AF_INET6.
+fn family(ip: IpAddr) -> u8 {
+    (if ip.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    }) as u8
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// Four or sixteen bytes.
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(octets.into());
+    }
+    Some(<[u8; 16]>::try_from(bytes).ok()?.into())
 }
 
 /// How this agent's devices are known: the alias, and, from the instant a device is made until it has its alias,

@@ -1,45 +1,60 @@
 //! The routes that come with an address: to its subnet, and to itself. The kernel makes them once, with the address,
 //! and whoever removes one leaves the address standing there alone.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread;
+use std::time::Duration;
 
-use super::{Address, nl};
+use super::{Address, family, ip_of, nl, octets};
 use crate::netlink::{Attr, KernelError, Netlink, find, flag, read_u32};
 
 /// `struct rtmsg`.
 const HEADER: usize = 12;
-const INET: u8 = libc::AF_INET as u8;
 const PROTOCOL_KERNEL: u8 = 2;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
-const DST: u16 = 1;
-const PREFSRC: u16 = 7;
+/// How often, and how long each time, the kernel is waited for.
+const TRIES: u32 = 2000;
+const PAUSE: Duration = Duration::from_micros(500);
+/// What the kernel gives to the IPv6 route of a subnet (IP6_RT_PRIO_ADDRCONF).
+const PRIORITY6: u32 = 256;
 
 /// One of them: table, type and destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Route {
     table: u32,
     kind: u8,
-    to: Ipv4Addr,
+    to: IpAddr,
     prefix: u8,
 }
 
 /// The two of an address.
 fn of(address: &Address) -> [Route; 2] {
-    let mask = u32::MAX.checked_shl(32 - u32::from(address.prefix)).unwrap_or(0);
+    let (whole, subnet) = match address.ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(address.prefix)).unwrap_or(0);
+            (32, Ipv4Addr::from_bits(ip.to_bits() & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(address.prefix))
+                .unwrap_or(0);
+            (128, Ipv6Addr::from_bits(ip.to_bits() & mask).into())
+        }
+    };
     [
         Route {
             table: nl::RT_TABLE_LOCAL,
             kind: LOCAL,
             to: address.ip,
-            prefix: 32,
+            prefix: whole,
         },
         Route {
             table: nl::RT_TABLE_MAIN,
             kind: UNICAST,
-            to: Ipv4Addr::from_bits(address.ip.to_bits() & mask),
+            to: subnet,
             prefix: address.prefix,
         },
     ]
@@ -48,6 +63,18 @@ fn of(address: &Address) -> [Route; 2] {
 /// Both are there.
 pub(crate) fn are_there(route: &mut Netlink, address: &Address) -> Result<bool, KernelError> {
     Ok(missing(route, address)?.is_empty())
+}
+
+/// Waits for the routes of an address that was just added: those of IPv6 the kernel makes a moment later, and were they
+/// made here first, there would be two of each, of which it takes one away again.
+pub(super) fn settle(route: &mut Netlink, address: &Address) -> Result<(), KernelError> {
+    for _ in 0..TRIES {
+        if address.ip.is_ipv4() || are_there(route, address)? {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Puts back what is missing.
@@ -59,24 +86,24 @@ pub(super) fn ensure(route: &mut Netlink, address: &Address) -> Result<(), Kerne
 }
 
 fn missing(route: &mut Netlink, address: &Address) -> Result<Vec<Route>, KernelError> {
-    let found = out_of(route, address.index)?;
+    let found = out_of(route, address.index, family(address.ip))?;
     Ok(of(address).into_iter().filter(|r| !found.contains(r)).collect())
 }
 
-/// All routes by that device.
-fn out_of(route: &mut Netlink, index: u32) -> Result<Vec<Route>, KernelError> {
+/// All routes of the family by that device.
+fn out_of(route: &mut Netlink, index: u32, family: u8) -> Result<Vec<Route>, KernelError> {
     let mut payload = vec![0; HEADER];
-    payload[0] = INET;
+    payload[0] = family;
+    let all = vec![0; if family == libc::AF_INET as u8 { 4 } else { 16 }];
     // Heeded by the kernel, so that a host with a large routing table does not tell all of it.
     Attr::u32(nl::RTA_OIF, index).write(&mut payload);
     let replies = route.dump(nl::GETROUTE, &payload)?;
     let read = |payload: &[u8]| {
-        let attrs = payload.get(HEADER..).filter(|_| payload[0] == INET)?;
-        let to: [u8; 4] = find(attrs, DST).unwrap_or(&[0; 4]).try_into().ok()?;
+        let attrs = payload.get(HEADER..).filter(|_| payload[0] == family)?;
         (read_u32(attrs, nl::RTA_OIF) == Some(index)).then_some(Route {
             table: read_u32(attrs, nl::RTA_TABLE)?,
             kind: payload[7],
-            to: to.into(),
+            to: ip_of(find(attrs, nl::RTA_DST).unwrap_or(&all))?,
             prefix: payload[1],
         })
     };
@@ -93,7 +120,7 @@ fn add(route: &mut Netlink, address: &Address, wanted: Route) -> Result<(), Kern
     };
     let table = wanted.table as u8;
     let mut payload = vec![
-        INET,
+        family(address.ip),
         wanted.prefix,
         0,
         0,
@@ -103,8 +130,11 @@ fn add(route: &mut Netlink, address: &Address, wanted: Route) -> Result<(), Kern
         wanted.kind,
     ];
     payload.resize(HEADER, 0);
-    Attr::bytes(DST, wanted.to.octets()).write(&mut payload);
-    Attr::bytes(PREFSRC, address.ip.octets()).write(&mut payload);
+    Attr::bytes(nl::RTA_DST, octets(wanted.to)).write(&mut payload);
+    match address.ip {
+        IpAddr::V4(ip) => Attr::bytes(nl::RTA_PREFSRC, ip.octets()).write(&mut payload),
+        IpAddr::V6(_) => Attr::u32(nl::RTA_PRIORITY, PRIORITY6).write(&mut payload),
+    }
     Attr::u32(nl::RTA_OIF, address.index).write(&mut payload);
     match route.request(nl::NEWROUTE, flag::CREATE | flag::EXCL, &payload) {
         Err(e) if e.is(libc::EEXIST) => Ok(()),

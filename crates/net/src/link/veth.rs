@@ -1,17 +1,18 @@
 //! A container's interface: a veth pair, one end inside its namespace, the other a port of a bridge.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::Ipv4Net;
-use model::network::Attachment;
+use ipnet::{IpNet, Ipv4Net};
+use model::network::{Address6, Attachment};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
 use super::{Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
-use crate::netlink::{Attr, Netlink};
+use crate::netlink::{Attr, KernelError, Netlink};
+use crate::sysctl;
 
 fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
     let what = format!("container {whose}, network {}", a.network);
@@ -27,6 +28,9 @@ fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
             format!("the gateway {gateway} is not in the subnet {}", subnet.trunc()),
         ));
     }
+    if let Some(v6) = &a.v6 {
+        check_gateway6(&what, v6)?;
+    }
     if a.mac.0[0] & 1 != 0 || a.mac.0 == [0; 6] {
         return Err(NetError::invalid(
             what,
@@ -34,6 +38,18 @@ fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
         ));
     }
     Ok(())
+}
+
+fn check_gateway6(what: &str, v6: &Address6) -> Result<(), NetError> {
+    let subnet = IpNet::new(v6.ip.into(), v6.prefix)
+        .map_err(|_| NetError::invalid(what, format!("/{} is no prefix length", v6.prefix)))?;
+    match v6.gateway {
+        Some(gateway) if !subnet.contains(&IpAddr::V6(gateway)) => Err(NetError::invalid(
+            what,
+            format!("the gateway {gateway} is not in the subnet {}", subnet.trunc()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Connects a namespace, or repairs what is wrong with the connection; a right one is left alone.
@@ -46,10 +62,31 @@ pub(crate) fn attach(
 ) -> Result<(), NetError> {
     check(a, whose)?;
     let master = master(route, mark, a)?;
-    let mut inside = open_inside(netns, whose)?;
+    visit(netns, whose, |inside| {
+        let (host, peer) = pair(route, inside, mark, netns, a, whose)?;
+        configure_inside(inside, &peer, a, whose)?;
+        configure_host(route, mark, &host, &master, a, whose)
+    })?;
+    let v6 = a.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
+    for ip in [Some(IpAddr::V4(a.ip)), v6].into_iter().flatten() {
+        change::neighbour(route, master.index, ip, a.mac)
+            .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))?;
+    }
+    Ok(())
+}
+
+/// Both ends: those that are there if they belong together, else new ones.
+fn pair(
+    route: &mut Netlink,
+    inside: &mut Netlink,
+    mark: &Mark,
+    netns: BorrowedFd<'_>,
+    a: &Attachment,
+    whose: &str,
+) -> Result<(Link, Link), NetError> {
     let found = host_end(route, mark, &a.host_device)?;
     let pair = match found {
-        Some(host) => match matching_peer(route, &mut inside, netns, &host, a)? {
+        Some(host) => match matching_peer(route, inside, netns, &host, a)? {
             Some(peer) => Some((host, peer)),
             None => {
                 change::delete(route, host.index)
@@ -59,14 +96,10 @@ pub(crate) fn attach(
         },
         None => None,
     };
-    let (host, peer) = match pair {
-        Some(pair) => pair,
-        None => create(route, &mut inside, mark, netns, a, whose)?,
-    };
-    configure_inside(&mut inside, &peer, a, whose)?;
-    configure_host(route, mark, &host, &master, a, whose)?;
-    change::neighbour(route, master.index, a.ip, a.mac)
-        .doing(|| format!("tell {} where {} of container {whose} is", a.bridge, a.ip))
+    match pair {
+        Some(pair) => Ok(pair),
+        None => create(route, inside, mark, netns, a, whose),
+    }
 }
 
 fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetError> {
@@ -85,24 +118,30 @@ fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetE
     }
 }
 
-/// A netlink socket belongs to the namespace it was made in: one is made by a thread that goes there.
-fn open_inside(netns: BorrowedFd<'_>, whose: &str) -> Result<Netlink, NetError> {
-    let opened = std::thread::scope(|scope| {
-        let visit = scope.spawn(|| {
-            setns(netns, CloneFlags::CLONE_NEWNET)?;
-            Netlink::open(NETLINK_ROUTE)
-        });
-        visit
-            .join()
-            .unwrap_or_else(|_| Err(std::io::Error::other("the thread that entered it died")))
-    });
-    opened.map_err(|source| NetError::Namespace {
+/// Does something on a thread in that namespace, with a netlink socket of it: a socket belongs to the namespace it was
+/// made in, and what is below /proc/sys/net to that of whoever looks.
+fn visit<T: Send>(
+    netns: BorrowedFd<'_>,
+    whose: &str,
+    work: impl FnOnce(&mut Netlink) -> Result<T, NetError> + Send,
+) -> Result<T, NetError> {
+    let refused = |source| NetError::Namespace {
         whose: format!("container {whose}"),
         source,
+    };
+    std::thread::scope(|scope| {
+        let visit = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| refused(e.into()))?;
+            let mut inside = Netlink::open(NETLINK_ROUTE).map_err(refused)?;
+            work(&mut inside)
+        });
+        let died = || refused(std::io::Error::other("the thread that entered it died"));
+        visit.join().unwrap_or_else(|_| Err(died()))
     })
 }
 
-fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
+/// The device of that name; refuses one that is not ours.
+pub(super) fn host_end(route: &mut Netlink, mark: &Mark, device: &str) -> Result<Option<Link>, NetError> {
     let found = dump::link(route, device).doing(|| format!("look at the device {device}"))?;
     match found {
         Some(link) if !mark.is_on(&link) => Err(NetError::ForeignDevice {
@@ -185,51 +224,61 @@ fn configure_inside(inside: &mut Netlink, peer: &Link, a: &Attachment, whose: &s
     if peer.mtu != a.mtu.unwrap_or(DEFAULT_MTU) {
         attrs.push(Attr::u32(nl::IFLA_MTU, a.mtu.unwrap_or(DEFAULT_MTU)));
     }
-    if !peer.up {
-        no_ipv6(inside, peer.index).doing(doing)?;
+    if !peer.up && a.v6.is_none() {
+        change::make_up_no_ipv6(inside, peer.index).doing(doing)?;
     }
     change::set(inside, peer.index, &attrs).doing(doing)?;
+    ipv6_inside(&a.device, a.v6.is_some())?;
     if !peer.up {
         change::up(inside, peer.index).doing(doing)?;
     }
-    let address = Address {
-        index: peer.index,
-        ip: a.ip,
-        prefix: a.prefix,
-    };
-    if !dump::addresses(inside).doing(doing)?.contains(&address) {
-        change::add_address(inside, peer.index, a.ip, a.prefix)
-            .doing(|| format!("give {}/{} to {} of container {whose}", a.ip, a.prefix, a.device))?;
+    let there = dump::addresses(inside).doing(doing)?;
+    let v4 = (IpAddr::V4(a.ip), a.prefix, a.gateway.map(IpAddr::V4));
+    let v6 = a.v6.as_ref();
+    let v6 = v6.map(|v6| (IpAddr::V6(v6.ip), v6.prefix, v6.gateway.map(IpAddr::V6)));
+    for (ip, prefix, gateway) in [Some(v4), v6].into_iter().flatten() {
+        let address = Address {
+            index: peer.index,
+            ip,
+            prefix,
+        };
+        if !there.contains(&address) {
+            change::add_address(inside, &address)
+                .and_then(|()| routes::settle(inside, &address))
+                .doing(|| format!("give {ip}/{prefix} to {} of container {whose}", a.device))?;
+        }
+        routes::ensure(inside, &address)
+            .doing(|| format!("set the routes by {} of container {whose}", a.device))?;
+        if let Some(gateway) = gateway {
+            default_route(inside, peer.index, gateway)
+                .doing(|| format!("set the default route of container {whose} to {gateway}"))?;
+        }
     }
-    routes::ensure(inside, &address)
-        .doing(|| format!("set the routes by {} of container {whose}", a.device))?;
-    match a.gateway {
-        Some(gateway) => default_route(inside, peer.index, gateway)
-            .doing(|| format!("set the default route of container {whose} to {gateway}")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-fn loopback_up(inside: &mut Netlink) -> Result<(), crate::netlink::KernelError> {
+/// IPv6 where the network has it: addresses and routes are ours to give, and no other one has them.
+fn ipv6_inside(device: &str, wanted: bool) -> Result<(), NetError> {
+    let off = sysctl::disable_ipv6(device);
+    if !wanted {
+        return match sysctl::exists(&off) {
+            true => sysctl::ensure(&off, 1).map(drop),
+            false => Ok(()),
+        };
+    }
+    sysctl::ensure(&sysctl::accept_ra(device), 0)?;
+    sysctl::ensure(&sysctl::accept_dad(device), 0)?;
+    sysctl::ensure(&off, 0).map(drop)
+}
+
+fn loopback_up(inside: &mut Netlink) -> Result<(), KernelError> {
     match dump::link(inside, "lo")? {
         Some(lo) if !lo.up => change::up(inside, lo.index),
         _ => Ok(()),
     }
 }
 
-/// A kernel without IPv6 has no such setting, and needs none.
-fn no_ipv6(route: &mut Netlink, index: u32) -> Result<(), crate::netlink::KernelError> {
-    match change::set(route, index, &[change::no_ipv6_address()]) {
-        Err(e) if e.is(libc::EAFNOSUPPORT) => Ok(()),
-        other => other,
-    }
-}
-
-fn default_route(
-    inside: &mut Netlink,
-    index: u32,
-    gateway: Ipv4Addr,
-) -> Result<(), crate::netlink::KernelError> {
+fn default_route(inside: &mut Netlink, index: u32, gateway: IpAddr) -> Result<(), KernelError> {
     if dump::has_default_route(inside, gateway, index)? {
         return Ok(());
     }
@@ -266,7 +315,7 @@ fn configure_host(
         attrs.push(Attr::u32(nl::IFLA_MASTER, master.index));
     }
     if !host.up {
-        no_ipv6(route, host.index).doing(doing)?;
+        change::make_up_no_ipv6(route, host.index).doing(doing)?;
     }
     change::set(route, host.index, &attrs).doing(doing)?;
     if !host.hairpin || host.master != Some(master.index) {

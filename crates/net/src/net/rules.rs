@@ -2,14 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
-use model::firewall::{FirewallBridge, FirewallState};
-use model::network::BridgeNetwork;
+use model::firewall::{FirewallBridge, FirewallState, PortRule};
+use model::network::{Driver, HostNetwork};
+use model::observed::ForeignDrop;
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::Current;
+use crate::firewall::{Asked, Current, Firewalld};
 use crate::netlink::Netlink;
-use crate::{firewall, sysctl};
+use crate::{firewall, relay, sysctl};
 
 /// What one look at the firewall shows.
 #[derive(Debug)]
@@ -19,26 +20,32 @@ pub struct FirewallLook {
     /// Something of ours is there, be it damaged.
     pub there: bool,
     /// See [`Net::foreign_drops`].
-    pub foreign_drops: Result<Vec<String>, NetError>,
+    pub foreign_drops: Result<Vec<ForeignDrop>, NetError>,
 }
 
 impl Net {
     /// Makes the firewall know the bridge, then turns forwarding on.
-    pub(super) fn shielded(&self, n: &BridgeNetwork) -> Result<(), NetError> {
+    pub(super) fn shielded(&self, n: &HostNetwork) -> Result<(), NetError> {
         // Held until both are done: a removal of the table turns forwarding off again.
         let mut filter = self.filter();
         let forwarded = self.forwarding()?;
         if !forwarded {
             self.guarded.store(true, Ordering::Relaxed);
         }
+        if n.v6.is_some() {
+            self.beware_of_forwarding6()?;
+        }
         self.shield(&mut filter, n)?;
         if !forwarded {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
-        Ok(())
+        match n.v6 {
+            Some(_) => self.forward6(),
+            None => Ok(()),
+        }
     }
 
-    fn shield(&self, filter: &mut Netlink, n: &BridgeNetwork) -> Result<(), NetError> {
+    fn shield(&self, filter: &mut Netlink, n: &HostNetwork) -> Result<(), NetError> {
         let current = firewall::current(filter, &self.keeper)?;
         let known = current.state.as_ref().unwrap_or(&current.salvaged);
         let wanted = FirewallBridge {
@@ -52,27 +59,45 @@ impl Net {
                 .iter()
                 .find(|b| b.bridge == n.bridge)
                 .and_then(|b| b.dns_port),
+            subnet6: n.v6.as_ref().map(|v6| v6.subnet),
+            masquerade6: n.v6.as_ref().is_some_and(|v6| v6.masquerade),
+            isolated: n.isolated,
         };
-        let guarded = self.guarded.load(Ordering::Relaxed);
-        let right = current
-            .state
-            .as_ref()
-            .is_some_and(|state| state.bridges.contains(&wanted))
-            && (current.guarded || !guarded);
+        let tunnel = match &n.driver {
+            Driver::Overlay(tunnel) => Some(tunnel.rule()),
+            _ => None,
+        };
+        let guards = self.guards();
+        let right = current.state.as_ref().is_some_and(|state| {
+            state.bridges.contains(&wanted) && tunnel.iter().all(|t| state.tunnels.contains(t))
+        }) && (current.guards.v4 || !guards.v4)
+            && (current.guards.v6 || !guards.v6 || n.v6.is_none());
         if right {
             return Ok(());
         }
         let mut state = current.state.unwrap_or(current.salvaged);
         state.bridges.retain(|b| b.bridge != n.bridge);
         state.bridges.push(wanted);
+        if n.v6.is_none() {
+            let goes = |port: &PortRule| port.bridge == n.bridge && port.target_ip.is_ipv6();
+            state.ports.retain(|port| !goes(port));
+        }
+        if let Some(tunnel) = tunnel {
+            state
+                .tunnels
+                .retain(|t| (t.port, t.vni) != (tunnel.port, tunnel.vni));
+            state.tunnels.push(tunnel);
+        }
         // Still the same hold of the socket: no other change of ours falls between the look and this.
-        firewall::apply(filter, &mut self.route(), &self.keeper, &state.sorted(), guarded)
+        firewall::apply(filter, &mut self.route(), &self.keeper, &state.sorted(), guards)
     }
 
     /// What our table holds, read back from the kernel; none where there is no table, or where its chains, rules or
     /// sets are not exactly what they must be, where it is not protected as the kernel can, where a way of
     /// ours through a chain of iptables is missing, or where flows to changed UDP ports are to be forgotten yet. An error where
     /// the table is somebody else's.
+    ///
+    /// With a relay, its ports are part of it.
     pub fn firewall(&self) -> Result<Option<FirewallState>, NetError> {
         Ok(self.look_at_firewall()?.state)
     }
@@ -89,36 +114,82 @@ impl Net {
             None => firewall::current(&mut filter, &self.keeper)?,
         };
         let current = ruleset.insert(current);
-        if current.guarded {
-            self.guarded.store(true, Ordering::Relaxed);
+        if current.guards.v4 {
+            self.keep_forward_guard();
         }
+        if current.guards.v6 {
+            self.keep_forward_guard6();
+        }
+        let asked = lock(&self.asked);
+        let state = current.state.clone();
+        let state = state.filter(|state| is_let_through(current, state, asked.as_ref()));
+        let state = self.with_loopback(state)?;
         Ok(FirewallLook {
-            foreign_drops: foreign_drops(current),
-            state: current.state.clone(),
+            foreign_drops: foreign_drops(current, asked.as_ref()),
+            state,
             there: current.there,
         })
+    }
+
+    /// With the ports that the relay serves; none where it does not serve what it should.
+    fn with_loopback(&self, state: Option<FirewallState>) -> Result<Option<FirewallState>, NetError> {
+        let (Some(relay), Some(mut state)) = (&self.relay, state.clone()) else {
+            return Ok(state);
+        };
+        let Some(bound) = relay.bound(&state.ports)? else {
+            return Ok(None);
+        };
+        state.ports.extend(bound);
+        Ok(Some(state.sorted()))
     }
 
     /// Makes our table hold this, in one transaction from whatever there is.
     ///
     /// Flows to UDP ports that changed are forgotten, so that they follow the change.
     ///
-    /// Where there are bridges, forwarding is on afterwards: the table that guards it is there first. Where the forward
+    /// Where there are bridges, forwarding is on afterwards, of IPv6 where one has it: the table that guards it is there first. Where the forward
     /// or input chain of iptables (in nftables: `ip filter FORWARD`, `INPUT`) drops what it has no rule for, the same
     /// transaction makes a way through it: a chain `WHARF-FORWARD` or `WHARF-INPUT` and one jump to it, both marked.
+    ///
+    /// firewalld is asked over D-Bus to let the bridges through; what it says to that is no failure of this, but seen by
+    /// the next look.
     pub fn apply_firewall(&self, state: &FirewallState) -> Result<(), NetError> {
+        self.leave_firewalld(state)?;
         // Held until forwarding is on: see `shielded`.
         let mut filter = self.filter();
         let forward = !state.bridges.is_empty() && !self.forwarding()?;
         if forward {
             self.guarded.store(true, Ordering::Relaxed);
         }
-        let guarded = self.guarded.load(Ordering::Relaxed);
-        firewall::apply(&mut filter, &mut self.route(), &self.keeper, state, guarded)?;
+        let (table, bound) = without_loopback(state);
+        if self.relay.is_none() && !bound.is_empty() {
+            let why = "there is no relay to serve it";
+            return Err(NetError::invalid("a port published on [::1]", why));
+        }
+        let ipv6 = firewall::has_ipv6(state);
+        match ipv6 {
+            true => self.beware_of_forwarding6()?,
+            // Without a network of IPv6 there is nothing to guard it.
+            false => self.forward6_no_more()?,
+        }
+        firewall::apply(
+            &mut filter,
+            &mut self.route(),
+            &self.keeper,
+            &table,
+            self.guards(),
+        )?;
         if forward {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
-        Ok(())
+        if ipv6 {
+            self.forward6()?;
+        }
+        drop(filter);
+        if let Some(relay) = &self.relay {
+            relay.apply(&state.ports)?;
+        }
+        self.ask_firewalld(state)
     }
 
     /// Removes our table; absent is fine. The host's loopback is closed to our bridges first.
@@ -126,6 +197,7 @@ impl Net {
     /// Where forwarding was off before us it is turned off again before its guard goes with the table; from then on
     /// [`Net::forward_guard`] says no.
     pub fn remove_firewall(&self) -> Result<(), NetError> {
+        self.leave_firewalld(&FirewallState::default())?;
         let mut filter = self.filter();
         // Also an answer to whose the table is, before anything is touched.
         let current = firewall::current(&mut filter, &self.keeper)?;
@@ -137,8 +209,15 @@ impl Net {
         {
             sysctl::ensure(&sysctl::route_localnet(&link.name), 0)?;
         }
-        if current.guarded || self.forward_guard() {
+        if current.guards.v4 || self.forward_guard() {
             sysctl::ensure(sysctl::FORWARD, 0)?;
+        }
+        if current.guards.v6 {
+            self.keep_forward_guard6();
+        }
+        self.forward6_no_more()?;
+        if let Some(relay) = &self.relay {
+            relay.apply(&[])?;
         }
         firewall::remove(&mut filter, &mut self.route(), &self.keeper)?;
         self.guarded.store(false, Ordering::Relaxed);
@@ -147,7 +226,7 @@ impl Net {
 
     /// What others' firewalls drop of our bridges' traffic and is not ours to change: what is there, and what to do, for
     /// users. Of forward and input chains of nftables, of firewalld, and of iptables-legacy.
-    pub fn foreign_drops(&self) -> Result<Vec<String>, NetError> {
+    pub fn foreign_drops(&self) -> Result<Vec<ForeignDrop>, NetError> {
         self.look_at_firewall()?.foreign_drops
     }
 
@@ -165,9 +244,72 @@ impl Net {
     }
 }
 
-fn foreign_drops(current: &Current) -> Result<Vec<String>, NetError> {
+/// What is the table's, and the ports on `[::1]`, which are the relay's.
+fn without_loopback(state: &FirewallState) -> (FirewallState, Vec<PortRule>) {
+    let mut table = state.clone();
+    let (bound, ports) = table.ports.into_iter().partition(relay::is_bound);
+    table.ports = ports;
+    (table, bound)
+}
+
+/// firewalld does, or there is nothing to be done about it.
+fn is_let_through(current: &Current, state: &FirewallState, asked: Option<&Asked>) -> bool {
+    let Some(firewalld) = &current.firewalld else {
+        return true;
+    };
+    firewalld.was_asked(&firewalld.shut(&state.bridges), asked)
+}
+
+fn foreign_drops(current: &Current, asked: Option<&Asked>) -> Result<Vec<ForeignDrop>, NetError> {
     let state = current.state.as_ref().unwrap_or(&current.salvaged);
     let mut out = firewall::drops(&current.foreign, &state.bridges);
+    let firewalld = current.firewalld.iter();
+    out.extend(firewalld.flat_map(|f| f.drops_of(&state.bridges, asked)));
     out.extend(firewall::legacy_drops(&state.bridges)?);
     Ok(out)
+}
+
+/// firewalld's part: what it is asked for our bridges.
+impl Net {
+    /// Asks it to let through these bridges where it does not. What it says is kept: see [`FirewallLook`].
+    fn ask_firewalld(&self, state: &FirewallState) -> Result<(), NetError> {
+        let Some(firewalld) = self.firewalld()? else {
+            lock(&self.asked).take();
+            return Ok(());
+        };
+        let shut = firewalld.shut(&state.bridges);
+        if firewalld.was_asked(&shut, lock(&self.asked).as_ref()) {
+            return Ok(());
+        }
+        // Nobody waits for it but who asks: neither lock is held.
+        let (owner, answers) = firewall::admit(&shut);
+        // What it said is about the rules it has now.
+        let later = self.firewalld()?.unwrap_or(firewalld);
+        *lock(&self.asked) = Some(later.noted(owner, answers));
+        Ok(())
+    }
+
+    /// Has it forget those bridges of ours that are none of these. A device that is somebody else's stays where it is.
+    fn leave_firewalld(&self, state: &FirewallState) -> Result<(), NetError> {
+        let Some(firewalld) = self.firewalld()? else {
+            return Ok(());
+        };
+        let mut gone = firewalld.zoned();
+        for bridge in &state.bridges {
+            gone.remove(&bridge.bridge);
+        }
+        if !gone.is_empty() {
+            let links = self.look()?.0;
+            let foreign = |name: &String| links.iter().any(|l| l.name == *name && !self.mark.is_on(l));
+            gone.retain(|name| !foreign(name));
+        }
+        firewall::dismiss(&gone).map_err(|source| NetError::Firewalld {
+            bridges: gone.into_iter().collect::<Vec<_>>().join(", "),
+            source,
+        })
+    }
+
+    fn firewalld(&self) -> Result<Option<Firewalld>, NetError> {
+        firewall::firewalld(&mut self.filter()).doing(|| "look at the rules of firewalld".to_owned())
+    }
 }

@@ -6,9 +6,9 @@
 mod attr;
 mod socket;
 
-pub(crate) use attr::{Attr, Attrs, be16_at, be32_at, find, read_be32, read_text, read_u32, u32_at};
+pub(crate) use attr::{Attr, Attrs, be16_at, find, read_be32, read_text, read_u32, u32_at};
 pub use socket::KernelError;
-pub(crate) use socket::{BatchError, Message, Netlink};
+pub(crate) use socket::{BatchError, Message, Netlink, Reply};
 
 /// Flags of `nlmsghdr` (linux/netlink.h).
 pub(crate) mod flag {

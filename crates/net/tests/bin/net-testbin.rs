@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("dns") => net::dns::main(),
+        Some("relay") => net::relay::main(),
         Some("agent") => match agent(args.next().unwrap_or_default().as_ref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {

@@ -5,7 +5,7 @@
 mod space;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +36,15 @@ pub fn gateway(network: &str) -> Ipv4Addr {
 pub fn address(network: &str, number: u8) -> Ipv4Addr {
     let [a, b, c, _] = gateway(network).octets();
     Ipv4Addr::new(a, b, c, number)
+}
+
+pub fn gateway6(network: &str) -> Ipv6Addr {
+    address6(network, 1)
+}
+
+pub fn address6(network: &str, number: u8) -> Ipv6Addr {
+    let octet = u16::from(gateway(network).octets()[1]);
+    Ipv6Addr::new(0xfd00, octet, 0, 0, 0, 0, 0, number.into())
 }
 
 impl Host {
@@ -74,10 +83,11 @@ impl Host {
             "ip link add br-{name} type bridge forward_delay 0; ip addr add {gateway}/24 dev br-{name}; ip link set br-{name} up"
         ));
         let network = DnsNetwork {
-            gateway,
-            subnet: format!("{gateway}/24").parse::<ipnet::Ipv4Net>().unwrap().trunc(),
+            gateways: vec![gateway.into()],
+            subnets: vec![format!("{gateway}/24").parse::<ipnet::IpNet>().unwrap().trunc()],
             bridge: format!("br-{name}"),
             internal: false,
+            hosts: Default::default(),
         };
         self.state.networks.insert(name.parse().unwrap(), network);
     }
@@ -102,10 +112,29 @@ impl Host {
         space
     }
 
+    /// Gives a network IPv6 beside IPv4.
+    pub fn add_v6(&mut self, network: &str) {
+        let gateway = gateway6(network);
+        self.space
+            .sh(&format!("ip addr add {gateway}/64 dev br-{network} nodad"));
+        let network = self.state.networks.get_mut(network).unwrap();
+        network.gateways.push(gateway.into());
+        let subnet: ipnet::IpNet = format!("{gateway}/64").parse().unwrap();
+        network.subnets.push(subnet.trunc());
+    }
+
+    /// Gives a container an IPv6 address beside the one it has on eth0.
+    pub fn give_v6(&mut self, space: &Space, name: &str, network: &str, number: u8) {
+        let ip = address6(network, number);
+        space.sh(&format!("ip addr add {ip}/64 dev eth0 nodad"));
+        let container = self.state.containers.get_mut(name).unwrap();
+        container.endpoints.get_mut(network).unwrap().ips.push(ip.into());
+    }
+
     /// A container in the state alone.
     pub fn name(&mut self, name: &str, network: &str, number: u8, aliases: &[&str]) {
         let endpoint = DnsEndpoint {
-            ip: address(network, number),
+            ips: vec![address(network, number).into()],
             names: [name].iter().chain(aliases).map(|n| (*n).to_owned()).collect(),
         };
         let container = self.state.containers.entry(name.parse().unwrap()).or_default();
@@ -177,9 +206,7 @@ pub fn exchange(message: &Message, way: Way, server: SocketAddr) -> Message {
     let bytes = message.to_vec().unwrap();
     let reply = match way {
         Way::Udp => {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.set_read_timeout(Some(LONG)).unwrap();
-            socket.connect(server).unwrap();
+            let socket = udp_to(server);
             socket.send(&bytes).unwrap();
             let mut buffer = vec![0; 65536];
             let count = socket
@@ -200,6 +227,15 @@ pub fn exchange(message: &Message, way: Way, server: SocketAddr) -> Message {
     assert_eq!(reply.metadata.message_type, MessageType::Response);
     assert_eq!(reply.queries, message.queries);
     reply
+}
+
+/// A socket that asks there.
+pub fn udp_to(server: SocketAddr) -> UdpSocket {
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    socket.connect(server).unwrap();
+    socket
 }
 
 pub fn write_frame(stream: &mut TcpStream, bytes: &[u8]) {
@@ -223,6 +259,7 @@ pub fn told(reply: &Message) -> String {
         .iter()
         .map(|r| match &r.data {
             RData::A(a) => a.to_string(),
+            RData::AAAA(a) => a.to_string(),
             RData::PTR(name) => format!("-> {}", name.to_ascii().trim_end_matches('.')),
             other => format!("{other:?}"),
         })
@@ -246,9 +283,9 @@ pub fn told(reply: &Message) -> String {
 }
 
 /// What a server at a gateway's port 53 tells somebody in that namespace.
-pub fn ask(space: &Space, server: Ipv4Addr, way: Way, name: &str, kind: RecordType) -> String {
-    let message = question(name, kind);
-    space.run(|| told(&exchange(&message, way, SocketAddr::from((server, 53)))))
+pub fn ask(space: &Space, server: impl Into<IpAddr>, way: Way, name: &str, kind: RecordType) -> String {
+    let (message, server) = (question(name, kind), SocketAddr::new(server.into(), 53));
+    space.run(|| told(&exchange(&message, way, server)))
 }
 
 /// What an upstream answers to a question: none is silence.
@@ -256,7 +293,7 @@ pub type Handler = dyn Fn(&Message, Way) -> Option<Message> + Send + Sync;
 
 /// A server of the world outside, at port 53 of an address of the host; ends with the test's process.
 pub struct Upstream {
-    /// The names asked for, in order, with the way and where from.
+    /// The names asked for in lower case, in order, with the way and where from.
     pub asked: Arc<Mutex<Vec<(String, Way, SocketAddr)>>>,
 }
 
@@ -329,7 +366,7 @@ fn respond(
     handler: &Handler,
 ) -> Option<Vec<u8>> {
     let message = Message::from_vec(packet).unwrap();
-    let name = message.queries[0].name().to_ascii();
+    let name = message.queries[0].name().to_ascii().to_ascii_lowercase();
     log.lock().unwrap().push((name, way, from));
     handler(&message, way).map(|reply| reply.to_vec().unwrap())
 }

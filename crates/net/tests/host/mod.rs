@@ -4,12 +4,12 @@
 mod space;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
-use model::network::{Attachment, BridgeNetwork, MacAddr};
+use model::network::{Address6, Attachment, HostNetwork, MacAddr, Subnet6};
 use net::Net;
 use nix::sched::{CloneFlags, setns};
 
@@ -30,6 +30,9 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+pub const SECOND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 11);
+pub const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
 impl Host {
     pub fn new() -> Self {
@@ -80,11 +83,31 @@ impl Host {
         }
     }
 
+    /// One whose LAN has IPv6, too: host 2001:db8:2::1 and ::b, neighbour ::2.
+    pub fn dual(bridge_nf: Option<bool>) -> Self {
+        let host = Self::with_bridge_nf(bridge_nf);
+        if let Some(on) = bridge_nf {
+            let path = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
+            let on = u8::from(on);
+            host.space.sh(&format!("test ! -e {path} || echo {on} > {path}"));
+        }
+        for (space, device, addresses) in [
+            (&host.space, "lan", &[HOST6, SECOND6][..]),
+            (&host.neighbour, "eth0", &[NEIGHBOUR6]),
+        ] {
+            for address in addresses {
+                space.sh(&format!("ip addr add {address}/64 dev {device} nodad"));
+            }
+        }
+        host
+    }
+
     /// Applies a network: bridge and firewall.
-    pub fn apply(&self, networks: &[&BridgeNetwork], ports: Vec<PortRule>) -> FirewallState {
+    pub fn apply(&self, networks: &[&HostNetwork], ports: Vec<PortRule>) -> FirewallState {
         let state = FirewallState {
             bridges: networks.iter().map(|n| bridge_rule(n)).collect(),
             ports,
+            ..FirewallState::default()
         }
         .sorted();
         self.space.run(|| {
@@ -97,7 +120,7 @@ impl Host {
     }
 
     /// A container on that network.
-    pub fn container(&self, n: &BridgeNetwork, number: u8) -> Container {
+    pub fn container(&self, n: &HostNetwork, number: u8) -> Container {
         let space = Space::new();
         let at = attachment(n, number);
         self.space
@@ -115,10 +138,32 @@ impl Container {
     pub fn ip(&self) -> Ipv4Addr {
         self.at.ip
     }
+
+    pub fn ip6(&self) -> Ipv6Addr {
+        self.at.v6.as_ref().unwrap().ip
+    }
 }
 
-pub fn network(name: &str, third: u8) -> BridgeNetwork {
-    BridgeNetwork {
+/// One with IPv6 beside IPv4: fd00:88:N::/64.
+pub fn dual(name: &str, third: u8) -> HostNetwork {
+    HostNetwork {
+        v6: Some(Subnet6 {
+            subnet: format!("fd00:88:{third}::/64").parse().unwrap(),
+            gateway: Ipv6Addr::new(0xfd00, 0x88, third.into(), 0, 0, 0, 0, 1),
+            range: None,
+            masquerade: true,
+        }),
+        ..network(name, third)
+    }
+}
+
+/// Of one that has IPv6.
+pub fn gateway6(n: &HostNetwork) -> Ipv6Addr {
+    n.v6.as_ref().unwrap().gateway
+}
+
+pub fn network(name: &str, third: u8) -> HostNetwork {
+    HostNetwork {
         name: name.parse().unwrap(),
         bridge: net::bridge_name(name),
         subnet: format!("10.88.{third}.0/24").parse().unwrap(),
@@ -127,20 +172,26 @@ pub fn network(name: &str, third: u8) -> BridgeNetwork {
         mtu: None,
         internal: false,
         masquerade: true,
+        v6: None,
+        isolated: false,
+        driver: Default::default(),
     }
 }
 
-pub fn bridge_rule(n: &BridgeNetwork) -> FirewallBridge {
+pub fn bridge_rule(n: &HostNetwork) -> FirewallBridge {
     FirewallBridge {
         bridge: n.bridge.clone(),
         subnet: n.subnet,
         masquerade: n.masquerade,
         internal: n.internal,
         dns_port: None,
+        subnet6: n.v6.as_ref().map(|v6| v6.subnet),
+        masquerade6: n.v6.as_ref().is_some_and(|v6| v6.masquerade),
+        isolated: n.isolated,
     }
 }
 
-pub fn attachment(n: &BridgeNetwork, number: u8) -> Attachment {
+pub fn attachment(n: &HostNetwork, number: u8) -> Attachment {
     let [a, b, c, _] = n.gateway.octets();
     let ip = Ipv4Addr::new(a, b, c, number);
     Attachment {
@@ -154,15 +205,22 @@ pub fn attachment(n: &BridgeNetwork, number: u8) -> Attachment {
         gateway: Some(n.gateway),
         mtu: None,
         aliases: Vec::new(),
+        v6: n.v6.as_ref().map(|v6| Address6 {
+            ip: Ipv6Addr::from_bits(v6.subnet.network().to_bits() | u128::from(number)),
+            prefix: v6.subnet.prefix_len(),
+            gateway: Some(v6.gateway),
+        }),
+        isolated: false,
+        link: Default::default(),
     }
 }
 
 pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment, target: u16) -> PortRule {
     PortRule {
         protocol,
-        host_ip: ip,
+        host_ip: ip.map(IpAddr::V4),
         host_port: host,
-        target_ip: to.ip,
+        target_ip: to.ip.into(),
         target_port: target,
         bridge: to.bridge.clone(),
         allow: Vec::new(),
@@ -171,8 +229,18 @@ pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment
     }
 }
 
+/// A rule for the container's IPv6.
+pub fn port6(protocol: Protocol, ip: Option<Ipv6Addr>, host: u16, to: &Attachment, target: u16) -> PortRule {
+    PortRule {
+        host_ip: ip.map(IpAddr::V6),
+        target_ip: to.v6.as_ref().unwrap().ip.into(),
+        ..port(protocol, None, host, to, target)
+    }
+}
+
 /// A server that tells everybody who comes its word and the caller's address; ends with the test's process.
-pub fn serve(space: &Space, ip: Ipv4Addr, port: u16, word: &'static str) {
+pub fn serve(space: &Space, ip: impl Into<IpAddr>, port: u16, word: &'static str) {
+    let ip = ip.into();
     let (tcp, udp) = space.run(|| {
         (
             TcpListener::bind((ip, port)).unwrap(),
@@ -195,16 +263,21 @@ pub fn serve(space: &Space, ip: Ipv4Addr, port: u16, word: &'static str) {
 }
 
 /// What a server says to somebody there.
-pub fn ask(space: &Space, protocol: Protocol, to: Ipv4Addr, port: u16) -> String {
+pub fn ask(space: &Space, protocol: Protocol, to: impl Into<IpAddr>, port: u16) -> String {
+    let to = to.into();
     space.run(|| try_ask(protocol, to, port, LONG).unwrap_or_else(|e| panic!("{protocol} {to}:{port}: {e}")))
 }
 
 /// That nothing answers any of them: TCP and UDP from there to that address and port. All at once, as each takes its
 /// time.
-pub fn refuse_all(what: &str, knocks: &[(&Space, Ipv4Addr, u16)]) {
+pub fn refuse_all<A>(what: &str, knocks: &[(&Space, A, u16)])
+where
+    A: Into<IpAddr> + Copy + Send + Sync,
+{
     std::thread::scope(|scope| {
         for &(space, to, port) in knocks {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let to: IpAddr = to.into();
                 scope.spawn(move || {
                     let got = space.run(|| try_ask(protocol, to, port, PATIENCE));
                     assert!(got.is_err(), "{what}: {protocol} {to}:{port} answered {got:?}");
@@ -215,13 +288,19 @@ pub fn refuse_all(what: &str, knocks: &[(&Space, Ipv4Addr, u16)]) {
 }
 
 /// That nothing answers.
-pub fn refuse(space: &Space, protocol: Protocol, to: Ipv4Addr, port: u16) {
+pub fn refuse(space: &Space, protocol: Protocol, to: impl Into<IpAddr>, port: u16) {
+    let to = to.into();
     let got = space.run(|| try_ask(protocol, to, port, PATIENCE));
     assert!(got.is_err(), "{protocol} {to}:{port} answered {got:?}");
 }
 
-pub fn try_ask(protocol: Protocol, to: Ipv4Addr, port: u16, patience: Duration) -> std::io::Result<String> {
-    let to = SocketAddr::from((to, port));
+pub fn try_ask(
+    protocol: Protocol,
+    to: impl Into<IpAddr>,
+    port: u16,
+    patience: Duration,
+) -> std::io::Result<String> {
+    let to = SocketAddr::from((to.into(), port));
     match protocol {
         Protocol::Tcp => {
             let mut stream = TcpStream::connect_timeout(&to, patience)?;
@@ -231,7 +310,11 @@ pub fn try_ask(protocol: Protocol, to: Ipv4Addr, port: u16, patience: Duration) 
             Ok(text)
         }
         Protocol::Udp => {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            let any: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, 0))?;
             socket.connect(to)?;
             talk(&socket, patience)
         }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use model::ledger::Lease;
-use model::network::{BridgeNetwork, MacAddr};
+use model::network::{HostNetwork, MacAddr};
 use model::spec::NetworkSpec;
 
 /// The gateway of a network with this subnet: the one written, else the first host address.
@@ -16,7 +16,7 @@ pub fn gateway_of(spec: &NetworkSpec, subnet: Ipv4Net) -> Ipv4Addr {
 }
 
 /// Whether an address may be given to a container at all: in the range, and not the network's own.
-pub fn may_be_given(network: &BridgeNetwork, ip: Ipv4Addr) -> bool {
+pub fn may_be_given(network: &HostNetwork, ip: Ipv4Addr) -> bool {
     let range = network.range.unwrap_or(network.subnet);
     range.contains(&ip)
         && network.subnet.contains(&ip)
@@ -35,7 +35,7 @@ pub fn lease_key(network: &str, container: &str) -> String {
 /// `taken` says of an address whether some other container lives on it or has it written. `None`: all are taken.
 pub fn lease(
     leases: &mut BTreeMap<String, Lease>,
-    network: &BridgeNetwork,
+    network: &HostNetwork,
     key: &str,
     now: Timestamp,
     taken: impl Fn(Ipv4Addr) -> bool,
@@ -67,6 +67,7 @@ pub fn lease(
         key.to_owned(),
         Lease {
             ip,
+            ip6: None,
             mac: MacAddr::of_lease(ip),
             used_at: now,
         },

@@ -28,3 +28,8 @@ pub fn bridge(network: &Name, taken: impl Fn(&str) -> bool) -> String {
     let free = (0..64).map(hashed).find(|name| !taken(name));
     free.unwrap_or_else(|| hashed(64))
 }
+
+/// The tunnel of an overlay. No bridge has a dot in its name, and host ends are longer.
+pub fn tunnel(network: &Name) -> String {
+    format!("wh-{}.vx", &fingerprint(&("tunnel", network))[..8])
+}

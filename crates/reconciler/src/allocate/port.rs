@@ -1,18 +1,16 @@
 //! Host ports for published ports that name none.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use model::firewall::Protocol;
 
 /// The kernel's own range for picked ports (ip-sysctl, `ip_local_port_range`).
 pub const PICKED: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
-/// The key of a picked port in the ledger.
-pub fn key(container: &str, port: u16, protocol: Protocol, ip: Option<Ipv4Addr>) -> String {
-    format!(
-        "{container}/{port}/{protocol}/{}",
-        ip.unwrap_or(Ipv4Addr::UNSPECIFIED)
-    )
+/// The key of a picked port in the ledger. One that is picked for both families has that of IPv4: it keeps its number when
+/// a network of its container gets IPv6, or loses it.
+pub fn key(container: &str, port: u16, protocol: Protocol, at: IpAddr) -> String {
+    format!("{container}/{port}/{protocol}/{at}")
 }
 
 /// The lowest port of the range that is free.

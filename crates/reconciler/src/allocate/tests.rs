@@ -1,24 +1,24 @@
 //! Tables of cases.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use model::ledger::Lease;
 use model::name::{ContainerId, Name};
-use model::network::BridgeNetwork;
+use model::network::{HostNetwork, Subnet6};
 
 use super::address::lease;
-use super::{device, port, subnet};
+use super::{address6, device, port, subnet};
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
-fn network(subnet: &str, range: Option<&str>) -> BridgeNetwork {
+fn network(subnet: &str, range: Option<&str>) -> HostNetwork {
     let subnet = net(subnet);
-    BridgeNetwork {
+    HostNetwork {
         name: "front".parse().unwrap(),
         bridge: "wh-front".to_owned(),
         subnet,
@@ -27,6 +27,9 @@ fn network(subnet: &str, range: Option<&str>) -> BridgeNetwork {
         mtu: None,
         internal: false,
         masquerade: true,
+        v6: None,
+        isolated: false,
+        driver: Default::default(),
     }
 }
 
@@ -81,7 +84,7 @@ fn a_lease_is_kept_and_the_least_recently_used_one_is_given_away_first() {
     );
 }
 
-fn network_of_range(subnet: &str, range: &str) -> BridgeNetwork {
+fn network_of_range(subnet: &str, range: &str) -> HostNetwork {
     network(subnet, Some(range))
 }
 
@@ -95,11 +98,64 @@ fn addresses_come_from_the_range() {
 #[test]
 fn subnets_avoid_what_is_taken() {
     let pools = [net("10.88.0.0/23"), net("10.99.0.0/26")];
-    let taken = [net("10.88.0.9/32"), net("10.88.1.0/25")];
+    let taken = [net("10.88.0.9/32"), net("10.88.1.0/25")].map(IpNet::V4);
     assert_eq!(subnet::pick(&pools, &[]), Some(net("10.88.0.0/24")));
     assert_eq!(subnet::pick(&pools, &taken[..1]), Some(net("10.88.1.0/24")));
     assert_eq!(subnet::pick(&pools, &taken), Some(net("10.99.0.0/26")));
-    assert_eq!(subnet::pick(&pools, &[net("10.0.0.0/8")]), None);
+    assert_eq!(subnet::pick(&pools, &[net("10.0.0.0/8").into()]), None);
+}
+
+#[test]
+fn subnets_of_ipv6_are_64s_of_the_pool() {
+    let net = |text: &str| text.parse::<Ipv6Net>().unwrap();
+    let pool = net("fd00:88::/48");
+    assert_eq!(subnet::pick6(pool, &[]), Some(net("fd00:88::/64")));
+    let taken = [net("fd00:88::9/128"), net("fd00:88:0:1::/72")].map(IpNet::V6);
+    assert_eq!(subnet::pick6(pool, &taken), Some(net("fd00:88:0:2::/64")));
+    assert_eq!(
+        subnet::pick6(net("fd00:88:0:5::/64"), &taken),
+        Some(net("fd00:88:0:5::/64"))
+    );
+    assert_eq!(subnet::pick6(pool, &[net("fd00::/16").into()]), None);
+    let id = ContainerId::from_bytes([0x12; 32]);
+    assert_eq!(subnet::own_pool6(&id), net("fd12:1212:1212::/48"));
+}
+
+#[test]
+fn addresses_of_ipv6_are_those_of_ipv4_by_number_where_they_are_free() {
+    let network = network("10.0.0.0/24", None);
+    let v6 = |range: Option<&str>| Subnet6 {
+        subnet: "fd00::/64".parse().unwrap(),
+        gateway: "fd00::7".parse().unwrap(),
+        range: range.map(|range| range.parse().unwrap()),
+        masquerade: true,
+    };
+    let ip = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    let mut leases: BTreeMap<String, Lease> = BTreeMap::new();
+    let mut give = |v6: &Subnet6, of: &str, last: u8, second: i64, taken: &[Ipv6Addr]| {
+        let key = format!("front/{of}");
+        let like = (key.as_str(), Ipv4Addr::new(10, 0, 0, last));
+        address6::lease(&mut leases, &network, v6, like, at(second), |ip| {
+            taken.contains(&ip)
+        })
+    };
+    let whole = v6(None);
+    assert_eq!(give(&whole, "a", 20, 1, &[]), Some(ip("fd00::14")));
+    assert_eq!(give(&whole, "a", 21, 2, &[]), Some(ip("fd00::14")), "kept");
+    // Of the gateway, of the routers (the first), of another one, and of one that has it written.
+    assert_eq!(give(&whole, "b", 7, 3, &[]), Some(ip("fd00::1")));
+    assert_eq!(give(&whole, "c", 0, 4, &[]), Some(ip("fd00::2")));
+    assert_eq!(give(&whole, "d", 20, 5, &[ip("fd00::3")]), Some(ip("fd00::4")));
+    let two = v6(Some("fd00::10/127"));
+    assert_eq!(give(&two, "e", 1, 6, &[]), Some(ip("fd00::11")));
+    assert_eq!(give(&two, "f", 1, 9, &[]), Some(ip("fd00::10")));
+    assert_eq!(
+        give(&two, "g", 1, 10, &[]),
+        Some(ip("fd00::11")),
+        "unused for longest"
+    );
+    assert_eq!(give(&two, "h", 1, 11, &[ip("fd00::10"), ip("fd00::11")]), None);
+    assert_eq!(leases["front/e"].ip6, None);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub enum Class {
     Names,
     /// The firewall: published ports, ways out.
     Firewall,
+    /// The way to other hosts: its device, whom it goes to.
+    Tunnel,
     /// The shim is told.
     Shim,
     /// Where it is mounted the new content is put in place, and `on_change` followed.
@@ -41,6 +43,7 @@ impl Class {
             Record => "in place",
             Names => "in place (names)",
             Firewall => "in place (firewall)",
+            Tunnel => "in place (the tunnel)",
             Shim => "in place (its supervisor is told)",
             OnChange => "by `on_change`",
             Instances => "instances come or go",
@@ -57,7 +60,7 @@ impl Class {
     pub fn keeps_the_process(self) -> bool {
         matches!(
             self,
-            Record | Names | Firewall | Shim | Instances | Load | Refused
+            Record | Names | Firewall | Tunnel | Shim | Instances | Load | Refused
         )
     }
 
@@ -147,15 +150,23 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("network.*.bridge", Recreate),
     // The name server stands in their resolv.conf; those with a `dns` of their own are left alone.
     ("network.*.dns", Restart),
-    ("network.*.subnet6", Recreate),
-    ("network.*.gateway6", Recreate),
+    // On the device there is; a program looks for its addresses when it begins.
+    ("network.*.subnet6", Restart),
+    ("network.*.gateway6", Restart),
     ("network.*.range6", Record),
-    ("network.*.ipv6", Recreate),
+    ("network.*.ipv6", Restart),
     ("network.*.masquerade6", Firewall),
     ("network.*.adopt", Recreate),
     ("network.*.parent", Recreate),
     ("network.*.host_access", Recreate),
     ("network.*.overlay", Recreate),
+    ("network.*.overlay.vni", Tunnel),
+    ("network.*.overlay.port", Tunnel),
+    // Another family has another mtu.
+    ("network.*.overlay.local", Tunnel),
+    ("network.*.overlay.peers", Tunnel),
+    ("network.*.overlay.peers_file", Tunnel),
+    ("network.*.overlay.names", Names),
     // Data is never lost to a change of its table.
     ("volume.*.driver", Refused),
     ("volume.*.device", Refused),

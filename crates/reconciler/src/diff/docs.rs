@@ -31,6 +31,12 @@ const NOTES: &[(&str, &str)] = &[
         "who has no `dns` of its own is started again: the server stands in its resolv.conf",
     ),
     (
+        "network.*.subnet6",
+        "the device stays, and the IPv4 addresses do; containers are started again to have the new ones from the beginning",
+    ),
+    ("network.*.range6", "addresses that were given stay"),
+    ("network.*.ipv6", "as `subnet6`"),
+    (
         "volume.*.driver",
         "what is there is not moved: an error says what to do, the data stays",
     ),

@@ -34,26 +34,34 @@ pub fn volume(from: &VolumeSpec, to: &VolumeSpec, origin: &Origin) -> Vec<Change
     fields("volume.*", from, to, origin)
 }
 
-/// The strongest thing the changes ask for.
-pub fn strongest(changes: &[Change]) -> Option<Class> {
-    changes.iter().map(|c| c.class).max()
+/// The strongest thing that the changes from one container definition to another ask for; none where there are none.
+pub fn strongest(from: &ContainerSpec, to: &ContainerSpec) -> Option<Class> {
+    let all = changed(from, to, |field, a, b| {
+        class(&format!("container.*.{field}"), a, b)
+    });
+    all.into_iter().max()
 }
 
 fn fields<T: Serialize + PartialEq>(table: &str, from: &T, to: &T, origin: &Origin) -> Vec<Change> {
+    changed(from, to, |field, a, b| Change {
+        class: class(&format!("{table}.{field}"), a, b),
+        reason: reason(field, a, b, &place(origin, field)),
+    })
+}
+
+/// What is to be said of each field that differs.
+fn changed<T: Serialize + PartialEq, R>(from: &T, to: &T, say: impl Fn(&str, &Value, &Value) -> R) -> Vec<R> {
     if from == to {
         return Vec::new();
     }
     let (Value::Object(from), Value::Object(to)) = (object(from), object(to)) else {
         return Vec::new();
     };
-    let changed = to.iter().filter_map(|(field, b)| {
-        let a = from.get(field).unwrap_or(&Value::Null);
-        (a != b).then(|| Change {
-            class: class(&format!("{table}.{field}"), a, b),
-            reason: reason(field, a, b, &place(origin, field)),
-        })
-    });
-    changed.collect()
+    let both = to
+        .iter()
+        .map(|(field, b)| (field, from.get(field).unwrap_or(&Value::Null), b));
+    let differing = both.filter(|(_, a, b)| a != b);
+    differing.map(|(field, a, b)| say(field, a, b)).collect()
 }
 
 /// What a key's change from one value to another asks for. Where parts of it have classes of their own, those that

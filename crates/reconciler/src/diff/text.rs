@@ -9,13 +9,14 @@ const LONGEST: usize = 60;
 const QUESTIONS: [&str; 4] = ["exec", "shell", "http", "tcp"];
 
 /// Keys whose value is a table, of which the lines that differ are enough.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "depends_on",
     "extra_hosts",
     "healthcheck",
     "labels",
     "limits",
     "logging",
+    "overlay",
     "restart",
     "sysctls",
     "ulimits",

@@ -6,7 +6,8 @@ use model::image::Image;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement, asks_registry};
 use model::name::Name;
 use model::observed::Phase;
-use model::spec::{ContainerSpec, UpdateStrategy};
+use model::shared::Shared;
+use model::spec::{ContainerSpec, NetworkUse, UpdateStrategy};
 
 use super::claims::{Kind, Mover};
 use super::finish::definition;
@@ -76,8 +77,7 @@ impl<'a> Pass<'a, '_> {
 
     /// What the new one is cannot be had from the one there is.
     fn takes_another(&self, current: &Accepted, new: &Accepted) -> bool {
-        let changes = diff::container(&current.spec, &new.spec, &new.origin);
-        diff::strongest(&changes) == Some(Class::Replace)
+        diff::strongest(&current.spec, &new.spec) == Some(Class::Replace)
             || other_image(current, new.image.as_ref())
             || self.contents_take_another(current, new)
             || self.broken(Mutation::LabelsReplace)
@@ -138,7 +138,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &'a Declared<ContainerSpec>,
-        image: Option<&'a Image>,
+        image: Option<&'a Shared<Image>>,
         mut entry: ContainerEntry,
     ) -> Result<Option<Mover>, Blocked> {
         let Some(mut next) = entry.next.take() else {
@@ -165,7 +165,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &Declared<ContainerSpec>,
-        image: Option<&Image>,
+        image: Option<&Shared<Image>>,
     ) -> Result<Option<Mover>, Blocked> {
         match self.switch_when_prepared(name) {
             // While the store cannot be seen, what was decided by it before goes on.
@@ -191,20 +191,24 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &'a Declared<ContainerSpec>,
-        image: Option<&'a Image>,
+        image: Option<&'a Shared<Image>>,
         mut entry: ContainerEntry,
     ) -> Result<Option<Mover>, Blocked> {
-        let changes = diff::container(&entry.current.spec, &declared.spec, &declared.origin);
-        let strongest = diff::strongest(&changes);
+        let strongest = diff::strongest(&entry.current.spec, &declared.spec);
         let replace = strongest == Some(Class::Replace)
             || other_image(&entry.current, image)
             || !self.outgrown(&entry.current).is_empty()
-            || (self.broken(Mutation::LabelsReplace) && changes.iter().any(|c| c.reason.field == "labels"));
+            || (self.broken(Mutation::LabelsReplace) && entry.current.spec.labels != declared.spec.labels);
         if !replace {
             if let Some(kept) = self.ledger.containers.get_mut(name) {
                 kept.current.origin.clone_from(&declared.origin);
-                if changes.is_empty() {
+                if strongest.is_none() {
                     kept.rejected = None;
+                }
+                if kept.current.spec == declared.spec {
+                    // Held together with what the files say, the next pass need not compare the two.
+                    kept.current.spec.clone_from(&declared.spec);
+                    entry.current.spec.clone_from(&declared.spec);
                 }
             }
             entry.current.origin.clone_from(&declared.origin);
@@ -218,7 +222,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &Declared<ContainerSpec>,
-        image: Option<&Image>,
+        image: Option<&Shared<Image>>,
         before: Accepted,
         strongest: Option<Class>,
     ) -> Result<Option<Mover>, Blocked> {
@@ -239,15 +243,12 @@ impl<'a> Pass<'a, '_> {
         if accepted.image.is_none() && !accepted.asks_registry() && !self.asks_first(&accepted.spec) {
             set_image(&mut accepted, image);
         }
-        for (attachment, usage) in accepted.attachments.iter_mut().zip(&declared.spec.networks) {
-            attachment.aliases = std::iter::once(name)
-                .chain(&usage.aliases)
-                .map(ToString::to_string)
-                .collect();
-        }
+        rename(name, &mut accepted, &declared.spec);
         let fresh = !self.look_at(&before).may_be_live();
         let of = accepted.image.clone();
-        accepted.ports = self.ports(name, &accepted.spec, of.as_ref(), &accepted.attachments, fresh)?;
+        accepted.ports = self
+            .ports(name, &accepted.spec, of.as_ref(), &accepted.attachments, fresh)?
+            .into();
         Ok((accepted != before).then(|| Mover::new(name, accepted, Kind::InPlace)))
     }
 
@@ -256,13 +257,15 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         accepted: &mut Accepted,
-        image: Option<&Image>,
+        image: Option<&Shared<Image>>,
     ) -> Result<(), Blocked> {
         let asks = accepted.asks_registry() || self.asks_first(&accepted.spec);
         if accepted.image.is_some() || image.is_none() || asks {
             return Ok(());
         }
-        accepted.ports = self.ports(name, &accepted.spec, image, &accepted.attachments, true)?;
+        accepted.ports = self
+            .ports(name, &accepted.spec, image, &accepted.attachments, true)?
+            .into();
         set_image(accepted, image);
         Ok(())
     }
@@ -271,7 +274,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &'a Declared<ContainerSpec>,
-        image: Option<&'a Image>,
+        image: Option<&'a Shared<Image>>,
         mut entry: ContainerEntry,
     ) -> Result<Option<Mover>, Blocked> {
         let contents = self.contents_of(&declared.spec);
@@ -318,7 +321,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         declared: &Declared<ContainerSpec>,
-        image: Option<&Image>,
+        image: Option<&Shared<Image>>,
         rev: u64,
         kind: Kind,
     ) -> Result<Mover, Blocked> {
@@ -342,8 +345,8 @@ impl<'a> Pass<'a, '_> {
             image_id: None,
             image_digest: None,
             image: None,
-            attachments,
-            ports,
+            attachments: attachments.into(),
+            ports: ports.into(),
             finished: false,
             finished_run: None,
             finished_code: None,
@@ -352,7 +355,7 @@ impl<'a> Pass<'a, '_> {
             joined_run: None,
             begun_with: Default::default(),
             pulled,
-            contents: self.contents_of(&declared.spec),
+            contents: self.contents_of(&declared.spec).into(),
         };
         set_image(&mut accepted, image);
         Ok(Mover::new(name, accepted, kind))
@@ -399,7 +402,7 @@ impl<'a> Pass<'a, '_> {
                 && !self.container_busy(name)
                 && !self.look_at(&entry.current).may_be_live();
             let foreign =
-                |r: &model::firewall::PortRule| self.foreign_listener(r.protocol, r.host_ip, r.host_port);
+                |r: &model::firewall::PortRule| self.foreign_listener(r.protocol, r.at(), r.host_port);
             if starts && let Some(why) = entry.current.ports.iter().find_map(foreign) {
                 blocked.push((name.clone(), why));
             }
@@ -408,16 +411,35 @@ impl<'a> Pass<'a, '_> {
     }
 }
 
+/// Has its interfaces known by the names of the table.
+fn rename(name: &Name, accepted: &mut Accepted, spec: &ContainerSpec) {
+    let wanted = |usage: &NetworkUse| -> Vec<String> {
+        let names = std::iter::once(name).chain(&usage.aliases);
+        names.map(ToString::to_string).collect()
+    };
+    // What is not changed goes on being held together with others.
+    for (index, usage) in spec.networks.iter().enumerate() {
+        let names = wanted(usage);
+        if accepted
+            .attachments
+            .get(index)
+            .is_some_and(|a| a.aliases != names)
+        {
+            accepted.attachments[index].aliases = names;
+        }
+    }
+}
+
 /// Whether it is what the table says, made from the image there is (one that is not there is no other one).
-fn same(accepted: &Accepted, spec: &ContainerSpec, image: Option<&Image>) -> bool {
+fn same(accepted: &Accepted, spec: &Shared<ContainerSpec>, image: Option<&Shared<Image>>) -> bool {
     accepted.spec == *spec && !other_image(accepted, image)
 }
 
-pub(super) fn other_image(accepted: &Accepted, image: Option<&Image>) -> bool {
+pub(super) fn other_image(accepted: &Accepted, image: Option<&Shared<Image>>) -> bool {
     matches!((&accepted.image, image), (Some(a), Some(b)) if a.key == b.key && a.id != b.id)
 }
 
-fn set_image(accepted: &mut Accepted, image: Option<&Image>) {
+fn set_image(accepted: &mut Accepted, image: Option<&Shared<Image>>) {
     accepted.image = image.cloned();
     accepted.image_id = image.and_then(|i| i.id);
     accepted.image_digest = image.and_then(|i| i.digest);

@@ -41,7 +41,11 @@ impl Pass<'_, '_> {
         if let Some((_, owner)) = owners(spec).next() {
             return Some(format!("it lives in namespaces of container {owner}"));
         }
-        if let Some(fixed) = spec.networks.iter().find(|n| n.ip.is_some() || n.mac.is_some()) {
+        if let Some(fixed) = spec
+            .networks
+            .iter()
+            .find(|n| n.ip.is_some() || n.ip6.is_some() || n.mac.is_some())
+        {
             return Some(format!("its address in network {} is a fixed one", fixed.network));
         }
         if spec.restart.policy == RestartPolicy::No {

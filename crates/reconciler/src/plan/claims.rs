@@ -4,7 +4,7 @@
 //! does not change has, stays as it is, which may hold up others in turn. So two containers can swap their ports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use model::action::Noun;
 use model::firewall::{PortRule, Protocol};
@@ -35,7 +35,7 @@ pub(super) enum Kind {
 /// One change that wants to be taken up.
 #[derive(Debug)]
 pub(super) struct Mover {
-    name: Name,
+    pub(super) name: Name,
     pub(super) accepted: Accepted,
     kind: Kind,
 }
@@ -66,32 +66,53 @@ impl Mover {
     }
 }
 
-/// Where a port is bound, and by whom of whose; none: on every address.
-type Bound = (Option<Ipv4Addr>, Name, Name);
+/// Why a change cannot be taken up now.
+struct Clash {
+    /// Which of those that change it is.
+    loser: usize,
+    what: String,
+    by: Name,
+    /// The other one changes as well.
+    rival: bool,
+}
+
+/// A change that waits for what another one has.
+pub(super) struct Loser {
+    pub(super) mover: Mover,
+    pub(super) by: Name,
+}
+
+/// Where a port is bound, and by whom of whose.
+type Bound = (IpAddr, Name, Name);
 
 /// What is taken, and by whom.
 #[derive(Default)]
-struct Taken {
-    ports: BTreeMap<(Protocol, u16), Vec<Bound>>,
-    addresses: BTreeMap<(Name, Ipv4Addr), Name>,
+pub(super) struct Taken {
+    pub(super) ports: BTreeMap<(Protocol, u16), Vec<Bound>>,
+    addresses: BTreeMap<(Name, IpAddr), Name>,
 }
 
 impl Taken {
-    fn add(&mut self, name: &Name, accepted: &Accepted) {
+    pub(super) fn add(&mut self, name: &Name, accepted: &Accepted) {
         for rule in &accepted.ports {
             let at = self.ports.entry((rule.protocol, rule.host_port)).or_default();
-            at.push((rule.host_ip, name.clone(), rule.holder().clone()));
+            at.push((rule.at(), name.clone(), rule.holder().clone()));
         }
+        self.add_places(name, accepted);
+    }
+
+    fn add_places(&mut self, name: &Name, accepted: &Accepted) {
         for a in &accepted.attachments {
-            self.addresses.insert((a.network.clone(), a.ip), name.clone());
+            let places = a.ips().map(|ip| ((a.network.clone(), ip), name.clone()));
+            self.addresses.extend(places);
         }
     }
 
     /// All of an entry that does not change.
     fn add_entry(&mut self, name: &Name, entry: &ContainerEntry) {
         self.add(name, &entry.current);
-        for a in entry.draining.iter().flat_map(|d| &d.accepted.attachments) {
-            self.addresses.insert((a.network.clone(), a.ip), name.clone());
+        if let Some(draining) = &entry.draining {
+            self.add_places(name, &draining.accepted);
         }
         if let Some(next) = entry.next.as_ref().filter(|n| n.phase != ReplacePhase::Preparing) {
             self.add(name, &next.accepted);
@@ -103,11 +124,11 @@ impl Taken {
         let at = self.ports.get(&(rule.protocol, rule.host_port))?;
         let mut others = at.iter().filter(|(_, by, of)| by != name && of != rule.holder());
         others
-            .find(|(ip, ..)| overlaps(*ip, rule.host_ip))
+            .find(|(ip, ..)| overlaps(*ip, rule.at()))
             .map(|(_, by, _)| by)
     }
 
-    fn by_another(&self, name: &Name, accepted: &Accepted) -> Option<(String, Name)> {
+    pub(super) fn by_another(&self, name: &Name, accepted: &Accepted) -> Option<(String, Name)> {
         let port = |rule: &PortRule| {
             let by = self.port_of(name, rule)?;
             Some((
@@ -116,11 +137,13 @@ impl Taken {
             ))
         };
         let address = |a: &model::network::Attachment| {
-            let by = self
-                .addresses
-                .get(&(a.network.clone(), a.ip))
-                .filter(|by| *by != name)?;
-            Some((format!("address {} in network {}", a.ip, a.network), by.clone()))
+            let taken = |ip| {
+                self.addresses
+                    .get(&(a.network.clone(), ip))
+                    .filter(|by| *by != name)
+            };
+            let (ip, by) = a.ips().find_map(|ip| Some((ip, taken(ip)?)))?;
+            Some((format!("address {ip} in network {}", a.network), by.clone()))
         };
         accepted
             .ports
@@ -149,64 +172,83 @@ impl Pass<'_, '_> {
         {
             taken.add_entry(name, entry);
         }
-        loop {
-            let ignore = self.broken(Mutation::PortsAreNotKept) || self.broken(Mutation::AddressesAreNotKept);
-            let clash = movers.iter().enumerate().find_map(|(i, m)| {
-                let clash = taken.by_another(&m.name, &m.accepted).filter(|_| !ignore);
-                Some((i, clash?))
-            });
-            let Some((index, (what, by))) = clash else { break };
-            let mover = movers.remove(index);
+        let ignore = self.broken(Mutation::PortsAreNotKept) || self.broken(Mutation::AddressesAreNotKept);
+        let mut losers = Vec::new();
+        while let Some(clash) = self.clash(&taken, &movers).filter(|_| !ignore) {
+            let mover = movers.remove(clash.loser);
             if let Some(entry) = self.ledger.containers.get(&mover.name) {
                 taken.add_entry(&mover.name, entry);
             }
-            let leaves = |by: &Name| {
-                self.ledger
-                    .containers
-                    .get(by)
-                    .is_some_and(|e| e.gone_since.is_some())
-            };
-            if mover.kind == Kind::Trial && !leaves(&by) {
-                // The other one may want what this one has: stopped both, they can swap.
-                let why = format!(
-                    "cannot be updated start-first, so the old one is stopped first: container {by} still has {what}"
-                );
-                let name = mover.name.clone();
-                if let Err(blocked) = self.prepare_instead(mover, why) {
-                    self.hold_up(Noun::Container(name), blocked);
-                }
-                continue;
+            if let Some(loser) = self.lose(mover, clash) {
+                losers.push(loser);
             }
-            let until = self.ledger.containers.get(&by).and_then(|e| e.gone_since);
-            let until = until.map(|since| super::after(since, self.input.desired.settings.removal_grace));
-            // Past that, it is its removal that is waited for, which wakes us by itself.
-            let until = until.filter(|at| *at > self.input.now);
-            let why = format!("waits for {what}, which container {by} still has");
-            self.hold_up(
-                Noun::Container(mover.name),
-                Blocked {
-                    why,
-                    until,
-                    error: false,
-                },
-            );
         }
+        self.break_circles(&losers);
         for mover in movers {
-            // Two that are new at the same time may have met on a picked port or an address: the first has it.
-            match taken
-                .by_another(&mover.name, &mover.accepted)
-                .filter(|_| self.mutation.is_none())
-            {
-                None => {
-                    taken.add(&mover.name, &mover.accepted);
-                    self.take_up(mover);
-                }
-                Some((what, by)) => {
-                    let why = format!("waits for {what}, which container {by} has");
-                    self.wait(Noun::Container(mover.name), why, Some(self.input.now));
-                }
-            }
+            self.take_up(mover);
         }
+    }
+
+    /// The first one that wants what another one keeps, or what another one that changes as well is to have.
+    fn clash(&self, taken: &Taken, movers: &[Mover]) -> Option<Clash> {
+        let kept = movers.iter().enumerate().find_map(|(loser, m)| {
+            let (what, by) = taken.by_another(&m.name, &m.accepted)?;
+            let rival = false;
+            Some(Clash {
+                loser,
+                what,
+                by,
+                rival,
+            })
+        });
+        kept.or_else(|| self.rivals(movers))
+    }
+
+    /// Two that change and want the same: who has it now keeps it, else it is the first one's.
+    fn rivals(&self, movers: &[Mover]) -> Option<Clash> {
+        let mut claimed = Taken::default();
+        let (late, what, by) = movers.iter().enumerate().find_map(|(late, m)| {
+            let clash = claimed.by_another(&m.name, &m.accepted);
+            claimed.add(&m.name, &m.accepted);
+            clash.map(|(what, by)| (late, what, by))
+        })?;
+        let first = movers.iter().position(|m| m.name == by)?;
+        let mut has = Taken::default();
+        if let Some(entry) = self.ledger.containers.get(&movers.get(late)?.name) {
+            has.add_entry(&movers.get(late)?.name, entry);
+        }
+        let keeps = has.by_another(&by, &movers.get(first)?.accepted).is_some();
+        let (loser, winner) = if keeps { (first, late) } else { (late, first) };
+        Some(Clash {
+            loser,
+            what,
+            by: movers.get(winner)?.name.clone(),
+            rival: true,
+        })
+    }
+
+    /// What becomes of a change that cannot have what it wants now; gives it back where it waits for that.
+    fn lose(&mut self, mover: Mover, clash: Clash) -> Option<Loser> {
+        let Clash { what, by, rival, .. } = clash;
+        let gone_since = self.ledger.containers.get(&by).and_then(|e| e.gone_since);
+        if mover.kind == Kind::Trial && gone_since.is_none() {
+            // The other one may want what this one has: stopped both, they can swap.
+            let why = format!("container {by} still has {what}");
+            self.stop_first_instead(mover, &why);
+            return None;
+        }
+        let until = gone_since.map(|since| super::after(since, self.input.desired.settings.removal_grace));
+        // Past that, it is its removal that is waited for, which wakes us by itself.
+        let until = until.filter(|at| *at > self.input.now);
+        let has = if rival { "has" } else { "still has" };
+        let why = format!("waits for {what}, which container {by} {has}");
+        let blocked = Blocked {
+            why,
+            until: until.or_else(|| rival.then_some(self.input.now)),
+            error: false,
+        };
+        self.hold_up(Noun::Container(mover.name.clone()), blocked);
+        Some(Loser { mover, by })
     }
 
     /// Puts it off while a process of the host has a port that is new to it.
@@ -216,16 +258,16 @@ impl Pass<'_, '_> {
             .containers
             .get(&mover.name)
             .filter(|_| mover.kind != Kind::New);
-        let before: Vec<PortRule> = had.map(|e| e.current.ports.clone()).unwrap_or_default();
+        let before = had.map(|e| e.current.ports.clone()).unwrap_or_default();
         let known = |rule: &PortRule| {
             let same = |b: &PortRule| {
-                (b.protocol, b.host_ip, b.host_port) == (rule.protocol, rule.host_ip, rule.host_port)
+                (b.protocol, b.at(), b.host_port) == (rule.protocol, rule.at(), rule.host_port)
             };
             before.iter().any(same)
         };
         let fresh = mover.accepted.ports.iter().filter(|r| !known(r));
         let foreign = fresh
-            .filter_map(|r| self.foreign_listener(r.protocol, r.host_ip, r.host_port))
+            .filter_map(|r| self.foreign_listener(r.protocol, r.at(), r.host_port))
             .next();
         match foreign {
             None => Some(mover),
@@ -263,13 +305,25 @@ impl Pass<'_, '_> {
 
     /// A change that cannot be tried beside the old one takes its place once that was stopped: with the addresses of the
     /// name, and not with those it would have had beside it.
+    pub(super) fn stop_first_instead(&mut self, mover: Mover, why: &str) {
+        let name = mover.name.clone();
+        let why = format!("cannot be updated start-first, so the old one is stopped first: {why}");
+        if let Err(blocked) = self.prepare_instead(mover, why) {
+            self.hold_up(Noun::Container(name), blocked);
+        }
+    }
+
     fn prepare_instead(&mut self, mover: Mover, why: String) -> Result<(), Blocked> {
         let Mover {
             name, mut accepted, ..
         } = mover;
-        accepted.attachments = self.attachments(&name, &accepted.id, &accepted.spec, Leased::Own)?;
+        accepted.attachments = self
+            .attachments(&name, &accepted.id, &accepted.spec, Leased::Own)?
+            .into();
         let image = accepted.image.clone();
-        accepted.ports = self.ports(&name, &accepted.spec, image.as_ref(), &accepted.attachments, true)?;
+        accepted.ports = self
+            .ports(&name, &accepted.spec, image.as_ref(), &accepted.attachments, true)?
+            .into();
         if let Some(entry) = self.ledger.containers.get_mut(&name) {
             entry.next = Some(Replacement {
                 accepted,

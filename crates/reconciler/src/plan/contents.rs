@@ -67,8 +67,13 @@ impl Pass<'_, '_> {
         let observed = self.input.observed;
         let mut noted = Vec::new();
         for (name, accepted) in self.ledger.accepted() {
-            let mut contents = accepted.contents.clone();
-            if let Some(record) = observed.delivered.get(&accepted.id) {
+            let delivered = observed.delivered.get(&accepted.id);
+            let asks = keys_of(&accepted.spec).next().is_some();
+            if accepted.contents.is_empty() && delivered.is_none() && !asks {
+                continue;
+            }
+            let mut contents = BTreeMap::clone(&accepted.contents);
+            if let Some(record) = delivered {
                 contents.extend(record.files.clone());
             }
             // One that was made before contents were looked at has what there is.
@@ -79,7 +84,7 @@ impl Pass<'_, '_> {
             }
             let wanted: Vec<ContentKey> = keys_of(&accepted.spec).collect();
             contents.retain(|key, _| wanted.contains(key));
-            if contents != accepted.contents {
+            if contents != *accepted.contents {
                 noted.push((name.clone(), accepted.id.clone(), contents));
             }
         }
@@ -87,7 +92,7 @@ impl Pass<'_, '_> {
             if !self.container_busy(&name)
                 && let Some(accepted) = self.accepted_mut(&name, &id)
             {
-                accepted.contents = contents;
+                accepted.contents = contents.into();
             }
         }
     }

@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::action::{Action, Noun};
 use model::dns::{DnsContainer, DnsEndpoint, DnsNetwork, DnsState};
 use model::ledger::{Accepted, ContainerEntry, Ledger};
 use model::name::Name;
-use model::network::Attachment;
+use model::network::{Attachment, HostNetwork};
 use model::observed::Look;
 use model::plan::{Op, Reason};
 use model::spec::{NetworkMode, Settings};
 
 use super::firewall::effective;
-use super::{Mutation, Pass, Ready};
+use super::{Mutation, Pass, Ready, overlay};
 
 /// Names listed in a reason before the rest is only counted.
 const LISTED: usize = 4;
@@ -28,10 +29,11 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
     let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
     let networks = served.map(|(name, n)| {
         let network = DnsNetwork {
-            gateway: n.network.gateway,
-            subnet: n.network.subnet,
+            gateways: gateways(&n.network),
+            subnets: subnets(&n.network),
             bridge: n.network.bridge.clone(),
             internal: n.network.internal,
+            hosts: overlay::hosts(&n.spec),
         };
         (name.clone(), network)
     });
@@ -48,7 +50,7 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
         let served = places.filter(|a| state.networks.contains_key(&a.network));
         let endpoints = served.map(|a| {
             let endpoint = DnsEndpoint {
-                ip: a.ip,
+                ips: addresses(a),
                 names: names(entry, a, idle.contains(name)),
             };
             (a.network.clone(), endpoint)
@@ -61,6 +63,20 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
         }
     }
     state
+}
+
+fn gateways(network: &HostNetwork) -> Vec<IpAddr> {
+    let v6 = network.v6.as_ref().map(|v6| IpAddr::V6(v6.gateway));
+    [IpAddr::V4(network.gateway)].into_iter().chain(v6).collect()
+}
+
+fn subnets(network: &HostNetwork) -> Vec<IpNet> {
+    network.subnets().collect()
+}
+
+/// What its names lead to there.
+pub(super) fn addresses(at: &Attachment) -> Vec<IpAddr> {
+    at.ips().collect()
 }
 
 /// The names of one place. An instance of a replicated service has its number's name always, and the names of all while
@@ -157,6 +173,7 @@ impl Pass<'_, '_> {
             .filter_map(|a| self.ledger.networks.get(&a.network));
         networks
             .filter(|n| n.spec.dns)
+            // The other gateways are the same server's, and some libraries ask all at once.
             .map(|n| IpAddr::V4(n.network.gateway))
             .collect()
     }
@@ -214,7 +231,7 @@ fn has_fewer(seen: Option<&DnsContainer>, wanted: Option<&DnsContainer>) -> bool
     };
     wanted.endpoints.iter().all(|(network, is)| {
         let was = seen.endpoints.get(network);
-        was.is_some_and(|was| was.ip == is.ip && is.names.iter().all(|name| was.names.contains(name)))
+        was.is_some_and(|was| was.ips == is.ips && is.names.iter().all(|name| was.names.contains(name)))
     })
 }
 

@@ -2,10 +2,12 @@
 
 use model::action::{Action, Instance, Joins, Noun, ShimPolicy};
 use model::damage::Mend;
+use model::image::Image;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
 use model::name::Name;
 use model::observed::{ObservedContainer, Phase};
 use model::plan::{Op, Reason};
+use model::spec::ContainerSpec;
 
 use super::accept::{content_text, is_prepared};
 use super::presence::Wish;
@@ -178,6 +180,10 @@ impl<'a> Pass<'a, '_> {
                 self.stop(name, accepted, Op::Update, reasons, after);
             }
             sight if sight.is_up() => self.keep(name, accepted, sight, after),
+            Sight::Seen(c) if is_live(c) && self.waits_for_its_time(name, accepted) => {
+                let why = "its start was cut off, and no run of it is due now";
+                self.stop(name, accepted, Op::Update, vec![Reason::because(why)], after);
+            }
             _ if held || accepted.finished => {}
             _ if self.waits_for_its_time(name, accepted) => self.make_ready(name, accepted, after),
             sight => {
@@ -212,6 +218,11 @@ impl<'a> Pass<'a, '_> {
                     .into_iter()
                     .flat_map(|e| self.other_name_servers(&a.network, e)),
             );
+            let six = entry.and_then(|e| self.other_ipv6(&a.network, e)).into_iter();
+            reasons.extend(six.flatten().map(|r| Reason {
+                field: format!("network {}: {}", a.network, r.field),
+                ..r
+            }));
             if let Some((entry, old)) = entry.and_then(|e| Some((e, e.replacing.as_ref()?))) {
                 let of_it = super::networks::why_anew(entry, old).into_iter();
                 reasons.extend(of_it.map(|r| Reason {
@@ -272,7 +283,7 @@ impl<'a> Pass<'a, '_> {
             );
             reasons.push(Reason::because(text));
         }
-        let policy = ShimPolicy::of(accepted.rev, &accepted.spec, accepted.image.as_ref());
+        let policy = ShimPolicy::of(accepted.rev, &accepted.spec, accepted.image.as_deref());
         let action = Action::UpdateContainer {
             id: accepted.id.clone(),
             name: name.clone(),
@@ -366,9 +377,9 @@ impl<'a> Pass<'a, '_> {
                 service: self.service(name).clone(),
                 number: self.place(name).map_or(1, |place| place.number),
                 rev: accepted.rev,
-                spec: accepted.spec.clone(),
-                image,
-                attachments: accepted.attachments.clone(),
+                spec: ContainerSpec::clone(&accepted.spec),
+                image: Image::clone(&image),
+                attachments: accepted.attachments.to_vec(),
                 dns: self.name_servers(accepted),
                 volumes: self.known_paths(&accepted.spec),
                 joins: accepted.joins.clone(),

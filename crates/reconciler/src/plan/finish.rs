@@ -6,6 +6,7 @@ use model::content::{ContentKey, ContentState};
 use model::digest::Digest;
 use model::ledger::Ledger;
 use model::plan::{Plan, fingerprint};
+use model::shared::Shared;
 use model::spec::{ContainerSpec, MountedFileSpec, NetworkSpec, VolumeSpec};
 
 use super::Pass;
@@ -54,10 +55,10 @@ impl Pass<'_, '_> {
 fn wishes(
     ledger: &Ledger,
 ) -> (
-    Vec<(&str, &ContainerSpec)>,
-    Vec<(&str, &NetworkSpec)>,
-    Vec<(&str, &VolumeSpec)>,
-    Vec<(&ContentKey, &MountedFileSpec)>,
+    Vec<(&str, &Shared<ContainerSpec>)>,
+    Vec<(&str, &Shared<NetworkSpec>)>,
+    Vec<(&str, &Shared<VolumeSpec>)>,
+    Vec<(&ContentKey, &Shared<MountedFileSpec>)>,
 ) {
     let containers = ledger.containers.iter().map(|(name, e)| {
         (

@@ -1,15 +1,17 @@
 //! The firewall's whole content, derived from what is accepted; applied when the host shows another.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use model::action::{Action, Noun};
-use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule};
+use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule, Protocol, TunnelRule};
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
 use model::name::Name;
+use model::network::HostNetwork;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 
-use super::{Mutation, Pass, Ready};
+use super::{Mutation, Pass, Ready, overlay};
 
 /// The accepted container that has the name's ports now.
 pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
@@ -19,11 +21,11 @@ pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
     }
 }
 
-/// What the table should hold; ports of containers that `blocked` names are left out.
+/// What the table should hold; ports that `closed` names are left out.
 pub(super) fn wanted(
     ledger: &Ledger,
     dns_ports: &BTreeMap<Name, u16>,
-    blocked: impl Fn(&Name) -> bool,
+    closed: impl Fn(&Name, &PortRule) -> bool,
 ) -> FirewallState {
     let bridges = ledger.networks.values().map(|n| FirewallBridge {
         bridge: n.network.bridge.clone(),
@@ -31,20 +33,25 @@ pub(super) fn wanted(
         masquerade: n.network.masquerade,
         internal: n.network.internal,
         dns_port: dns_ports.get(&n.network.name).copied().filter(|_| n.spec.dns),
+        subnet6: n.network.v6.as_ref().map(|v6| v6.subnet),
+        masquerade6: n.network.v6.as_ref().is_some_and(|v6| v6.masquerade),
+        isolated: n.network.isolated,
     });
-    let open = ledger.containers.iter().filter(|(name, _)| !blocked(name));
-    let ports = open.flat_map(|(_, entry)| {
+    let ports = ledger.containers.iter().flat_map(|(name, entry)| {
         // Whose it is says the entry: what was accepted earlier may know of no service yet.
         let service = entry.place.as_ref().map(|place| place.service.clone());
-        let rules = effective(entry).ports.iter().cloned();
-        rules.map(move |rule| PortRule {
+        let open = effective(entry).ports.iter().filter(|rule| !closed(name, rule));
+        let rules = open.map(|rule| PortRule {
             service: service.clone(),
-            ..rule
-        })
+            ..rule.clone()
+        });
+        rules.collect::<Vec<_>>()
     });
     FirewallState {
         bridges: bridges.collect(),
         ports: balanced(ports.collect()),
+        links: Vec::new(),
+        tunnels: overlay::rules(ledger.networks.values()),
     }
     .sorted()
 }
@@ -55,7 +62,7 @@ fn balanced(ports: Vec<PortRule>) -> Vec<PortRule> {
     let mut first: BTreeMap<_, (Vec<_>, usize)> = BTreeMap::new();
     let mut out = Vec::new();
     for rule in ports {
-        let key = (rule.protocol, rule.host_ip, rule.host_port);
+        let key = (rule.protocol, rule.at(), rule.host_port);
         let (allow, count) = first.entry(key).or_insert_with(|| (rule.allow.clone(), 0));
         if *allow == rule.allow && *count < MOST_TARGETS {
             *count += 1;
@@ -67,9 +74,9 @@ fn balanced(ports: Vec<PortRule>) -> Vec<PortRule> {
 
 impl Pass<'_, '_> {
     pub(super) fn act_on_firewall(&mut self) {
-        let idle = self.idle();
-        let wanted = wanted(&self.ledger, &self.input.observed.dns_ports, |name| {
-            self.blocked.contains_key(name) || idle.contains(name)
+        let idle = self.idle_ports();
+        let wanted = wanted(&self.ledger, &self.input.observed.dns_ports, |name, rule| {
+            self.blocked.contains_key(name) || idle.contains(rule)
         });
         self.published.clone_from(&wanted.ports);
         let seen = match &self.input.observed.firewall {
@@ -81,12 +88,17 @@ impl Pass<'_, '_> {
                 return;
             }
         };
+        self.seen_ports = ByPlace::of(seen.as_ref().map_or(&[], |state| &state.ports));
         let mut reasons = differences(seen.as_ref(), &wanted, &self.ledger);
         if seen.is_none() && self.input.observed.firewall_there && wanted == FirewallState::default() {
             reasons.push(Reason::because("it is damaged, and nothing needs it any more"));
         }
         if self.input.observed.forwarding == Look::Known(false) && !wanted.bridges.is_empty() {
             reasons.push(Reason::because("net.ipv4.ip_forward is off"));
+        }
+        let six = wanted.bridges.iter().any(|b| b.subnet6.is_some());
+        if self.input.observed.forwarding6 == Look::Known(false) && six {
+            reasons.push(Reason::because("net.ipv6.conf.all.forwarding is off"));
         }
         if reasons.is_empty() || self.broken(Mutation::FirewallDrifts) && seen.is_some() {
             return;
@@ -120,14 +132,14 @@ impl Pass<'_, '_> {
         let ports = accepted
             .ports
             .iter()
-            .all(|p| seen.ports.iter().any(|s| same_port(s, p)) || !self.is_awaited(p));
+            .all(|p| self.seen_ports.has(p) || !self.is_awaited(p));
         let bridges = accepted.attachments.iter().all(|a| {
             let network = self.ledger.networks.get(&a.network).map(|n| &n.network);
-            network.is_some_and(|n| {
-                seen.bridges
-                    .iter()
-                    .any(|b| b.bridge == n.bridge && b.subnet == n.subnet)
-            })
+            let knows = |b: &FirewallBridge, n: &HostNetwork| {
+                let six = n.v6.as_ref().map(|v6| v6.subnet);
+                (&b.bridge, b.subnet, b.subnet6) == (&n.bridge, n.subnet, six)
+            };
+            network.is_some_and(|n| seen.bridges.iter().any(|b| knows(b, n)))
         });
         if ports && bridges {
             Ready::Now
@@ -138,13 +150,14 @@ impl Pass<'_, '_> {
 
     /// An instance among others gets its share of a port once it is ready.
     fn is_awaited(&self, rule: &PortRule) -> bool {
-        rule.service.is_none() || self.published.contains(rule)
+        // They are sorted.
+        rule.service.is_none() || self.published.binary_search(rule).is_ok()
     }
 }
 
 /// Equal but for the names, which are for messages only.
 fn same_port(a: &PortRule, b: &PortRule) -> bool {
-    // Every port is compared with all others: no copies are made. Whoever adds a field is asked here.
+    // Whoever adds a field is asked here.
     let PortRule {
         protocol,
         host_ip,
@@ -161,6 +174,26 @@ fn same_port(a: &PortRule, b: &PortRule) -> bool {
         && (bridge, allow) == (&b.bridge, &b.allow)
 }
 
+/// Ports by where they are asked for.
+#[derive(Default)]
+pub(super) struct ByPlace<'p>(BTreeMap<(Protocol, Option<IpAddr>, u16), Vec<&'p PortRule>>);
+
+impl<'p> ByPlace<'p> {
+    fn of(ports: &'p [PortRule]) -> Self {
+        let mut all: BTreeMap<_, Vec<&PortRule>> = BTreeMap::new();
+        for rule in ports {
+            let place = (rule.protocol, rule.host_ip, rule.host_port);
+            all.entry(place).or_default().push(rule);
+        }
+        Self(all)
+    }
+
+    fn has(&self, rule: &PortRule) -> bool {
+        let there = self.0.get(&(rule.protocol, rule.host_ip, rule.host_port));
+        there.into_iter().flatten().any(|r| same_port(r, rule))
+    }
+}
+
 fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Ledger) -> Vec<Reason> {
     let Some(seen) = seen else {
         let nothing = *wanted == FirewallState::default();
@@ -171,6 +204,7 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
         return vec![Reason::because("nothing needs it any more")];
     }
     let mut reasons = Vec::new();
+    let (there, kept) = (ByPlace::of(&seen.ports), ByPlace::of(&wanted.ports));
     for bridge in wanted.bridges.iter().filter(|b| !seen.bridges.contains(b)) {
         reasons.extend(bridge_differs(bridge, seen, ledger));
     }
@@ -184,11 +218,17 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
             bridge.bridge
         )));
     }
-    for rule in wanted
-        .ports
-        .iter()
-        .filter(|r| !seen.ports.iter().any(|s| same_port(s, r)))
-    {
+    for tunnel in wanted.tunnels.iter().filter(|t| !seen.tunnels.contains(t)) {
+        reasons.push(Reason::because(format!("peers of VXLAN {}", tunnel.vni)));
+    }
+    let told = |t: &TunnelRule| wanted.tunnels.iter().any(|w| (w.port, w.vni) == (t.port, t.vni));
+    for tunnel in seen.tunnels.iter().filter(|t| !told(t)) {
+        reasons.push(Reason::because(format!(
+            "there is no VXLAN {} any more",
+            tunnel.vni
+        )));
+    }
+    for rule in wanted.ports.iter().filter(|r| !there.has(r)) {
         let entry = ledger.containers.get(&rule.container);
         let at = entry.map(|e| effective(e).origin.key("ports"));
         reasons.push(Reason {
@@ -197,11 +237,7 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
             ..Reason::because(format!("port {} of container {}", port(rule), rule.container))
         });
     }
-    for rule in seen
-        .ports
-        .iter()
-        .filter(|r| !wanted.ports.iter().any(|w| same_port(r, w)))
-    {
+    for rule in seen.ports.iter().filter(|r| !kept.has(r)) {
         // Others of its service have the port still.
         let left =
             |w: &&PortRule| w.host_port == rule.host_port && w.service.is_some() && w.service == rule.service;
@@ -222,6 +258,7 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
     };
     let mut networks = ledger.networks.values();
     let entry = networks.find(|n| n.network.bridge == *bridge);
+    let net = |net: Option<ipnet::Ipv6Net>| net.map_or_else(|| "none".to_owned(), |net| net.to_string());
     let fields = [
         ("internal", seen.internal.to_string(), wanted.internal.to_string()),
         (
@@ -229,7 +266,13 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
             seen.masquerade.to_string(),
             wanted.masquerade.to_string(),
         ),
+        (
+            "masquerade6",
+            seen.masquerade6.to_string(),
+            wanted.masquerade6.to_string(),
+        ),
         ("subnet", seen.subnet.to_string(), wanted.subnet.to_string()),
+        ("subnet6", net(seen.subnet6), net(wanted.subnet6)),
     ];
     let one = |(field, from, to): (&str, String, String)| {
         let at = entry.map(|e| e.origin.key(field));
@@ -244,7 +287,11 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
             line: at.and_then(|at| at.line),
         }
     };
-    let changed = fields.into_iter().filter(|(_, from, to)| from != to);
+    // A network that gets IPv6, or loses it, has it masqueraded or not: that goes without saying.
+    let moved = seen.subnet6.is_some() != wanted.subnet6.is_some();
+    let changed = fields
+        .into_iter()
+        .filter(|(field, from, to)| from != to && !(moved && *field == "masquerade6"));
     let reasons: Vec<Reason> = changed.map(one).collect();
     if reasons.is_empty() {
         return vec![Reason::because(format!("bridge {bridge} differs"))];
@@ -253,6 +300,10 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
 }
 
 fn port(rule: &PortRule) -> String {
-    let ip = rule.host_ip.map(|ip| format!("{ip}:")).unwrap_or_default();
+    let ip = match rule.at() {
+        IpAddr::V4(ip) if ip.is_unspecified() => String::new(),
+        IpAddr::V4(ip) => format!("{ip}:"),
+        IpAddr::V6(ip) => format!("[{ip}]:"),
+    };
     format!("{ip}{}:{}/{}", rule.host_port, rule.target_port, rule.protocol)
 }

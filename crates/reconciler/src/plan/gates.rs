@@ -1,11 +1,13 @@
 //! What keeps an action from being tried right now: failures that rest, foreign listeners, shared addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use model::action::Noun;
 use model::firewall::Protocol;
+use model::ledger::{Accepted, ContainerEntry};
 use model::name::{ContainerId, Name};
+use model::network::Attachment;
 use model::observed::{Listener, Look, overlaps};
 use model::plan::fingerprint;
 use model::restart;
@@ -39,12 +41,7 @@ impl Pass<'_, '_> {
     }
 
     /// Who else holds this host port, as a sentence.
-    pub(super) fn foreign_listener(
-        &self,
-        protocol: Protocol,
-        ip: Option<Ipv4Addr>,
-        port: u16,
-    ) -> Option<String> {
+    pub(super) fn foreign_listener(&self, protocol: Protocol, at: IpAddr, port: u16) -> Option<String> {
         let listeners = match &self.input.observed.listeners {
             Look::Known(list) => list,
             Look::Unknown(why) => {
@@ -53,14 +50,8 @@ impl Pass<'_, '_> {
                 ));
             }
         };
-        let taken = |l: &&Listener| {
-            l.protocol == protocol
-                && l.port == port
-                && match l.ip {
-                    IpAddr::V4(at) => overlaps(ip, Some(at)),
-                    IpAddr::V6(at) => at.is_unspecified(),
-                }
-        };
+        // One on `::` that takes IPv4 too is listed for `0.0.0.0` as well.
+        let taken = |l: &&Listener| l.protocol == protocol && l.port == port && overlaps(at, l.ip);
         let listener = listeners.iter().find(taken)?;
         let at = match listener.ip {
             IpAddr::V4(at) => format!("{at}:{port}"),
@@ -75,19 +66,24 @@ impl Pass<'_, '_> {
         ))
     }
 
-    /// Another container that lives on this address now, or may: where a stale one lives is not written any more.
-    pub(super) fn living_on(&self, network: &Name, ip: Ipv4Addr, but: &Name) -> Option<Name> {
-        let others = self.ledger.containers.iter().filter(|(name, _)| *name != but);
-        others
-            .filter(|(name, entry)| {
-                let mut on = entry.all().filter(|a| {
-                    a.attachments
-                        .iter()
-                        .any(|at| at.network == *network && (at.ip == ip || a.stale))
-                });
-                on.any(|a| self.container_busy(name) || self.look_at(a).may_be_live())
+    /// An address of this place that another container lives on now, or may: where a stale one lives is not written any
+    /// more.
+    pub(super) fn living_on(&self, place: &Attachment, but: &Name) -> Option<(IpAddr, Name)> {
+        let others = self.around(place).into_iter().filter(|name| *name != but);
+        let others = others.filter_map(|name| Some((name, self.ledger.containers.get(name)?)));
+        let shared = |a: &Accepted| {
+            let mut there = a.attachments.iter().filter(|at| at.network == place.network);
+            there.find_map(|at| {
+                place
+                    .ips()
+                    .find(|ip| a.stale || at.ips().any(|other| other == *ip))
             })
-            .map(|(name, _)| name.clone())
-            .next()
+        };
+        let on = |(name, entry): (&Name, &ContainerEntry)| {
+            let mut all = entry.all().filter_map(|a| Some((a, shared(a)?)));
+            let lives = |a: &Accepted| self.container_busy(name) || self.look_at(a).may_be_live();
+            all.find_map(|(a, ip)| lives(a).then(|| (ip, name.clone())))
+        };
+        others.filter_map(on).next()
     }
 }

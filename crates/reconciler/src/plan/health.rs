@@ -60,7 +60,7 @@ pub(crate) fn health_of<'o>(observed: &'o Observed, accepted: &Accepted) -> Opti
 
 /// The check that applies to a container, as far as its image is known.
 pub(super) fn check(accepted: &Accepted) -> Option<Healthcheck> {
-    model::health::check(&accepted.spec.healthcheck, accepted.image.as_ref())
+    model::health::check(&accepted.spec.healthcheck, accepted.image.as_deref())
 }
 
 fn state_of<'o>(observed: &'o Observed, id: &ContainerId) -> Option<&'o HealthState> {

@@ -8,6 +8,7 @@ use model::ledger::{asks_registry, follows_registry};
 use model::name::Name;
 use model::observed::Look;
 use model::plan::{Op, Reason};
+use model::shared::Shared;
 use model::spec::PullPolicy;
 
 use super::presence::Wish;
@@ -27,7 +28,7 @@ struct Need<'a> {
 
 impl<'a> Pass<'a, '_> {
     /// The image in the store, by key.
-    pub(super) fn image(&self, key: &str) -> Option<&'a Image> {
+    pub(super) fn image(&self, key: &str) -> Option<&'a Shared<Image>> {
         self.input.observed.images.known()?.get(key)
     }
 
@@ -64,13 +65,15 @@ impl<'a> Pass<'a, '_> {
             let registry = matches!(container.spec.image, ImageSource::Registry { .. });
             need.pull |= !registry || container.spec.pull != PullPolicy::Never;
             need.refresh |= asks_registry(&container.spec) || follows_registry(&container.spec);
-            let at = container.origin.key("image");
-            need.reason.get_or_insert_with(|| Reason {
-                field: format!("container {name} uses it"),
-                from: None,
-                to: None,
-                file: Some(at.file).filter(|f| !f.is_empty()),
-                line: at.line,
+            need.reason.get_or_insert_with(|| {
+                let at = container.origin.key("image");
+                Reason {
+                    field: format!("container {name} uses it"),
+                    from: None,
+                    to: None,
+                    file: Some(at.file).filter(|f| !f.is_empty()),
+                    line: at.line,
+                }
             });
         }
         for (key, image) in &desired.images {

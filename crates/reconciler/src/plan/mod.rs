@@ -5,6 +5,7 @@
 
 mod accept;
 mod beside;
+mod circles;
 mod claims;
 mod contents;
 mod damage;
@@ -22,8 +23,11 @@ mod needs;
 mod networks;
 mod newer;
 mod order;
+mod overlay;
+mod places;
 mod presence;
 mod progress;
+mod published;
 mod remove;
 mod renewed;
 mod replicas;
@@ -33,11 +37,13 @@ mod rollout;
 mod schedule;
 mod sharing;
 mod sight;
+mod subnets;
 mod surroundings;
 mod taken_up;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Failures, Noun};
@@ -45,8 +51,9 @@ use model::desired::Desired;
 use model::dns::DnsState;
 use model::ledger::{Accepted, Ledger};
 use model::name::{ContainerId, Name};
-use model::observed::Observed;
+use model::observed::{Observed, ObservedContainer};
 use model::plan::{Op, Plan, Planned, Reason, Wait};
+use model::spec::NetworkUse;
 
 pub use describe::{describe, describe_taken_up, describe_wait, reasons, step};
 pub use finish::definition;
@@ -101,6 +108,7 @@ pub fn mutated(input: &Input<'_>, ids: &mut dyn FnMut() -> ContainerId, mutation
     pass.keep_time();
     pass.put_in_order();
     pass.note_restarts();
+    pass.note_who_lives_where();
     pass.act_on_networks();
     pass.act_on_volumes();
     pass.act_on_firewall();
@@ -146,9 +154,9 @@ struct Pass<'a, 'i> {
     /// Containers that cannot be started for a foreign process on one of their host ports, and why.
     blocked: BTreeMap<Name, String>,
     /// Who lives on, or is to live on, an address.
-    given: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
+    given: BTreeMap<(Name, IpAddr), Name>,
     /// Who has an address written in its table.
-    reserved: BTreeMap<(Name, std::net::Ipv4Addr), Name>,
+    reserved: BTreeMap<(Name, IpAddr), Name>,
     /// The instances of each replicated service.
     services: replicas::Services,
     /// The published ports that are to be in force.
@@ -157,6 +165,12 @@ struct Pass<'a, 'i> {
     replacing: BTreeSet<Name>,
     /// Instances that are restarted for a config, secret or environment that changed.
     restarting: BTreeSet<Name>,
+    /// The published ports that are seen to be in force.
+    seen_ports: firewall::ByPlace<'a>,
+    /// What is seen, by the names it carries.
+    seen: BTreeMap<&'a Name, Vec<&'a ObservedContainer>>,
+    /// Who has or had which place, and who lives in an old one, while containers are acted on.
+    places: places::Places,
     /// What was said about a container before anything was done about it, so that nothing is said twice.
     said: BTreeSet<Noun>,
     /// The earliest deadline of those that hold nobody up.
@@ -188,6 +202,9 @@ impl<'a, 'i> Pass<'a, 'i> {
             published: Vec::new(),
             replacing: BTreeSet::new(),
             restarting: BTreeSet::new(),
+            seen_ports: firewall::ByPlace::default(),
+            seen: sight::by_name(input.observed),
+            places: places::Places::default(),
             said: BTreeSet::new(),
             wake_at: None,
         }
@@ -263,12 +280,11 @@ impl<'a, 'i> Pass<'a, 'i> {
     }
 }
 
-fn given(ledger: &Ledger) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
-    let of = |name: &Name, accepted: &Accepted| -> Vec<((Name, std::net::Ipv4Addr), Name)> {
-        accepted
-            .attachments
-            .iter()
-            .map(|a| ((a.network.clone(), a.ip), name.clone()))
+fn given(ledger: &Ledger) -> BTreeMap<(Name, IpAddr), Name> {
+    let of = |name: &Name, accepted: &Accepted| -> Vec<((Name, IpAddr), Name)> {
+        let places = accepted.attachments.iter();
+        places
+            .flat_map(|a| a.ips().map(|ip| ((a.network.clone(), ip), name.clone())))
             .collect()
     };
     let entries = ledger.containers.iter().flat_map(|(name, entry)| {
@@ -280,13 +296,16 @@ fn given(ledger: &Ledger) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
     entries.collect()
 }
 
-fn reserved(desired: &Desired) -> BTreeMap<(Name, std::net::Ipv4Addr), Name> {
+fn reserved(desired: &Desired) -> BTreeMap<(Name, IpAddr), Name> {
     let all = desired
         .containers
         .iter()
         .flat_map(|(name, c)| c.spec.networks.iter().map(move |n| (name, n)));
-    all.filter_map(|(name, n)| Some(((n.network.clone(), n.ip?), name.clone())))
-        .collect()
+    let of = |(name, n): (&Name, &NetworkUse)| {
+        let (v4, v6) = (n.ip.map(IpAddr::V4), n.ip6.map(IpAddr::V6));
+        [v4, v6].map(|ip| Some(((n.network.clone(), ip?), name.clone())))
+    };
+    all.flat_map(of).flatten().collect()
 }
 
 /// A time and a span; the end of time where that is past it.

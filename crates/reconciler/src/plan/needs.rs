@@ -3,6 +3,7 @@
 use model::action::Noun;
 use model::ledger::Accepted;
 use model::name::Name;
+use model::shared::Shared;
 
 use super::gates::LOOK_AGAIN;
 use super::{Blocked, Pass, Ready};
@@ -52,7 +53,7 @@ impl Pass<'_, '_> {
         self.volumes_for(&new.spec)?;
         self.contents_for(&new.spec)?;
         let nameless = Accepted {
-            ports: Vec::new(),
+            ports: Shared::default(),
             ..new.clone()
         };
         let mut after = self.networks_for(new)?;
@@ -83,10 +84,10 @@ impl Pass<'_, '_> {
 
     fn addresses_are_free(&self, name: &Name, accepted: &Accepted) -> Result<(), Blocked> {
         for a in &accepted.attachments {
-            if let Some(other) = self.living_on(&a.network, a.ip, name) {
+            if let Some((ip, other)) = self.living_on(a, name) {
                 return Err(Blocked::wait(format!(
-                    "waits for address {} in network {}, which container {other} still has",
-                    a.ip, a.network
+                    "waits for address {ip} in network {}, which container {other} still has",
+                    a.network
                 )));
             }
         }

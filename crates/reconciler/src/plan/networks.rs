@@ -1,19 +1,19 @@
 //! Networks: accepted with subnet and device decided, then made, put right, or made anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::action::{Action, Noun};
 use model::desired::Declared;
 use model::ledger::{ContainerEntry, NetworkEntry};
 use model::name::{ContainerId, Name};
-use model::network::BridgeNetwork;
-use model::observed::{Look, ObservedLink};
+use model::network::{HostNetwork, Subnet6};
+use model::observed::{Ipv6State, Look, ObservedLink};
 use model::plan::{Op, Reason};
 use model::spec::NetworkSpec;
 
 use super::resources::uses;
-use super::{Blocked, Pass, Ready};
+use super::{Blocked, Pass, Ready, overlay};
 use crate::allocate::{address::gateway_of, device, subnet};
 use crate::diff;
 
@@ -50,9 +50,9 @@ impl<'a> Pass<'a, '_> {
         };
         for entry in self.ledger.networks.values_mut() {
             let (new, old) = (&entry.network, &entry.replacing);
-            let shown = differences(new, links.get(&new.bridge)).is_empty();
+            let shown = differences(new, links).is_empty();
             let left =
-                |o: &BridgeNetwork| o.bridge != new.bridge && links.get(&o.bridge).is_some_and(|l| l.ours);
+                |o: &HostNetwork| o.bridge != new.bridge && links.get(&o.bridge).is_some_and(|l| l.ours);
             if shown && !old.as_ref().is_some_and(left) {
                 entry.replacing = None;
             }
@@ -80,15 +80,24 @@ impl<'a> Pass<'a, '_> {
     fn accept_network(&mut self, name: &Name, declared: &'a Declared<NetworkSpec>) -> Result<(), Blocked> {
         let spec = &declared.spec;
         let before = self.ledger.networks.get(name).cloned();
-        let keeps = |e: &NetworkEntry| e.spec == *spec && !self.must_move(e);
+        let (driver, mtu) = self.decide_driver(name, spec, before.as_ref())?;
+        let keeps = |e: &NetworkEntry| e.spec == *spec && e.network.driver == driver && !self.must_move(e);
         if let Some(mut entry) = before.clone().filter(keeps) {
             entry.origin.clone_from(&declared.origin);
             self.ledger.networks.insert(name.clone(), entry);
             return Ok(());
         }
-        let network = self.decide_network(name, spec, before.as_ref())?;
+        let v6 = self.decide_v6(name, spec, before.as_ref())?;
+        let network = HostNetwork {
+            driver,
+            mtu,
+            ..self.decide_network(name, spec, before.as_ref(), v6)?
+        };
         let replacing = before.as_ref().and_then(|b| {
-            let device = |n: &BridgeNetwork| (n.bridge.clone(), n.subnet, n.gateway, n.mtu);
+            let device = |n: &HostNetwork| {
+                let driver = std::mem::discriminant(&n.driver);
+                (n.bridge.clone(), n.subnet, n.gateway, n.mtu, driver)
+            };
             let anew = device(&b.network) != device(&network);
             b.replacing.clone().or_else(|| anew.then(|| b.network.clone()))
         });
@@ -139,18 +148,20 @@ impl<'a> Pass<'a, '_> {
         .collect()
     }
 
-    /// A picked subnet that the host has taken meanwhile is given up, as long as nobody lives in it.
-    fn must_move(&self, entry: &NetworkEntry) -> bool {
-        let net = entry.network.subnet;
-        entry.spec.subnet.is_none()
-            && self.foreign_overlap(net).is_some()
-            && self
-                .input
-                .observed
-                .links
-                .known()
-                .is_some_and(|l| !l.contains_key(&entry.network.bridge))
-            && !self.has_live_users(&entry.network.name)
+    /// What of its table gives a network other IPv6 on the device it has, in the pass that finds out.
+    pub(super) fn other_ipv6(&self, name: &Name, entry: &NetworkEntry) -> Option<Vec<Reason>> {
+        let before = self.input.ledger.networks.get(name)?;
+        let of = |e: &NetworkEntry| e.network.v6.as_ref().map(|v6| (v6.subnet, v6.gateway));
+        if of(before) == of(entry) {
+            return None;
+        }
+        let changes = diff::network(&before.spec, &entry.spec, &entry.origin).into_iter();
+        let keys = ["subnet6", "gateway6", "ipv6"];
+        let reasons: Vec<Reason> = changes
+            .map(|c| c.reason)
+            .filter(|r| keys.contains(&r.field.as_str()))
+            .collect();
+        (!reasons.is_empty()).then_some(reasons)
     }
 
     fn decide_network(
@@ -158,7 +169,8 @@ impl<'a> Pass<'a, '_> {
         name: &Name,
         spec: &NetworkSpec,
         before: Option<&NetworkEntry>,
-    ) -> Result<BridgeNetwork, Blocked> {
+        v6: Option<Subnet6>,
+    ) -> Result<HostNetwork, Blocked> {
         let net = self.decide_subnet(name, spec, before)?;
         let kept = before
             .filter(|b| b.spec.bridge.is_none())
@@ -179,7 +191,7 @@ impl<'a> Pass<'a, '_> {
             };
             device::bridge(name, |d| written(d) || used(d))
         });
-        Ok(BridgeNetwork {
+        Ok(HostNetwork {
             name: name.clone(),
             bridge,
             subnet: net,
@@ -188,79 +200,10 @@ impl<'a> Pass<'a, '_> {
             mtu: spec.mtu,
             internal: spec.internal,
             masquerade: spec.masquerade,
+            v6,
+            isolated: !spec.icc,
+            driver: Default::default(),
         })
-    }
-
-    fn decide_subnet(
-        &self,
-        name: &Name,
-        spec: &NetworkSpec,
-        before: Option<&NetworkEntry>,
-    ) -> Result<Ipv4Net, Blocked> {
-        if let Some(net) = spec.subnet {
-            return self.written_subnet(name, net);
-        }
-        let kept = before
-            .filter(|b| b.spec.subnet.is_none() && !self.must_move(b))
-            .map(|b| b.network.subnet);
-        if let Some(net) = kept {
-            return Ok(net);
-        }
-        let foreign = match &self.input.observed.foreign_addresses {
-            Look::Known(list) => list.iter().map(|f| f.address),
-            Look::Unknown(why) => {
-                return Err(Blocked::wait(format!("cannot see which subnets are free: {why}")));
-            }
-        };
-        let ours = self
-            .ledger
-            .networks
-            .values()
-            .filter(|n| n.network.name != *name)
-            .flat_map(|n| std::iter::once(n.network.subnet).chain(n.replacing.as_ref().map(|r| r.subnet)));
-        let declared = self.input.desired.networks.values().filter_map(|n| n.spec.subnet);
-        let taken: Vec<Ipv4Net> = foreign.chain(ours).chain(declared).collect();
-        let pool = &self.input.desired.settings.pool;
-        subnet::pick(pool, &taken).ok_or_else(|| {
-            Blocked::error("no free /24 is left in settings' [network] pool; give the network a subnet, or widen the pool")
-        })
-    }
-
-    /// A written subnet against those that others keep: declared ones were compared with each other before.
-    fn written_subnet(&self, name: &Name, net: Ipv4Net) -> Result<Ipv4Net, Blocked> {
-        let mut others = self.ledger.networks.iter().filter(|(other, _)| *other != name);
-        let clash = others.find(|(other, e)| {
-            let written = self
-                .input
-                .desired
-                .networks
-                .get(*other)
-                .and_then(|d| d.spec.subnet);
-            written.is_none() && subnet::overlap(e.network.subnet, net)
-        });
-        match clash {
-            None => Ok(net),
-            Some((other, entry)) => {
-                let why = format!(
-                    "subnet {net} overlaps {} of network {other}",
-                    entry.network.subnet
-                );
-                let leaves = entry.gone_since.is_some() || self.network_is_held(other);
-                if leaves {
-                    return Err(Blocked::wait(format!("waits: {why}")));
-                }
-                Err(Blocked::error(format!(
-                    "{why}, which was picked for it; use another subnet"
-                )))
-            }
-        }
-    }
-
-    /// Device and address of the host, without us, in this subnet.
-    fn foreign_overlap(&self, net: Ipv4Net) -> Option<(&'a str, Ipv4Net)> {
-        let list = self.input.observed.foreign_addresses.known()?;
-        let clash = list.iter().find(|f| subnet::overlap(f.address, net))?;
-        Some((clash.device.as_str(), clash.address))
     }
 
     /// Makes, puts right or makes anew what the host does not show as accepted.
@@ -290,7 +233,7 @@ impl<'a> Pass<'a, '_> {
                 return Ready::Waits(format!("waits for network {name}: {why}"));
             }
         };
-        let shown = differences(&entry.network, links.get(&entry.network.bridge));
+        let shown = differences(&entry.network, links);
         let old = entry
             .replacing
             .as_ref()
@@ -326,7 +269,7 @@ impl<'a> Pass<'a, '_> {
         &mut self,
         name: &Name,
         entry: &NetworkEntry,
-        old: Option<&BridgeNetwork>,
+        old: Option<&HostNetwork>,
         shown: Vec<Reason>,
     ) -> Result<Ready, Blocked> {
         if entry.replacing.is_some() && self.has_live_users(name) {
@@ -363,7 +306,7 @@ impl<'a> Pass<'a, '_> {
         } else {
             match &entry.replacing {
                 Some(old) => why_anew(entry, old),
-                None => shown,
+                None => self.other_ipv6(name, entry).unwrap_or(shown),
             }
         };
         let network = entry.network.clone();
@@ -376,7 +319,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// What forbids making this device now.
-    fn may_apply(&self, network: &BridgeNetwork, old: Option<&BridgeNetwork>) -> Result<(), Blocked> {
+    fn may_apply(&self, network: &HostNetwork, old: Option<&HostNetwork>) -> Result<(), Blocked> {
         if let Some(link) = self.link(&network.bridge).filter(|l| !l.ours) {
             let kind = if link.kind.is_empty() {
                 "device"
@@ -388,31 +331,27 @@ impl<'a> Pass<'a, '_> {
                 network.bridge
             )));
         }
-        match &self.input.observed.foreign_addresses {
-            Look::Known(_) => {}
-            Look::Unknown(why) => {
-                return Err(Blocked::wait(format!(
-                    "cannot see whether its subnet is free: {why}"
-                )));
-            }
+        if let Err(why) = self.foreign() {
+            return Err(Blocked::wait(format!(
+                "cannot see whether its subnet is free: {why}"
+            )));
         }
-        if let Some((device, address)) = self.foreign_overlap(network.subnet) {
+        let foreign = |net| self.foreign_overlap(net).map(|clash| (net, clash));
+        if let Some((net, (device, address))) = network.subnets().find_map(foreign) {
             return Err(Blocked::error(format!(
-                "subnet {} collides with {address} on the host's {device}; use another subnet",
-                network.subnet
+                "subnet {net} collides with {address} on the host's {device}; use another subnet"
             )));
         }
         let links = self.input.observed.links.known().into_iter().flatten();
         let mut others = links.filter(|(name, link)| {
             link.ours && **name != network.bridge && old.is_none_or(|o| o.bridge != **name)
         });
-        if let Some((device, _)) =
-            others.find(|(_, l)| l.addresses.iter().any(|a| subnet::overlap(*a, network.subnet)))
-        {
-            return Err(Blocked::wait(format!(
-                "{device} still has an address in {}",
-                network.subnet
-            )));
+        let left = |link: &ObservedLink| {
+            let taken = |net: &IpNet| all_addresses(link).any(|a| subnet::overlap(a, *net));
+            network.subnets().find(taken)
+        };
+        if let Some((device, net)) = others.find_map(|(device, link)| Some((device, left(link)?))) {
+            return Err(Blocked::wait(format!("{device} still has an address in {net}")));
         }
         match self.resting(
             &Noun::Network(network.name.clone()),
@@ -426,10 +365,15 @@ impl<'a> Pass<'a, '_> {
     }
 }
 
+fn all_addresses(link: &ObservedLink) -> impl Iterator<Item = IpNet> {
+    let six = link.addresses6.iter().copied().map(IpNet::V6);
+    link.addresses.iter().copied().map(IpNet::V4).chain(six)
+}
+
 /// What of a network asks for another device.
-pub(super) fn why_anew(entry: &NetworkEntry, old: &BridgeNetwork) -> Vec<Reason> {
+pub(super) fn why_anew(entry: &NetworkEntry, old: &HostNetwork) -> Vec<Reason> {
     let new = &entry.network;
-    let mtu = |n: &BridgeNetwork| n.mtu.map_or_else(|| "the kernel's".to_owned(), |m| m.to_string());
+    let mtu = |n: &HostNetwork| n.mtu.map_or_else(|| "the kernel's".to_owned(), |m| m.to_string());
     let fields = [
         ("bridge", old.bridge.clone(), new.bridge.clone()),
         ("subnet", old.subnet.to_string(), new.subnet.to_string()),
@@ -474,37 +418,63 @@ fn created(entry: &NetworkEntry) -> Reason {
     }
 }
 
-/// How the device differs from what was accepted.
-fn differences(network: &BridgeNetwork, link: Option<&ObservedLink>) -> Vec<Reason> {
+/// How the devices differ from what was accepted.
+fn differences(network: &HostNetwork, links: &BTreeMap<String, ObservedLink>) -> Vec<Reason> {
+    let mut reasons = of_bridge(network, links.get(&network.bridge));
+    reasons.extend(overlay::differences(network, links));
+    reasons
+}
+
+fn of_bridge(network: &HostNetwork, link: Option<&ObservedLink>) -> Vec<Reason> {
     let device = &network.bridge;
     let Some(link) = link else {
         return vec![Reason::because(format!("device {device} is missing"))];
     };
     let mut reasons = Vec::new();
-    let mut check = |good: bool, text: String| {
+    let mut check = |good: bool, text: &dyn Fn() -> String| {
         if !good {
-            reasons.push(Reason::because(text));
+            reasons.push(Reason::because(text()));
         }
     };
-    check(
-        link.ours && link.kind == "bridge",
-        format!("{device} is not wharf's bridge"),
-    );
-    check(link.up, format!("{device} is down"));
-    let address = Ipv4Net::new(network.gateway, network.subnet.prefix_len());
+    check(link.ours && link.kind == "bridge", &|| {
+        format!("{device} is not wharf's bridge")
+    });
+    check(link.up, &|| format!("{device} is down"));
+    let prefix = network.subnet.prefix_len();
+    let address = Ipv4Net::new(network.gateway, prefix);
     let has = address.is_ok_and(|a| link.addresses.contains(&a));
-    check(
-        has,
-        format!(
-            "{device} lacks the address {}/{}",
-            network.gateway,
-            network.subnet.prefix_len()
-        ),
-    );
-    check(
-        network.mtu.is_none_or(|mtu| mtu == link.mtu),
-        format!("{device} has mtu {}", link.mtu),
-    );
-    check(link.route_localnet, format!("route_localnet of {device} is off"));
+    check(has, &|| {
+        format!("{device} lacks the address {}/{prefix}", network.gateway)
+    });
+    check(network.mtu.is_none_or(|mtu| mtu == link.mtu), &|| {
+        format!("{device} has mtu {}", link.mtu)
+    });
+    check(link.route_localnet, &|| {
+        format!("route_localnet of {device} is off")
+    });
+    reasons.extend(differences6(network.v6.as_ref(), device, link));
     reasons
+}
+
+/// The same of its IPv6. An address of somebody else, or of the subnet before, would be answered for.
+fn differences6(network: Option<&Subnet6>, device: &str, link: &ObservedLink) -> Vec<Reason> {
+    let wanted = network.and_then(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).ok());
+    let lacks = wanted.filter(|net| !link.addresses6.contains(net));
+    let lacks = lacks.map(|net| format!("{device} lacks the address {net}"));
+    let others = link.addresses6.iter().filter(|net| Some(**net) != wanted);
+    let others = others.map(|net| format!("{device} has the address {net}, which is not its network's"));
+    let state = match (network, link.ipv6) {
+        (None, Ipv6State::On | Ipv6State::Wrong) => {
+            Some(format!("{device} has IPv6, which is not its network's"))
+        }
+        (Some(_), Ipv6State::Wrong) => Some(format!("IPv6 of {device} is not set up as it should be")),
+        // Said above.
+        (Some(_), Ipv6State::Off | Ipv6State::On) | (None, Ipv6State::Off) => None,
+    };
+    lacks
+        .into_iter()
+        .chain(others)
+        .chain(state)
+        .map(Reason::because)
+        .collect()
 }

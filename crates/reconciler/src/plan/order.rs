@@ -18,9 +18,18 @@ use super::{Blocked, Mutation, Pass};
 impl Pass<'_, '_> {
     /// `depends_on`: everything it names is as it says.
     pub(super) fn dependencies(&self, name: &Name, spec: &ContainerSpec) -> Result<(), Blocked> {
-        if self.broken(Mutation::DependentsStartEarly) {
-            return Ok(());
+        match self.unmet(name, spec).next() {
+            None => Ok(()),
+            Some((_, blocked)) => Err(blocked),
         }
+    }
+
+    /// What `depends_on` names and is not as it says.
+    pub(super) fn unmet<'n>(
+        &'n self,
+        name: &Name,
+        spec: &'n ContainerSpec,
+    ) -> impl Iterator<Item = (&'n Name, Blocked)> {
         let taken_back = self
             .ledger
             .containers
@@ -28,26 +37,28 @@ impl Pass<'_, '_> {
             .is_some_and(|e| e.rejected.is_some());
         let (there, wanted) = (&self.ledger.containers, &self.input.desired.containers);
         // One that was taken back may name what its table no longer does, and what is gone for good by now.
-        let gone = |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
-        let wanted = spec.depends_on.iter().filter(|(n, _)| !gone(n));
+        let gone = move |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
+        let ignored = self.broken(Mutation::DependentsStartEarly);
+        let wanted = spec.depends_on.iter().filter(move |(n, _)| !ignored && !gone(n));
         let each =
             wanted.flat_map(|(on, dependency)| self.instances(on).into_iter().map(move |n| (n, dependency)));
-        for (on, dependency) in each {
-            let because = |why: &str| match dependency.condition {
-                Condition::Started => format!("waits for container {on} to have started{why}"),
-                Condition::Healthy => format!("waits for container {on} to be healthy{why}"),
-                Condition::Completed => format!("waits for container {on} to have completed{why}"),
-            };
-            let Some(entry) = self.ledger.containers.get(on) else {
-                return Err(Blocked::wait(because("")));
-            };
-            match self.met(on, entry, dependency.condition) {
-                Met::Yes => {}
-                Met::NotYet(why) => return Err(Blocked::wait(because(&why))),
-                Met::Stuck(why) => return Err(Blocked::error(because(&why))),
-            }
+        each.filter_map(|(on, dependency)| Some((on, self.unmet_by(on, dependency.condition)?)))
+    }
+
+    fn unmet_by(&self, on: &Name, condition: Condition) -> Option<Blocked> {
+        let because = |why: &str| match condition {
+            Condition::Started => format!("waits for container {on} to have started{why}"),
+            Condition::Healthy => format!("waits for container {on} to be healthy{why}"),
+            Condition::Completed => format!("waits for container {on} to have completed{why}"),
+        };
+        let Some(entry) = self.ledger.containers.get(on) else {
+            return Some(Blocked::wait(because("")));
+        };
+        match self.met(on, entry, condition) {
+            Met::Yes => None,
+            Met::NotYet(why) => Some(Blocked::wait(because(&why))),
+            Met::Stuck(why) => Some(Blocked::error(because(&why))),
         }
-        Ok(())
     }
 
     pub(super) fn met(&self, on: &Name, entry: &ContainerEntry, condition: Condition) -> Met {
@@ -173,10 +184,10 @@ impl Pass<'_, '_> {
             let Some(entry) = self.ledger.containers.get(*other) else {
                 return false;
             };
-            let mut both = entry.all();
+            let mut all = entry.all();
             matches!(self.wish(other), Wish::Gone)
-                && !self.stopping.contains_key(*other)
-                && (self.container_busy(other) || both.any(|a| self.look_at(a).may_be_live()))
+                && (self.container_busy(other)
+                    || all.any(|a| self.look_at(a).may_be_live() && self.ends(&a.id).is_none()))
         })
         .cloned()
         .filter(|_| !self.broken(Mutation::StopsInAnyOrder))

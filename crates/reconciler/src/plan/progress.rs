@@ -3,13 +3,14 @@
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry, Rejected, ReplacePhase};
 use model::name::Name;
+use model::network::{Address6, Subnet6};
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::spec::RestartPolicy;
 
 use super::resources::Leased;
 use super::sight::{Sight, is_live};
 use super::{Pass, finish::definition};
-use crate::allocate::address;
+use crate::allocate::{address, address6};
 
 impl Pass<'_, '_> {
     /// Brings every entry up to what the host shows.
@@ -166,8 +167,8 @@ impl Pass<'_, '_> {
             });
         match fresh {
             Ok((ports, list)) => {
-                accepted.ports = ports;
-                accepted.attachments = list;
+                accepted.ports = ports.into();
+                accepted.attachments = list.into();
                 accepted.stale = sight.may_be_live();
                 true
             }
@@ -184,10 +185,10 @@ impl Pass<'_, '_> {
 
     /// A network of it has a way out now, and none of its interfaces, or a later one, has the default route.
     pub(super) fn lacks_its_way_out(&self, accepted: &Accepted) -> bool {
-        let way_out = self.way_out(&accepted.attachments);
-        way_out
-            .and_then(|index| accepted.attachments.get(index))
-            .is_some_and(|a| a.gateway.is_none())
+        let at = |index: Option<usize>| accepted.attachments.get(index?);
+        let v6 = at(self.way_out6(&accepted.attachments)).and_then(|a| a.v6.as_ref());
+        at(self.way_out(&accepted.attachments)).is_some_and(|a| a.gateway.is_none())
+            || v6.is_some_and(|v6| v6.gateway.is_none())
     }
 
     pub(super) fn outdated(&self, a: &model::network::Attachment) -> bool {
@@ -201,7 +202,7 @@ impl Pass<'_, '_> {
     pub(super) fn is_misplaced(&self, a: &model::network::Attachment) -> bool {
         self.ledger.networks.get(&a.network).is_some_and(|entry| {
             let network = &entry.network;
-            let whole = model::network::BridgeNetwork {
+            let whole = model::network::HostNetwork {
                 range: None,
                 ..network.clone()
             };
@@ -210,7 +211,21 @@ impl Pass<'_, '_> {
                 || a.mtu != network.mtu
                 || a.gateway.is_some_and(|g| g != network.gateway)
                 || !address::may_be_given(&whole, a.ip)
+                || is_misplaced6(a.v6.as_ref(), network.v6.as_ref())
         })
+    }
+}
+
+/// The same of its IPv6.
+fn is_misplaced6(at: Option<&Address6>, network: Option<&Subnet6>) -> bool {
+    match (at, network) {
+        (None, None) => false,
+        (Some(at), Some(network)) => {
+            at.prefix != network.subnet.prefix_len()
+                || at.gateway.is_some_and(|g| g != network.gateway)
+                || !address6::may_be_given(network, at.ip)
+        }
+        (None, Some(_)) | (Some(_), None) => true,
     }
 }
 

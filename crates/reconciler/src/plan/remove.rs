@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::action::{Action, Noun};
 use model::ledger::{Accepted, ContainerEntry};
 use model::name::{ContainerId, Name};
+use model::network::HostNetwork;
 use model::observed::{Look, ObservedContainer};
 use model::plan::{Op, Reason};
 
@@ -103,7 +104,7 @@ impl Pass<'_, '_> {
                 due && stamped(name).is_some() && !self.container_busy(name) && absent(e)
             })
             .map(|(name, _)| name.clone())
-            .filter(|name| !self.strays().any(|c| c.name == *name))
+            .filter(|name| self.called(name).is_empty())
             .collect();
         if left.is_empty() {
             return;
@@ -247,11 +248,8 @@ impl Pass<'_, '_> {
     /// Removes what carries the name and is not, or no longer, the one accepted under it.
     pub(super) fn remove_strays(&mut self, name: &Name, entry: &ContainerEntry) -> Vec<usize> {
         let known: BTreeSet<_> = entry.all().map(|a| &a.id).collect();
-        let strays: Vec<ObservedContainer> = self
-            .strays()
-            .filter(|c| c.name == *name && !known.contains(&c.id))
-            .cloned()
-            .collect();
+        let called = self.called(name).iter();
+        let strays: Vec<&ObservedContainer> = called.filter(|c| !known.contains(&c.id)).copied().collect();
         let mut last: Vec<usize> = Vec::new();
         for stray in strays {
             let why = if entry.rejected.is_some() {
@@ -259,7 +257,7 @@ impl Pass<'_, '_> {
             } else {
                 "was replaced"
             };
-            last = self.remove_stray(&stray, Some(&entry.current), why, last);
+            last = self.remove_stray(stray, Some(&entry.current), why, last);
         }
         last
     }
@@ -273,7 +271,7 @@ impl Pass<'_, '_> {
             let mut actions = self.actions.iter();
             actions.any(|p| matches!(&p.action, Action::RemoveContainer { id, .. } if id == of))
         };
-        let mut strays = self.strays().filter(|c| c.name == *name && is_live(c));
+        let mut strays = self.called(name).iter().filter(|c| is_live(c));
         match strays.find(|c| !known.contains(&c.id) && !removed(&c.id)) {
             None => Ok(()),
             Some(stray) => Err(Blocked::wait(format!(
@@ -312,6 +310,15 @@ impl Pass<'_, '_> {
             .into_iter()
             .flatten()
             .filter_map(|(_, look)| look.known())
+    }
+
+    /// The action of this plan that ends the container with this id.
+    pub(super) fn ends(&self, of: &ContainerId) -> Option<usize> {
+        let ends = |action: &Action| match action {
+            Action::StopContainer { id, .. } | Action::RemoveContainer { id, .. } => id == of,
+            _ => false,
+        };
+        self.actions.iter().position(|p| ends(&p.action))
     }
 
     fn remove_stray(
@@ -436,12 +443,15 @@ impl Pass<'_, '_> {
             .iter()
             .flat_map(|l| l.networks.values())
             .flat_map(|n| std::iter::once(&n.network).chain(&n.replacing))
-            .map(|n| n.bridge.as_str())
+            .flat_map(HostNetwork::devices)
             .collect();
         let strays: Vec<String> = links
             .iter()
             .filter(|(_, l)| l.ours || self.broken(Mutation::ForeignIsTouched))
-            .filter(|(name, l)| l.kind == "bridge" && !known.contains(name.as_str()))
+            .filter(|(name, l)| {
+                let of_network = l.kind == "bridge" || l.kind == "vxlan";
+                of_network && !known.contains(name.as_str())
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for bridge in strays {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::firewall::PortRule;
 use model::health::Verdict;
 use model::ledger::{Accepted, ContainerEntry};
 use model::name::Name;
@@ -102,27 +103,61 @@ impl Pass<'_, '_> {
         matches!(seen.phase, Phase::Running { .. }) && health.is_none_or(|h| h.verdict == Verdict::Healthy)
     }
 
-    /// Instances of replicated services that get no traffic now: those that are not ready, or about to be stopped, while
-    /// another one of the service is ready.
+    /// Instances of replicated services that do not answer to the name of all now: those that are not ready, or about to
+    /// be stopped, while another one of the service is ready.
     ///
-    /// Where none is ready those that run keep it: what is asked of a service that is just starting, or whose check is
-    /// wrong, may be answered all the same, and a refusal says more than a port that nobody has. Where none runs all
-    /// keep it, as a container that stands alone does: its port and its name are there before it is.
+    /// Where none is ready those that run do: what is asked of a service that is just starting, or whose check is
+    /// wrong, may be answered all the same, and a refusal says more than a name that nobody has. Where none runs all
+    /// do, as a container that stands alone does: its port and its name are there before it is.
     pub(super) fn idle(&self) -> BTreeSet<Name> {
         let mut idle = BTreeSet::new();
-        if self.broken(Mutation::UnreadyGetTraffic) {
-            return idle;
-        }
-        for all in self.services.values().filter(|all| all.len() > 1) {
-            let there = all
-                .iter()
-                .filter(|name| self.ledger.containers.contains_key(*name));
-            let ranked: Vec<(Readiness, &Name)> = there.map(|name| (self.readiness(name), name)).collect();
+        for ranked in self.ranked() {
             let best = ranked.iter().map(|(rank, _)| *rank).max();
             let others = ranked.into_iter().filter(|(rank, _)| Some(*rank) < best);
             idle.extend(others.map(|(_, name)| name.clone()));
         }
         idle
+    }
+
+    /// The same of published ports, each by itself: while a service is changed not all of it may publish the same.
+    pub(super) fn idle_ports(&self) -> BTreeSet<PortRule> {
+        let mut idle = BTreeSet::new();
+        for ranked in self.ranked() {
+            let mut by_port: BTreeMap<_, Vec<(Readiness, &PortRule)>> = BTreeMap::new();
+            for (rank, name) in ranked {
+                let entry = self.ledger.containers.get(name);
+                for rule in entry.map(effective).into_iter().flat_map(|a| &a.ports) {
+                    let at = by_port.entry((rule.protocol, rule.host_port)).or_default();
+                    at.push((rank, rule));
+                }
+            }
+            // One on every address does for one on a certain address, and not the other way round.
+            let does_for = |a: &PortRule, b: &PortRule| {
+                let (a, b) = (a.at(), b.at());
+                a == b || a.is_unspecified() && a.is_ipv4() == b.is_ipv4()
+            };
+            for all in by_port.values() {
+                let better = |rank, rule| all.iter().any(|(other, by)| *other > rank && does_for(by, rule));
+                let others = all.iter().filter(|(rank, rule)| better(*rank, rule));
+                idle.extend(others.map(|(_, rule)| (*rule).clone()));
+            }
+        }
+        idle
+    }
+
+    /// The instances there are of each service that has several, with how good they are for traffic.
+    fn ranked(&self) -> Vec<Vec<(Readiness, &Name)>> {
+        if self.broken(Mutation::UnreadyGetTraffic) {
+            return Vec::new();
+        }
+        let several = self.services.values().filter(|all| all.len() > 1);
+        let ranked = several.map(|all| {
+            let there = all
+                .iter()
+                .filter(|name| self.ledger.containers.contains_key(*name));
+            there.map(|name| (self.readiness(name), name)).collect()
+        });
+        ranked.collect()
     }
 
     fn readiness(&self, name: &Name) -> Readiness {

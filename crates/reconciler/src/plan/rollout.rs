@@ -9,6 +9,7 @@
 //! | draining | the new one's | `drain` is over since names and ports were seen to have moved: the old one is removed |
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -162,13 +163,18 @@ impl Pass<'_, '_> {
             return;
         }
         let now = self.input.now;
-        let latest = after(now, entry.current.spec.update.drain);
-        let cut_short = self.broken(Mutation::NobodyDrains)
+        let at_once = self.broken(Mutation::NobodyDrains)
             || self.ledger.holds.contains_key(name)
-            || self.is_cut_off(&draining.accepted);
+            || self.has_to_leave(&draining.accepted);
+        let drain = if self.is_cut_off(&draining.accepted) {
+            Duration::ZERO
+        } else {
+            entry.current.spec.update.drain
+        };
+        let latest = after(now, drain);
         let left = self.is_left(&draining.accepted);
         draining.until = match draining.until {
-            _ if cut_short => Some(now),
+            _ if at_once => Some(now),
             // It was to go at once, for a hold that was lifted since: first names and ports are to move all the same.
             Some(_) if left == Some(false) => None,
             // Later than possible is a clock that was set back.
@@ -185,14 +191,15 @@ impl Pass<'_, '_> {
         else {
             return accepted.attachments.is_empty().then_some(true);
         };
-        let places: Vec<_> = accepted.attachments.iter().map(|a| (&a.network, a.ip)).collect();
-        let here = |ip: std::net::Ipv4Addr| places.iter().any(|(_, at)| *at == ip);
+        let places: Vec<(&Name, IpAddr)> = places(accepted).collect();
+        let here = |ip: IpAddr| places.iter().any(|(_, at)| *at == ip);
         let mut rules = firewall.iter().flat_map(|f| &f.ports);
         let mut endpoints = dns
             .iter()
             .flat_map(|d| d.containers.values())
             .flat_map(|c| &c.endpoints);
-        let named = endpoints.any(|(network, e)| places.contains(&(network, e.ip)));
+        let named =
+            endpoints.any(|(network, e)| places.iter().any(|(n, at)| *n == network && e.ips.contains(at)));
         Some(!named && !rules.any(|r| here(r.target_ip)))
     }
 
@@ -220,7 +227,7 @@ impl Pass<'_, '_> {
     }
 
     /// Addresses of others of the name that live beside the one that is to have this lease.
-    pub(super) fn lives_beside(&self, name: &Name, lease: Leased) -> Vec<(Name, std::net::Ipv4Addr)> {
+    pub(super) fn lives_beside(&self, name: &Name, lease: Leased) -> Vec<(Name, IpAddr)> {
         let Some(entry) = self.ledger.containers.get(name) else {
             return Vec::new();
         };
@@ -233,9 +240,15 @@ impl Pass<'_, '_> {
                 .map(|n| &n.accepted),
         };
         let draining = entry.draining.as_ref().map(|d| &d.accepted);
-        let all = other.into_iter().chain(draining).flat_map(|a| &a.attachments);
-        all.map(|a| (a.network.clone(), a.ip)).collect()
+        let all = other.into_iter().chain(draining).flat_map(places);
+        all.map(|(network, ip)| (network.clone(), ip)).collect()
     }
+}
+
+/// Where it lives.
+fn places(accepted: &Accepted) -> impl Iterator<Item = (&Name, IpAddr)> {
+    let all = accepted.attachments.iter();
+    all.flat_map(|a| a.ips().map(move |ip| (&a.network, ip)))
 }
 
 /// The process of one on trial ended: by itself it should not.

@@ -176,7 +176,7 @@ impl<'a> Pass<'a, '_> {
     /// Of those who live there, and of those who live with them, nobody is in the middle of something.
     fn may_stop_sharers(&self, id: &ContainerId) -> Result<(), Blocked> {
         let sharers = self.sharers(id).into_iter();
-        for (name, sharer) in sharers.filter(|(name, _)| !self.stopping.contains_key(name)) {
+        for (name, sharer) in sharers.filter(|(_, sharer)| self.ends(&sharer.id).is_none()) {
             let noun = Noun::Container(name.clone());
             let because = |why: &str| {
                 Blocked::wait(format!(
@@ -200,8 +200,9 @@ impl<'a> Pass<'a, '_> {
     fn stop_each_sharer(&mut self, owner: &Name, id: &ContainerId) -> Vec<usize> {
         let mut stops = Vec::new();
         for (name, sharer) in self.sharers(id) {
-            let index = match self.stopping.get(&name) {
-                Some(index) => *index,
+            // By its id: of another one of its name, on trial or draining, the plan may say something else.
+            let index = match self.ends(&sharer.id) {
+                Some(index) => index,
                 None => {
                     let before = self.stop_each_sharer(&name, &sharer.id);
                     self.stop_sharer(owner, &name, &sharer, before)
@@ -214,6 +215,9 @@ impl<'a> Pass<'a, '_> {
 
     /// What is seen to live in namespaces of the container with this id.
     fn sharers(&self, id: &ContainerId) -> Vec<(Name, Accepted)> {
+        if !self.has_sharers(id) {
+            return Vec::new();
+        }
         let joins = |a: &Accepted| {
             let all = [&a.joins.net, &a.joins.pid, &a.joins.ipc];
             all.into_iter().flatten().any(|of| of == id)
@@ -244,6 +248,7 @@ impl<'a> Pass<'a, '_> {
         // From now on it is of no use where it lives, whatever comes between.
         if let Some(kept) = self.accepted_mut(name, &sharer.id) {
             kept.stale = true;
+            self.note_stale(name);
         }
         let index = self.act(Op::Replace, action, after, vec![Reason::because(why)]);
         self.stopping.insert(name.clone(), index);
@@ -261,6 +266,8 @@ impl<'a> Pass<'a, '_> {
             kept.joins.clone_from(&joining.joins);
             kept.joined_run = joining.joined_run;
         }
+        let joins = &joining.joins;
+        self.note_joined([&joins.net, &joins.pid, &joins.ipc].into_iter().flatten());
         joining
     }
 }

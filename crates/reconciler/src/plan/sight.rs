@@ -1,9 +1,12 @@
 //! What is seen of a container, with "could not be seen" kept apart from "is not there".
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use model::action::Noun;
 use model::ledger::Accepted;
 use model::name::{ContainerId, Name};
-use model::observed::{Look, ObservedContainer, ObservedLink, Phase};
+use model::observed::{Look, Observed, ObservedContainer, ObservedLink, Phase};
 
 use super::{Mutation, Pass};
 
@@ -51,7 +54,22 @@ pub(crate) fn is_live(c: &ObservedContainer) -> bool {
     }
 }
 
+/// What is seen, by name.
+pub(super) fn by_name(observed: &Observed) -> BTreeMap<&Name, Vec<&ObservedContainer>> {
+    let mut seen: BTreeMap<&Name, Vec<&ObservedContainer>> = BTreeMap::new();
+    let all = observed.containers.known().into_iter().flatten();
+    for container in all.filter_map(|(_, look)| look.known()) {
+        seen.entry(&container.name).or_default().push(container);
+    }
+    seen
+}
+
 impl<'a> Pass<'a, '_> {
+    /// All that carry this name.
+    pub(super) fn called(&self, name: &Name) -> &[&'a ObservedContainer] {
+        self.seen.get(name).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn sight(&self, id: &ContainerId) -> Sight<'a> {
         match Sight::of(self.input.observed, id) {
             Sight::Unknown(_) if self.broken(Mutation::UnknownIsAbsent) => Sight::Absent,
@@ -67,9 +85,10 @@ impl<'a> Pass<'a, '_> {
     pub(super) fn devices_of(&self, id: &ContainerId) -> Option<Vec<String>> {
         let links = self.input.observed.links.known()?;
         let prefix = crate::allocate::device::host_device_prefix(id);
-        let own = links
-            .iter()
-            .filter(|(name, link)| link.ours && name.starts_with(&prefix));
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let all = links.range::<str, _>(from);
+        let own = all.take_while(|(name, _)| name.starts_with(&prefix));
+        let own = own.filter(|(_, link)| link.ours);
         Some(own.map(|(name, _)| name.clone()).collect())
     }
 

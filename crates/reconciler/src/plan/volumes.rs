@@ -11,6 +11,7 @@ use model::ledger::VolumeEntry;
 use model::name::Name;
 use model::observed::{Look, ObservedVolume};
 use model::plan::{Op, Reason};
+use model::shared::Shared;
 use model::spec::{ContainerSpec, Origin, VolumeSource, VolumeSpec};
 
 use super::{Blocked, Mutation, Pass, after};
@@ -34,12 +35,12 @@ impl Pass<'_, '_> {
             let spec = match self.in_the_way(name, &declared.spec) {
                 None => declared.spec.clone(),
                 // What the data is in cannot be changed under it: the rest can.
-                Some(there) => VolumeSpec {
+                Some(there) => Shared::new(VolumeSpec {
                     driver: there.driver,
                     device: there.device.clone(),
                     options: there.options.clone(),
-                    ..declared.spec.clone()
-                },
+                    ..VolumeSpec::clone(&declared.spec)
+                }),
             };
             if self.input.observed.volumes.known().is_none() && kept.is_some() {
                 continue;
@@ -145,7 +146,7 @@ impl Pass<'_, '_> {
         let entry = self.ledger.volumes.get(name).cloned();
         let spec = entry.as_ref().map(|e| e.spec.clone()).unwrap_or_default();
         // What only containers name is as they find it.
-        let same = there.is_some_and(|t| entry.is_none() || t.spec == spec);
+        let same = there.is_some_and(|t| entry.is_none() || t.spec == *spec);
         if same {
             return self.told_of_another_kind(name);
         }
@@ -158,7 +159,7 @@ impl Pass<'_, '_> {
         let (op, reasons) = match there {
             Some(there) => (
                 Op::Update,
-                changed(there, &spec, entry.as_ref().map(|e| &e.origin)),
+                changed(there, &spec, entry.as_ref().map(|e| &*e.origin)),
             ),
             None => {
                 let reason = self.lost(name);
@@ -170,7 +171,7 @@ impl Pass<'_, '_> {
         };
         let action = Action::ApplyVolume {
             name: name.clone(),
-            spec,
+            spec: VolumeSpec::clone(&spec),
         };
         self.act(op, action, Vec::new(), reasons);
         Ok(())
@@ -195,9 +196,12 @@ impl Pass<'_, '_> {
         let mut paths = BTreeMap::new();
         for name in mounted(spec) {
             let noun = Noun::Volume(name.clone());
-            let said = self.waits.iter().find(|w| w.noun == noun);
+            let is_said = self.said.contains(&noun);
+            let said = is_said
+                .then(|| self.waits.iter().find(|w| w.noun == noun))
+                .flatten();
             let why = said.and_then(|w| w.reasons.first()).map(|r| r.field.as_str());
-            let text = match why {
+            let text = || match why {
                 Some(why) => format!("waits for volume {name}, which {why}"),
                 None => format!("waits for volume {name}"),
             };
@@ -209,7 +213,7 @@ impl Pass<'_, '_> {
                 _ => {
                     let error = said.is_some_and(|w| w.error);
                     return Err(Blocked {
-                        why: text,
+                        why: text(),
                         until: None,
                         error,
                     });

@@ -4,6 +4,7 @@ mod addresses;
 mod contents;
 mod exclusive;
 mod names;
+mod overlays;
 mod ports;
 mod references;
 mod replicas;
@@ -14,11 +15,13 @@ use model::desired::{Declared, Desired, Held};
 use model::diagnostic::{Diagnostic, Location};
 use model::image::ImageSource;
 use model::name::Name;
+use model::shared::Shared;
 use model::spec::{
-    ContainerSpec, MountedFileSpec, NetworkSpec, Origin, Parsed, ParsedFile, Settings, VolumeSpec,
+    ContainerSpec, MountedFileSpec, NetworkMode, NetworkSpec, NetworkUse, Origin, Parsed, ParsedFile,
+    Settings, VolumeSpec,
 };
 
-pub(crate) use ports::each as each_port;
+pub(crate) use ports::{each as each_port, published_at};
 
 /// A file that could not be parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,7 @@ pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> 
     contents::check(&tables, &mut found);
     ports::check(&tables, settings, &mut found);
     addresses::check(&tables, &mut found);
+    overlays::check(&tables, &mut found);
     found.settle(&mut tables);
     tables.into_desired(found, settings)
 }
@@ -144,16 +148,16 @@ impl<'a> Tables<'a> {
             .values()
             .filter_map(|list| list.first())
             .map(|(source, origin)| Declared {
-                spec: (*source).clone(),
-                origin: (*origin).clone(),
+                spec: (*source).clone().into(),
+                origin: (*origin).clone().into(),
             });
         let mut networks = declared(&self.networks);
         if let Some(name) = default_network()
             && !found.held.networks.contains(&name)
         {
             networks.entry(name).or_insert_with(|| Declared {
-                spec: NetworkSpec::default(),
-                origin: Origin::default(),
+                spec: Shared::default(),
+                origin: Shared::default(),
             });
         }
         let mut errors = found.errors;
@@ -174,8 +178,19 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// The networks a table joins, in order of eth0, eth1, ….
+pub(crate) fn uses(spec: &ContainerSpec) -> Vec<NetworkUse> {
+    match spec.network_mode {
+        NetworkMode::Bridge if spec.networks.is_empty() => {
+            default_network().map(NetworkUse::new).into_iter().collect()
+        }
+        NetworkMode::Bridge => spec.networks.clone(),
+        NetworkMode::Host | NetworkMode::None | NetworkMode::Container(_) => Vec::new(),
+    }
+}
+
 /// The name `default`.
-pub(crate) fn default_network() -> Option<Name> {
+fn default_network() -> Option<Name> {
     "default".parse().ok()
 }
 
@@ -188,8 +203,8 @@ fn add<'a, T: 'a>(into: &mut ByName<'a, T>, list: impl Iterator<Item = &'a Parse
 fn declared<T: Clone>(tables: &ByName<'_, T>) -> BTreeMap<Name, Declared<T>> {
     let one = |list: &Vec<&Parsed<T>>| {
         list.first().map(|t| Declared {
-            spec: t.spec.clone(),
-            origin: t.origin.clone(),
+            spec: t.spec.clone().into(),
+            origin: t.origin.clone().into(),
         })
     };
     tables
@@ -223,6 +238,20 @@ impl Findings {
             "secret" => self.held.secrets.insert(name.clone()),
             _ => false,
         };
+    }
+
+    /// One error about one container, at a key of its table.
+    fn refuse(
+        &mut self,
+        container: &Parsed<ContainerSpec>,
+        key: &str,
+        message: String,
+        hint: impl Into<String>,
+    ) {
+        let mut error = Diagnostic::new(container.origin.key(key), message).hint(hint);
+        error.tables = vec![format!("container.{}", container.name)];
+        self.errors.push(error);
+        self.held.containers.insert(container.name.clone());
     }
 
     /// One error about every party: the first is where it is shown, the others are named with it.

@@ -1,13 +1,15 @@
-//! A host port is published once: 0.0.0.0:80 and 10.0.0.1:80 are twice, tcp and udp are not.
+//! A host port is published once: 0.0.0.0:80 and 10.0.0.1:80 are twice, tcp and udp are not, nor are 0.0.0.0:80 and [::]:80.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
+use model::desired::Held;
 use model::firewall::Protocol;
 use model::name::Name;
+use model::observed::overlaps;
 use model::spec::{ContainerSpec, Parsed, PortSpec, Settings};
 
-use super::{Findings, Party, Tables};
+use super::{Findings, Party, Tables, uses};
 
 /// A published range of host ports.
 struct Published<'a> {
@@ -21,16 +23,21 @@ struct Published<'a> {
 pub(super) fn check(tables: &Tables<'_>, settings: &Settings, found: &mut Findings) {
     let mut all: BTreeMap<Protocol, Vec<Published<'_>>> = BTreeMap::new();
     for container in tables.containers() {
+        let six = has_ipv6(&container.spec, tables, &found.held);
+        if six == Some(false) {
+            needs_ipv6(container, found);
+        }
         for (index, port) in container.spec.ports.iter().enumerate() {
-            if let Some(range) = port.host {
-                let ip = port.ip.unwrap_or(IpAddr::V4(settings.default_host_ip));
-                all.entry(port.protocol).or_default().push(Published {
+            let Some(range) = port.host else { continue };
+            let places = published_at(port, settings, six == Some(true));
+            all.entry(port.protocol)
+                .or_default()
+                .extend(places.map(|ip| Published {
                     container,
                     index,
                     ip,
                     range,
-                });
-            }
+                }));
         }
     }
     let mut clashes: BTreeMap<(u16, Protocol), Vec<Party<'_>>> = BTreeMap::new();
@@ -38,7 +45,8 @@ pub(super) fn check(tables: &Tables<'_>, settings: &Settings, found: &mut Findin
         list.sort_by_key(|p| (p.range, p.container.name.clone(), p.index));
         for (i, a) in list.iter().enumerate() {
             for b in list[i + 1..].iter().take_while(|b| b.range.0 <= a.range.1) {
-                if shares(a.ip, b.ip) {
+                // One entry may be of both families.
+                if (a.container.name != b.container.name || a.index != b.index) && overlaps(a.ip, b.ip) {
                     let parties = clashes.entry((b.range.0.max(a.range.0), protocol)).or_default();
                     join(parties, a);
                     join(parties, b);
@@ -63,9 +71,45 @@ pub(super) fn check(tables: &Tables<'_>, settings: &Settings, found: &mut Findin
     }
 }
 
-/// Whether two bound addresses can receive the same packet.
-fn shares(a: IpAddr, b: IpAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified() || a == b)
+/// The addresses an entry is published at: without one all IPv4, and all IPv6 if there is some to lead to. A
+/// `default_host_ip` other than all is meant to be the only one.
+pub(crate) fn published_at(
+    port: &PortSpec,
+    settings: &Settings,
+    six: bool,
+) -> impl Iterator<Item = IpAddr> + use<> {
+    let default = settings.default_host_ip;
+    let both = port.ip.is_none() && six && default.is_unspecified();
+    let all6 = both.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    std::iter::once(port.ip.unwrap_or(default.into())).chain(all6)
+}
+
+/// Whether one of its networks has IPv6; none where a network is one that nothing is known of.
+fn has_ipv6(spec: &ContainerSpec, tables: &Tables<'_>, held: &Held) -> Option<bool> {
+    let mut all = Some(false);
+    for name in uses(spec).into_iter().map(|usage| usage.network) {
+        let table = tables.networks.get(&name).and_then(|list| list.first());
+        match table {
+            Some(table) if table.spec.has_ipv6() => return Some(true),
+            None if tables.known_networks.contains(&name) || held.networks.contains(&name) => all = None,
+            _ => {}
+        }
+    }
+    all
+}
+
+/// A port at an IPv6 address leads nowhere where the container has none, but for `[::1]`, which is served by a process.
+fn needs_ipv6(container: &Parsed<ContainerSpec>, found: &mut Findings) {
+    let mut written = container.spec.ports.iter().filter_map(|port| port.ip);
+    let Some(ip) = written.find(|ip| ip.is_ipv6() && !ip.is_loopback()) else {
+        return;
+    };
+    let message = format!(
+        "a port of container {} is published at {ip}, but none of its networks has IPv6",
+        container.name
+    );
+    let hint = "give one of its networks a `subnet6`, or `ipv6 = true` to have one picked";
+    found.refuse(container, "ports", message, hint);
 }
 
 fn join<'a>(parties: &mut Vec<Party<'a>>, port: &Published<'a>) {

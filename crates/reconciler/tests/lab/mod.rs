@@ -29,6 +29,8 @@ pub struct Lab {
     pub volumes: BTreeMap<Name, VolumeSpec>,
     pub configs: BTreeMap<Name, MountedFileSpec>,
     pub secrets: BTreeMap<Name, MountedFileSpec>,
+    /// Containers whose tables cannot be read now.
+    pub unread: BTreeSet<Name>,
     pub host: Host,
     pub ledger: Ledger,
     pub failures: Failures,
@@ -82,6 +84,7 @@ impl Lab {
             volumes: BTreeMap::new(),
             configs: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            unread: BTreeSet::new(),
             host: Host::new(),
             ledger: Ledger::default(),
             failures: Failures::new(),
@@ -110,16 +113,20 @@ impl Lab {
             };
             map.iter().map(one).collect()
         }
+        let mut readable = self.containers.clone();
+        readable.retain(|name, _| !self.unread.contains(name));
         let file = ParsedFile {
             file: "all.toml".to_owned(),
-            containers: parsed(&self.containers, origin),
+            containers: parsed(&readable, origin),
             networks: parsed(&self.networks, origin),
             volumes: parsed(&self.volumes, origin),
             configs: parsed(&self.configs, origin),
             secrets: parsed(&self.secrets, origin),
             ..ParsedFile::default()
         };
-        resolve(&[file], &[], &Settings::default())
+        let mut desired = resolve(&[file], &[], &Settings::default());
+        desired.held.containers.extend(self.unread.iter().cloned());
+        desired
     }
 
     pub fn plan(&mut self) -> Plan {

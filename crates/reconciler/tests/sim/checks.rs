@@ -8,6 +8,7 @@ use model::desired::Desired;
 use model::firewall::FirewallState;
 use model::ledger::{Accepted, Ledger, ReplacePhase};
 use model::name::{ContainerId, Name};
+use model::network::Attachment;
 use model::observed::{Look, Phase, overlaps};
 use model::plan::Plan;
 use model::spec::{ContainerSpec, RestartPolicy};
@@ -228,7 +229,7 @@ fn no_port_twice(state: &FirewallState) -> Result<(), String> {
             // Instances of one service have their ports together.
             let together = a.service.is_some() && a.holder() == b.holder() && a.container != b.container;
             let same = a.protocol == b.protocol && a.host_port == b.host_port;
-            if same && overlaps(a.host_ip, b.host_ip) && !together {
+            if same && overlaps(a.at(), b.at()) && !together {
                 let who = [a.container.as_str(), b.container.as_str()].join(" and ");
                 return Err(format!("port {}/{} is given to {who}", a.host_port, a.protocol));
             }
@@ -245,9 +246,10 @@ fn addresses_once(ledger: &Ledger) -> Result<(), String> {
         let beside = next.map(|n| &n.accepted).into_iter();
         let beside = beside.chain(entry.draining.as_ref().map(|d| &d.accepted));
         let all = std::iter::once(&entry.current).chain(beside);
-        for a in all.flat_map(|a| &a.attachments) {
-            if let Some(other) = given.insert((&a.network, a.ip), name) {
-                return Err(format!("address {} is given to {other} and {name}", a.ip));
+        let places = all.flat_map(|a| &a.attachments);
+        for (network, ip) in places.flat_map(|a| a.ips().map(move |ip| (&a.network, ip))) {
+            if let Some(other) = given.insert((network, ip), name) {
+                return Err(format!("address {ip} is given to {other} and {name}"));
             }
         }
     }
@@ -307,8 +309,16 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
             devices.extend(instance.attachments.iter().map(|a| a.host_device.clone()));
         }
         if !instance.attachments.is_empty() {
-            ports += spec.ports.iter().collect::<BTreeSet<_>>().len();
-            settled_ports(spec, host, name)?;
+            // One that has ended may have been begun on its networks as they were.
+            let places = &entry.current.attachments;
+            let families = 1 + usize::from(places.iter().any(|a| a.v6.is_some()));
+            ports += families * spec.ports.iter().collect::<BTreeSet<_>>().len();
+            settled_ports(spec, host, name, families)?;
+            settled_addresses(name, places, ledger)?;
+            let at = |a: &Attachment| (a.network.clone(), a.ip, a.v6.clone());
+            if real.live() && !instance.attachments.iter().map(at).eq(places.iter().map(at)) {
+                return Err(format!("container {name} lives elsewhere than is accepted"));
+            }
         }
     }
     let published = host.firewall.as_ref().map_or(0, |f| f.ports.len());
@@ -350,7 +360,29 @@ fn settled_container(real: &Real, spec: &ContainerSpec, host: &Host) -> Result<(
     Ok(())
 }
 
-fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name) -> Result<(), String> {
+/// It has what its networks have, and a way out by each family that one of them leads out by.
+fn settled_addresses(name: &Name, places: &[Attachment], ledger: &Ledger) -> Result<(), String> {
+    let (mut ways, mut taken) = (0, 0);
+    for a in places {
+        let network = &ledger.networks.get(&a.network).ok_or("no network")?.network;
+        let fits = match (&network.v6, &a.v6) {
+            (Some(network), Some(a)) => network.subnet.contains(&a.ip) && a.ip != network.gateway,
+            (None, None) => true,
+            _ => false,
+        };
+        if !fits {
+            return Err(format!("{name} has {:?} in network {}", a.v6, a.network));
+        }
+        ways |= usize::from(!network.internal && network.v6.is_some());
+        taken += usize::from(a.v6.as_ref().is_some_and(|v6| v6.gateway.is_some()));
+    }
+    match taken >= ways && taken <= 1 {
+        true => Ok(()),
+        false => Err(format!("{name} has {taken} default routes of IPv6")),
+    }
+}
+
+fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name, families: usize) -> Result<(), String> {
     for port in spec.ports.iter().filter_map(|p| Some((p, p.host?.0))) {
         let (entry, number) = port;
         let rules = host.firewall.iter().flat_map(|f| &f.ports);
@@ -360,7 +392,7 @@ fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name) -> Result<(), S
         // Among instances of a service only those that are ready: see `replicas::settled`.
         let shared = mine.first().is_some_and(|r| r.service.is_some());
         let count = mine.iter().filter(|r| r.container == *name).count();
-        if count > 1 || count == 0 && !shared {
+        if count > families || count < families && !shared {
             return Err(format!(
                 "port {number}/{} of container {name} is not published",
                 entry.protocol
@@ -384,6 +416,12 @@ fn settled_networks(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(
         let net = network.spec.subnet.unwrap_or(entry.network.subnet);
         if !link.addresses.iter().any(|a| a.trunc() == net) {
             return Err(format!("network {name} is not on {net}"));
+        }
+        let has: Vec<_> = link.addresses6.iter().map(|net| net.trunc()).collect();
+        let wanted: Vec<_> = entry.network.v6.iter().map(|v6| v6.subnet).collect();
+        let written = network.spec.subnet6.is_none_or(|net| wanted == [net]);
+        if has != wanted || network.spec.has_ipv6() == wanted.is_empty() || !written {
+            return Err(format!("network {name} has IPv6 {has:?}, wanted is {wanted:?}"));
         }
     }
     let wanted = ledger.networks.len();

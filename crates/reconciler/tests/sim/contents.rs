@@ -180,6 +180,17 @@ impl Contents {
         record.outdated_run = outdated_run;
     }
 
+    /// Whoever changed these wanted nobody to be told: should the table ask for more from now on, that is for what
+    /// changes from then on.
+    fn tell_nobody(&mut self, id: &ContainerId, states: &BTreeMap<ContentKey, ContentState>) {
+        let noted = self.records.entry(id.clone()).or_default();
+        let changed = states
+            .iter()
+            .filter(|(key, state)| noted.files.get(*key) != Some(state));
+        let told = self.told.entry(id.clone()).or_default();
+        told.extend(changed.map(|(key, state)| (key.clone(), state.fingerprint.clone())));
+    }
+
     /// A program begins, or looks at its files because it was told to.
     pub fn tell(&mut self, id: &ContainerId) {
         let files = self.files.get(id).cloned().unwrap_or_default();
@@ -208,13 +219,18 @@ impl Host {
         if early {
             return Ok(());
         }
-        if matches!(then, Then::Signal { .. })
-            && self.containers.get(id).is_some_and(|c| c.seen.run_no == run_no)
-        {
+        if matches!(then, Then::Signal { .. }) {
+            if self.containers.get(id).is_none_or(|c| c.seen.run_no != run_no) {
+                // There is another run to be told.
+                return Ok(());
+            }
             self.contents.tell(id);
         }
         let Then::Restart { .. } = then else {
             if !half {
+                if *then == Then::Nothing {
+                    self.contents.tell_nobody(id, &states);
+                }
                 self.contents.note(id, states, None);
             }
             return Ok(());

@@ -160,7 +160,7 @@ impl Files {
         }
         let octet = u8::try_from(number * 10 + rng.below(2)).unwrap();
         let written = number == 0 || rng.one_in(2);
-        let spec = NetworkSpec {
+        let mut spec = NetworkSpec {
             subnet: written.then(|| Ipv4Net::new(Ipv4Addr::new(10, 80, octet, 0), 24).unwrap()),
             internal: rng.one_in(4),
             mtu: rng.one_in(4).then_some(1400),
@@ -168,6 +168,11 @@ impl Files {
             dns: !rng.one_in(5),
             ..NetworkSpec::default()
         };
+        // Of some; one and the same network gets it and loses it, with other changes and without.
+        match (octet % 2 == 1) != spec.internal {
+            true if number == 0 => spec.subnet6 = Some(format!("fd00:80:{octet}::/64").parse().unwrap()),
+            six => spec.ipv6 = six,
+        }
         self.files
             .entry(file.to_owned())
             .or_default()

@@ -21,6 +21,9 @@ pub fn links() -> BTreeMap<String, ObservedLink> {
         master: None,
         addresses: vec![Ipv4Net::new(Ipv4Addr::new(172, 17, 0, 1), 16).unwrap()],
         route_localnet: false,
+        addresses6: Vec::new(),
+        ipv6: model::observed::Ipv6State::Off,
+        tunnel: None,
     };
     let veth = ObservedLink {
         kind: "veth".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Instance};
 use model::digest::Digest;
@@ -14,6 +14,7 @@ use model::health::{HealthState, Verdict};
 use model::image::{Image, ImageConfig, ImageHealthcheck};
 use model::ledger::Ledger;
 use model::name::{ContainerId, Name};
+use model::network::{Attachment, Driver, HostNetwork, Tunnel};
 use model::observed::*;
 use model::spec::{Healthcheck, RestartPolicy, VolumeSpec};
 use model::surroundings::Surroundings;
@@ -59,10 +60,12 @@ pub struct Host {
     pub links: BTreeMap<String, ObservedLink>,
     pub firewall: Option<FirewallState>,
     pub forwarding: bool,
+    pub forwarding6: bool,
     pub listeners: Vec<Listener>,
-    pub foreign_drops: Vec<String>,
+    pub foreign_drops: Vec<model::observed::ForeignDrop>,
     pub around: Surroundings,
     pub foreign: Vec<ForeignAddress>,
+    pub foreign6: Vec<ForeignAddress6>,
     /// Content behind each archive; none where the file is missing.
     pub sources: BTreeMap<String, Option<u8>>,
     pub store: BTreeMap<String, u8>,
@@ -87,15 +90,21 @@ impl Host {
             device: "eth0".to_owned(),
             address: Ipv4Net::new(Ipv4Addr::new(192, 0, 2, 1), 24).unwrap(),
         };
+        let eth0_6 = ForeignAddress6 {
+            device: "eth0".to_owned(),
+            address: "2001:db8::1/64".parse().unwrap(),
+        };
         Self {
             containers: BTreeMap::new(),
             links: super::foreign::links(),
             firewall: None,
             forwarding: false,
+            forwarding6: false,
             listeners: Vec::new(),
             foreign_drops: Vec::new(),
             around: Surroundings::default(),
             foreign: vec![eth0],
+            foreign6: vec![eth0_6],
             sources,
             store: BTreeMap::new(),
             exposes: Vec::new(),
@@ -121,7 +130,9 @@ impl Host {
             image.config.exposed_ports.clone_from(&self.exposes);
             image
         };
-        let images = current.map(|(key, v)| (key.clone(), exposing(key, *v))).collect();
+        let images = current
+            .map(|(key, v)| (key.clone(), exposing(key, *v).into()))
+            .collect();
         let containers = self
             .containers
             .iter()
@@ -130,7 +141,9 @@ impl Host {
             images: Look::Known(images),
             links: Look::Known(self.links.clone()),
             foreign_addresses: Look::Known(self.foreign.clone()),
+            foreign_addresses6: Look::Known(self.foreign6.clone()),
             forwarding: Look::Known(self.forwarding),
+            forwarding6: Look::Known(self.forwarding6),
             firewall: Look::Known(self.firewall.clone()),
             firewall_there: self.firewall.is_some(),
             foreign_drops: self.foreign_drops.clone(),
@@ -145,6 +158,23 @@ impl Host {
             health: self.health.clone(),
             containers: Look::Known(containers.collect()),
         }
+    }
+
+    /// All there is to be seen of it, to be printed.
+    pub fn seen(&self) -> impl std::fmt::Debug {
+        let containers = self
+            .containers
+            .values()
+            .map(|c| (c.seen.clone(), c.shim, c.joined.clone()));
+        let containers: Vec<_> = containers.collect();
+        (
+            containers,
+            self.links.clone(),
+            self.firewall.clone(),
+            self.dns.clone(),
+            self.volumes.clone(),
+            self.contents.records.clone(),
+        )
     }
 
     /// Carries an action out, or the first half of it. The text of a failure says whose fault it is.
@@ -182,14 +212,18 @@ impl Host {
                 if self.links.get(&network.bridge).is_some_and(|l| !l.ours) {
                     return Err("device exists".to_owned());
                 }
-                let link = bridge(network.gateway, network.subnet.prefix_len(), network.mtu, half);
+                let link = bridge(network, half);
                 self.links.insert(network.bridge.clone(), link);
+                if let Driver::Overlay(end) = &network.driver {
+                    self.links.insert(end.device.clone(), tunnel(network, end, half));
+                }
             }
             Action::RemoveNetwork { bridge, .. } => self.remove_bridge(bridge),
             Action::ApplyFirewall { state } => {
                 if !half {
                     self.firewall = (*state != FirewallState::default()).then(|| state.clone());
                     self.forwarding = true;
+                    self.forwarding6 |= state.bridges.iter().any(|b| b.subnet6.is_some());
                 }
             }
             Action::PrepareContainer { instance } => return self.prepare(instance, now, half),
@@ -376,6 +410,9 @@ impl Host {
                 master: Some(a.bridge.clone()),
                 addresses: Vec::new(),
                 route_localnet: false,
+                addresses6: Vec::new(),
+                ipv6: model::observed::Ipv6State::Off,
+                tunnel: None,
             };
             self.links.insert(a.host_device.clone(), link);
         }
@@ -423,6 +460,8 @@ impl Host {
 
     pub fn remove_bridge(&mut self, bridge: &str) {
         self.links.remove(bridge);
+        self.links
+            .retain(|_, l| l.tunnel.is_none() || l.master.as_deref() != Some(bridge));
         for link in self
             .links
             .values_mut()
@@ -472,7 +511,7 @@ impl Host {
                 }
             }
             6 => self.firewall = None,
-            7 => self.forwarding = false,
+            7 => (self.forwarding, self.forwarding6) = (false, false),
             8 => self.toggle_listener(rng),
             9 => self.toggle_address(rng),
             10 => {
@@ -517,6 +556,7 @@ impl Host {
         self.firewall = None;
         self.dns = None;
         self.forwarding = false;
+        self.forwarding6 = false;
         self.contents.forget();
     }
 
@@ -559,16 +599,16 @@ impl Host {
     }
 
     /// Containers with interfaces now, by bridge and address.
-    pub fn addresses(&self) -> Vec<((String, Ipv4Addr), Name)> {
+    pub fn addresses(&self) -> Vec<((String, IpAddr), Name)> {
         let live = self
             .containers
             .values()
             .filter(|c| c.live())
             .filter_map(|c| c.instance.as_ref());
         live.flat_map(|i| {
-            i.attachments
-                .iter()
-                .map(|a| ((a.bridge.clone(), a.ip), i.name.clone()))
+            let at = |a: &Attachment| a.ips().map(|ip| (a.bridge.clone(), ip)).collect::<Vec<_>>();
+            let places = i.attachments.iter().flat_map(at);
+            places.map(|place| (place, i.name.clone())).collect::<Vec<_>>()
         })
         .collect()
     }
@@ -602,14 +642,46 @@ fn is_registry(key: &str) -> bool {
     key.starts_with("registry.example/")
 }
 
-fn bridge(gateway: Ipv4Addr, prefix: u8, mtu: Option<u32>, half: bool) -> ObservedLink {
+fn bridge(network: &HostNetwork, half: bool) -> ObservedLink {
+    let four = Ipv4Net::new(network.gateway, network.subnet.prefix_len());
+    let six = network.v6.as_ref().filter(|_| !half);
+    let six = six.map(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).unwrap());
     ObservedLink {
         kind: "bridge".to_owned(),
         ours: true,
         up: !half,
-        mtu: mtu.unwrap_or(1500),
+        mtu: network.mtu.unwrap_or(1500),
         master: None,
-        addresses: vec![Ipv4Net::new(gateway, prefix).unwrap()],
+        addresses: vec![four.unwrap()],
+        addresses6: six.into_iter().collect(),
         route_localnet: !half,
+        ipv6: match network.v6 {
+            Some(_) if half => Ipv6State::Wrong,
+            Some(_) => Ipv6State::On,
+            None => Ipv6State::Off,
+        },
+        tunnel: None,
+    }
+}
+
+fn tunnel(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
+    let seen = ObservedTunnel {
+        vni: end.vni,
+        port: end.port,
+        local: Some(end.local),
+        peers: end.peers.iter().copied().filter(|_| !half).collect(),
+        sealed: !half,
+    };
+    ObservedLink {
+        kind: "vxlan".to_owned(),
+        ours: true,
+        up: !half,
+        mtu: network.mtu.unwrap_or(1500),
+        master: Some(network.bridge.clone()).filter(|_| !half),
+        addresses: Vec::new(),
+        addresses6: Vec::new(),
+        route_localnet: false,
+        ipv6: Ipv6State::Off,
+        tunnel: Some(seen),
     }
 }

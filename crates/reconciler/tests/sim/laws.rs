@@ -151,11 +151,11 @@ fn starts_with_its_names(
         .iter()
         .any(|i| matches!(plan.actions[*i].action, Action::ApplyDns { .. }));
     let state = input.observed.dns.known().and_then(Option::as_ref);
-    let answered = |network: &Name, ip| {
+    let answered = |network: &Name, ip: std::net::IpAddr| {
         let container = state.and_then(|s| s.containers.get(&instance.name));
         container
             .and_then(|c| c.endpoints.get(network))
-            .is_some_and(|e| e.ip == ip)
+            .is_some_and(|e| e.ips.first() == Some(&ip))
     };
     if super::rollout::is_on_trial(&plan.ledger, &instance.id) {
         // The name is the old one's until it is known to be good.
@@ -163,7 +163,7 @@ fn starts_with_its_names(
     }
     for a in &instance.attachments {
         let served = plan.ledger.networks.get(&a.network).is_some_and(|n| n.spec.dns);
-        if served && !names && !answered(&a.network, a.ip) {
+        if served && !names && !answered(&a.network, a.ip.into()) {
             return Err(format!(
                 "{} is started before its name is answered",
                 instance.name
@@ -282,7 +282,7 @@ fn removes_what_it_may(
 
 /// A verdict is in the ledger as soon as it was seen.
 fn remembers_health(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
-    let check = |a: &Accepted| model::health::check(&a.spec.healthcheck, a.image.as_ref());
+    let check = |a: &Accepted| model::health::check(&a.spec.healthcheck, a.image.as_deref());
     let before: BTreeMap<_, _> = input.ledger.accepted().map(|(_, a)| (&a.id, check(a))).collect();
     let Some(all) = input.observed.containers.known() else {
         return Ok(());
@@ -329,7 +329,7 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
             .volumes
             .get(name)
             .ok_or(format!("volume {name} is not there"))?;
-        if there.spec != declared.spec {
+        if there.spec != *declared.spec {
             return Err(format!("volume {name} is not as its table says"));
         }
     }
@@ -378,7 +378,8 @@ fn answers(instance: &Instance, host: &Host, ledger: &Ledger) -> Result<(), Stri
             .get(&instance.name)
             .and_then(|e| e.place.as_ref());
         let name = place.map(|p| p.numbered()).or(a.aliases.first().cloned());
-        let right = endpoint.is_some_and(|e| e.ip == a.ip && e.names.first() == name.as_ref());
+        let right =
+            endpoint.is_some_and(|e| e.ips.iter().copied().eq(a.ips()) && e.names.first() == name.as_ref());
         if served != right {
             return Err(format!(
                 "the name of {} on {} is not answered as it should",

@@ -5,6 +5,7 @@
 mod checks;
 pub mod contents;
 mod damage;
+pub mod digest;
 mod files;
 mod foreign;
 pub mod host;
@@ -17,4 +18,5 @@ pub mod schedule;
 pub mod seeds;
 mod world;
 
+pub use files::image_source;
 pub use world::{KINDS, Outcome, note, run, tell};

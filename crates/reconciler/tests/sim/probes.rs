@@ -18,7 +18,7 @@ impl Host {
         let checks: BTreeMap<ContainerId, Healthcheck> = ledger
             .accepted()
             .filter_map(|(_, a)| {
-                let check = model::health::check(&a.spec.healthcheck, a.image.as_ref())?;
+                let check = model::health::check(&a.spec.healthcheck, a.image.as_deref())?;
                 Some((a.id.clone(), check))
             })
             .collect();

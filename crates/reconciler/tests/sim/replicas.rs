@@ -71,10 +71,10 @@ fn few_are_away(input: &Input<'_>, plan: &Plan) -> Result<(), String> {
 }
 
 fn shared(state: &FirewallState) -> Vec<Vec<&PortRule>> {
-    type Key = (Protocol, Option<std::net::Ipv4Addr>, u16);
+    type Key = (Protocol, std::net::IpAddr, u16);
     let mut groups: BTreeMap<Key, Vec<&PortRule>> = BTreeMap::new();
     for rule in state.ports.iter().filter(|r| r.service.is_some()) {
-        let key = (rule.protocol, rule.host_ip, rule.host_port);
+        let key = (rule.protocol, rule.at(), rule.host_port);
         groups.entry(key).or_default().push(rule);
     }
     groups.into_values().collect()
@@ -111,7 +111,7 @@ fn is_ready(input: &Input<'_>, accepted: &Accepted) -> bool {
     let Some(seen) = seen.filter(|c| matches!(c.phase, Phase::Running { .. })) else {
         return false;
     };
-    let check = model::health::check(&accepted.spec.healthcheck, accepted.image.as_ref());
+    let check = model::health::check(&accepted.spec.healthcheck, accepted.image.as_deref());
     let state = input.observed.health.get(&accepted.id);
     let healthy = state.is_some_and(|s| s.verdict == Verdict::Healthy && s.run_no == seen.run_no);
     check.is_none() || healthy
@@ -121,7 +121,7 @@ fn is_ready(input: &Input<'_>, accepted: &Accepted) -> bool {
 pub fn settled(host: &Host, ledger: &Ledger) -> Result<(), String> {
     for entry in ledger.containers.values() {
         for rule in entry.current.ports.iter().filter(|r| r.service.is_some()) {
-            let key = |r: &PortRule| (r.protocol, r.host_ip, r.host_port);
+            let key = |r: &PortRule| (r.protocol, r.at(), r.host_port);
             let mut there = host.firewall.iter().flat_map(|f| &f.ports);
             if !there.any(|r| key(r) == key(rule) && r.holder() == rule.holder()) {
                 return Err(format!(

@@ -65,7 +65,7 @@ fn takes_over_ready(
     let all = input.observed.containers.known();
     let seen = all.and_then(|all| all.get(id)).and_then(|look| look.known());
     let runs = seen.is_some_and(|c| matches!(c.phase, Phase::Running { .. }));
-    let check = model::health::check(&trial.accepted.spec.healthcheck, trial.accepted.image.as_ref());
+    let check = model::health::check(&trial.accepted.spec.healthcheck, trial.accepted.image.as_deref());
     let state = input.observed.health.get(id);
     let healthy =
         state.is_some_and(|s| s.verdict == Verdict::Healthy && seen.is_some_and(|c| c.run_no == s.run_no));
@@ -78,17 +78,23 @@ fn takes_over_ready(
 
 /// Neither a port nor a name leads to one that is on trial or drains.
 fn nobody_is_led_to(plan: &Plan, name: &Name, accepted: &Accepted) -> Result<(), String> {
-    let ips: Vec<_> = accepted.attachments.iter().map(|a| (&a.network, a.ip)).collect();
+    let places = accepted.attachments.iter();
+    let ips: Vec<_> = places
+        .flat_map(|a| a.ips().map(move |ip| (&a.network, ip)))
+        .collect();
     for planned in &plan.actions {
         let led = match &planned.action {
             Action::ApplyFirewall { state } => state
                 .ports
                 .iter()
                 .any(|r| ips.iter().any(|(_, ip)| *ip == r.target_ip) && r.container == *name),
-            Action::ApplyDns { state } => state
-                .containers
-                .get(name)
-                .is_some_and(|c| c.endpoints.iter().any(|(n, e)| ips.contains(&(n, e.ip)))),
+            Action::ApplyDns { state } => state.containers.get(name).is_some_and(|c| {
+                let mut at = c
+                    .endpoints
+                    .iter()
+                    .flat_map(|(n, e)| e.ips.iter().map(move |ip| (n, ip)));
+                at.any(|(network, ip)| ips.iter().any(|(n, own)| *n == network && ip == own))
+            }),
             _ => false,
         };
         if led {
@@ -124,7 +130,7 @@ fn stays_for_now(
         .firewall
         .iter()
         .flat_map(|f| &f.ports)
-        .any(|r| r.container == *name && places.iter().any(|a| a.ip == r.target_ip));
+        .any(|r| r.container == *name && places.iter().any(|a| a.ips().any(|ip| ip == r.target_ip)));
     let moved = places.iter().any(|a| {
         let network = plan.ledger.networks.get(&a.network);
         network.is_none_or(|n| n.replacing.is_some() || n.network.bridge != a.bridge)
@@ -143,8 +149,10 @@ pub fn truth(host: &Host) -> Result<(), String> {
     let live = host.containers.values().filter(|c| c.live());
     for instance in live.filter_map(|c| c.instance.as_ref()) {
         for a in &instance.attachments {
-            if let Some(other) = at.insert((&a.bridge, a.ip), &instance.id) {
-                return Err(format!("{other} and {} live on {}", instance.id, a.ip));
+            for ip in a.ips() {
+                if let Some(other) = at.insert((&a.bridge, ip), &instance.id) {
+                    return Err(format!("{other} and {} live on {ip}", instance.id));
+                }
             }
         }
     }

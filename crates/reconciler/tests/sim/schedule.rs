@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::action::{Action, Instance, Noun};
 use model::ledger::Ledger;
 use model::name::ContainerId;
-use model::observed::{ExitRecord, Look, Phase};
+use model::observed::{ExitRecord, Look, ObservedContainer, Phase};
 use model::plan::{Op, Plan};
 use model::spec::{Condition, ContainerSpec, Dependency, RestartPolicy, UpdateSpec};
 use model::surroundings::Surroundings;
@@ -199,14 +199,22 @@ pub fn settled(host: &Host, ledger: &Ledger) -> Result<(), String> {
         if table.is_some_and(|t| t.due.is_some()) && !live {
             return Err(format!("a run of {name} is owed"));
         }
-        for (on, _) in current.spec.depends_on.iter().filter(|(_, d)| d.restart && live) {
-            let is = ledger.containers.get(on).map(|e| &e.current.id);
-            let seen = is.and_then(|id| host.containers.get(id)).map(|real| &real.seen);
-            if seen.is_some_and(|seen| seen.run_no == 0 && seen.last_exit.is_none()) {
+        for (on, dependency) in current.spec.depends_on.iter().filter(|(_, d)| d.restart && live) {
+            let Some(is) = ledger.containers.get(on).map(|e| &e.current.id) else {
+                // One that was taken back may name what is gone for good: there is nothing to be begun with.
+                continue;
+            };
+            let seen = host.containers.get(is).map(|real| &real.seen);
+            let awaited = |seen: &ObservedContainer| match dependency.condition {
+                // A job that runs is not as it should be before its end.
+                Condition::Completed => seen.phase != Phase::Exited,
                 // It waits for its first time, and is not as it should be before that.
+                Condition::Started | Condition::Healthy => seen.run_no == 0 && seen.last_exit.is_none(),
+            };
+            if seen.is_some_and(awaited) {
                 continue;
             }
-            if current.begun_with.get(on) != is {
+            if current.begun_with.get(on) != Some(is) {
                 return Err(format!("{name} was not restarted with {on}"));
             }
         }

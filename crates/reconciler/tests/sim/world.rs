@@ -11,6 +11,7 @@ use model::observed::{Look, Observed};
 use model::plan::{Plan, Planned, fingerprint};
 use reconciler::plan::{Input, Mutation, mutated};
 
+use super::digest::Digest;
 use super::files::Files;
 use super::host::Host;
 use super::rng::Rng;
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub blind_looks: u64,
     /// Actions that were carried out, by kind.
     pub kinds: BTreeMap<&'static str, u64>,
+    /// Of every plan and every host, where it was asked for.
+    pub digest: Option<Digest>,
 }
 
 impl Outcome {
@@ -40,6 +43,10 @@ impl Outcome {
         for (kind, n) in other.kinds {
             *self.kinds.entry(kind).or_default() += n;
         }
+        self.digest = match (self.digest, other.digest) {
+            (Some(a), Some(b)) => Some(a.and(b)),
+            (a, b) => a.or(b),
+        };
     }
 }
 
@@ -151,7 +158,10 @@ impl World {
             plans: 0,
             chains,
             last_plan: String::new(),
-            outcome: Outcome::default(),
+            outcome: Outcome {
+                digest: Digest::begin(),
+                ..Outcome::default()
+            },
             told: false,
             edited: true,
         }
@@ -271,6 +281,9 @@ impl World {
             failures: &self.failures,
             now: self.now,
         };
+        if let Some(digest) = &mut self.outcome.digest {
+            digest.note(&(self.now, &plan, self.host.seen()));
+        }
         // Text is dear: it is made where somebody will read it.
         if self.told || self.outcome.passes > WILD + CALM - 2 {
             self.last_plan = show(&plan);
@@ -318,7 +331,10 @@ impl World {
             9 => seen.volumes = Look::Unknown(why()),
             0 => seen.images = Look::Unknown(why()),
             1 => seen.links = Look::Unknown(why()),
-            2 => seen.foreign_addresses = Look::Unknown(why()),
+            2 => {
+                seen.foreign_addresses = Look::Unknown(why());
+                seen.foreign_addresses6 = Look::Unknown(why());
+            }
             3 => seen.firewall = Look::Unknown(why()),
             4 => seen.listeners = Look::Unknown(why()),
             5 | 6 => seen.containers = Look::Unknown(why()),

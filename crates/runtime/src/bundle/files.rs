@@ -43,13 +43,11 @@ fn hosts(input: &BundleInput<'_>, hostname: &str) -> String {
         text.push_str(&format!("{ip}\t{name}\n"));
     }
     for attachment in &instance.attachments {
-        text.push_str(&format!("{}\t{hostname}", attachment.ip));
         let others = attachment.aliases.iter().filter(|alias| *alias != hostname);
-        others.for_each(|alias| {
-            text.push(' ');
-            text.push_str(alias);
-        });
-        text.push('\n');
+        let names: String = others.map(|alias| format!(" {alias}")).collect();
+        for ip in attachment.ips() {
+            text.push_str(&format!("{ip}\t{hostname}{names}\n"));
+        }
     }
     text
 }
@@ -101,6 +99,12 @@ fn resolv_conf(input: &BundleInput<'_>) -> String {
     }
     if !spec.dns_search.is_empty() {
         text.push_str(&format!("search {}\n", spec.dns_search.join(" ")));
+    }
+    // Containers' names are asked for as they are before search domains are tried, as Docker has it: otherwise each of
+    // them goes out to the world with the first domain behind it, and comes back as whatever that answers.
+    let by_name = spec.dns.is_empty() && !instance.dns.is_empty();
+    if by_name && !text.contains("ndots:") {
+        text.push_str("options ndots:0\n");
     }
     text
 }

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 
 use model::image::{Image, ImageConfig, ImageSource};
 use model::name::ContainerId;
-use model::network::{Attachment, MacAddr};
+use model::network::{Address6, Attachment, MacAddr};
 use model::spec::*;
 
 use super::*;
@@ -289,9 +289,18 @@ fn hosts_and_resolv_conf_are_the_containers_or_in_host_mode_the_hosts() {
             gateway: None,
             mtu: None,
             aliases: words("web www"),
+            v6: Some(Address6 {
+                ip: "fd00:88::2".parse().unwrap(),
+                prefix: 64,
+                gateway: None,
+            }),
+            isolated: false,
+            link: Default::default(),
         }];
     });
-    assert!(text(&bundle, "hosts").ends_with("10.0.0.9\tgit.example\n10.88.0.2\tweb www\n"));
+    assert!(
+        text(&bundle, "hosts").ends_with("10.0.0.9\tgit.example\n10.88.0.2\tweb www\nfd00:88::2\tweb www\n")
+    );
     assert_eq!(
         text(&bundle, "resolv.conf"),
         "nameserver 192.0.2.1\nsearch example\noptions edns0\n"
@@ -300,7 +309,7 @@ fn hosts_and_resolv_conf_are_the_containers_or_in_host_mode_the_hosts() {
     let given = built(|i| i.dns = vec!["10.88.0.1".parse().unwrap()]);
     assert_eq!(
         text(&given, "resolv.conf"),
-        "nameserver 10.88.0.1\nsearch example\noptions edns0\n"
+        "nameserver 10.88.0.1\nsearch example\noptions edns0\noptions ndots:0\n"
     );
     let shared = built(|i| i.spec.network_mode = NetworkMode::Host);
     assert!(text(&shared, "resolv.conf").contains("127.0.0.53"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -225,15 +226,23 @@ impl CgroupSet {
 
     /// How many of its processes the kernel killed for memory since it was made; none where that is not counted.
     pub fn oom_kills(&self) -> Option<u64> {
-        let v1 = self.hierarchies.v1_dir("memory", &self.group);
-        let v2 = self.hierarchies.v2_dir(&self.group);
-        let file = match v1 {
-            Some(dir) => dir.join("memory.oom_control"),
-            None => v2?.join("memory.events"),
-        };
-        let text = fs::read_to_string(file).ok()?;
+        let (dir, file) = self.memory()?;
+        let text = fs::read_to_string(dir.join(file)).ok()?;
         let line = text.lines().find_map(|l| l.strip_prefix("oom_kill "))?;
         line.trim().parse().ok()
+    }
+
+    /// Tells the group that these are counted in from one made anew in its place; none where there is no group.
+    pub fn counted_in(&self) -> Option<u64> {
+        Some(fs::metadata(self.memory()?.0).ok()?.ino())
+    }
+
+    /// Directory and file of what the kernel tells of memory.
+    fn memory(&self) -> Option<(PathBuf, &'static str)> {
+        match self.hierarchies.v1_dir("memory", &self.group) {
+            Some(dir) => Some((dir, "memory.oom_control")),
+            None => Some((self.hierarchies.v2_dir(&self.group)?, "memory.events")),
+        }
     }
 }
 

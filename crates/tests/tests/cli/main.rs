@@ -180,13 +180,16 @@ fn status_has_the_contracts_keys() {
     );
     assert_eq!(
         keys(&web["networks"]["default"]),
-        words("device ip ip6 mac gateway")
+        words("device ip ip6 mac gateway gateway6")
     );
-    assert_eq!(keys(&web["ports"][0]), words("ip host container protocol allow"));
+    assert_eq!(
+        keys(&web["ports"][0]),
+        words("ip host container protocol allow open_to closed_by")
+    );
     let network = &status["networks"][0];
     assert_eq!(
         keys(network),
-        words("name driver device subnet gateway subnet6 containers error")
+        words("name driver device subnet gateway subnet6 gateway6 containers error")
     );
     assert_eq!(
         keys(&status["images"][0]),

@@ -49,6 +49,7 @@ stop_signal = "SIGKILL"
 healthcheck = { exec = ["true"] }
 [network.front]
 subnet = "10.76.0.0/16"
+subnet6 = "fd76::/64"
 "#;
 
 /// The same of files that containers see.
@@ -153,6 +154,7 @@ const CONTAINER: &[Row] = &[
     ("publish_all", "false", "true"),
     ("networks", r#"["front"]"#, r#"["front", "default"]"#),
     ("networks.*.ip", "{ front = {} }", r#"{ front = { ip = "10.76.200.@N@" } }"#),
+    ("networks.*.ip6", "{ front = {} }", r#"{ front = { ip6 = "fd76::77:@N@" } }"#),
     ("networks.*.mac", "{ front = {} }", r#"{ front = { mac = "02:aa:00:00:00:@HEX@" } }"#),
     ("networks.*.aliases", r#"{ front = { aliases = ["alias-@N@"] } }"#, r#"{ front = { aliases = ["other-@N@"] } }"#),
     ("networks.*.priority", "{ front = { priority = 0 } }", "{ front = { priority = 1 } }"),
@@ -278,6 +280,19 @@ const NETWORK: &[Row] = &[
     ("masquerade", "true", "false"),
     ("bridge", r#""br-a@N@""#, r#""br-b@N@""#),
     ("dns", "true", "false"),
+    ("subnet6", r#""fd77:@N@::/64""#, r#""fd78:@N@::/64""#),
+    ("gateway6", r#""fd77:@N@::1""#, r#""fd77:@N@::fe""#),
+    ("range6", r#""fd77:@N@::/80""#, r#""fd77:@N@::/72""#),
+    ("ipv6", "false", "true"),
+    ("masquerade6", "true", "false"),
+    // One goes with the other.
+    ("driver", r#""bridge""#, "\"overlay\"\noverlay = { vni = 1@N@ }"),
+    ("overlay.vni", "{ vni = 2@N@ }", "{ vni = 3@N@ }"),
+    ("overlay.port", "{ vni = 4@N@ }", "{ vni = 4@N@, port = 4790 }"),
+    ("overlay.local", r#"{ vni = 5@N@, local = "192.0.2.1" }"#, r#"{ vni = 5@N@, local = "192.0.2.7" }"#),
+    ("overlay.peers", r#"{ vni = 6@N@, peers = ["192.0.2.2"] }"#, r#"{ vni = 6@N@, peers = ["192.0.2.3"] }"#),
+    ("overlay.peers_file", r#"{ vni = 7@N@, peers_file = "@DIR@/peers-a" }"#, r#"{ vni = 7@N@, peers_file = "@DIR@/peers-b" }"#),
+    ("overlay.names", "{ vni = 8@N@ }", r#"{ vni = 8@N@, names = { far = "10.77.@N@.9" } }"#),
 ];
 
 #[rustfmt::skip]
@@ -343,6 +358,12 @@ pub fn all() -> Vec<Case> {
     all.extend(NETWORK.iter().map(|row| {
         let with: &[Pair] = match row.0 {
             "gateway" | "range" => &[("subnet", r#""10.77.@N@.0/24""#)],
+            "gateway6" | "range6" | "masquerade6" => &[("subnet6", r#""fd77:@N@::/64""#)],
+            key if key.starts_with("overlay.") => &[
+                ("driver", r#""overlay""#),
+                ("subnet", r#""10.77.@N@.0/24""#),
+                ("range", r#""10.77.@N@.128/25""#),
+            ],
             _ => &[],
         };
         case(Kind::Network, "network", *row, with)

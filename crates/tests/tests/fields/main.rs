@@ -36,6 +36,10 @@ fn things(host: &mut Host) -> BTreeMap<&'static str, String> {
         fs::write(credentials.join(format!("key-{name}")), text).unwrap();
         host.agent_env(&format!("WHARF_TEST_{}", name.to_uppercase()), text.trim());
     }
+    host.ns.sh("ip addr add 192.0.2.7/24 dev eth0");
+    for (name, peer) in [("a", "192.0.2.2\n"), ("b", "192.0.2.3\n")] {
+        fs::write(dir.join(format!("peers-{name}")), peer).unwrap();
+    }
     fs::write(
         dir.join("seccomp.json"),
         r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [] }"#,

@@ -95,10 +95,25 @@ fn protocol(item: &Item<'_>, word: &str) -> Option<Protocol> {
 
 fn address(item: &Item<'_>, text: &str) -> Option<IpAddr> {
     let ip: IpAddr = item.parse_part(text, "published on an IP address")?;
-    if ip.is_ipv6() {
-        item.form("ipv6");
-    }
-    Some(ip)
+    of_the_host(item, ip)
+}
+
+/// An address that a port can be published at.
+fn of_the_host(item: &Item<'_>, ip: IpAddr) -> Option<IpAddr> {
+    // `::ffff:192.0.2.1` is an IPv4 address (RFC 4291, section 2.5.5.2).
+    let ip = ip.to_canonical();
+    let wrong = match ip {
+        ip if ip.is_multicast() => "is for multicast",
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            "is of a single link, from which nothing is led to containers"
+        }
+        _ => return Some(ip),
+    };
+    item.fault(
+        format!("is published on {ip}, which {wrong}"),
+        "use another address of the host, or none",
+    );
+    None
 }
 
 /// `80`, or `7000-7010`.
@@ -164,14 +179,10 @@ fn table(item: &Item<'_>) -> Option<PortSpec> {
     });
     let mut ip = None;
     table.fill("ip", &mut ip, |inner| {
-        let ip: IpAddr = inner.parsed("an IP address")?;
-        if ip.is_ipv6() {
-            item.form("ipv6");
-        }
-        Some(ip)
+        of_the_host(inner, inner.parsed("an IP address")?)
     });
     let mut allow = Vec::new();
-    table.set("allow", &mut allow, |item| item.each(source));
+    table.set("allow", &mut allow, |item| item.each(network));
     allow.sort();
     allow.dedup();
     finish(item, ip, host, container?, protocol, allow)
@@ -188,7 +199,7 @@ fn number_or_range(item: &Item<'_>) -> Option<Range> {
     }
 }
 
-/// A network, or one address.
+/// A network that is let in, or one address.
 fn network(item: &Item<'_>) -> Option<IpNet> {
     let text = item.text()?;
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -196,15 +207,6 @@ fn network(item: &Item<'_>) -> Option<IpNet> {
     }
     let net: IpNet = item.parse_part(text, "a network like \"192.168.0.0/16\"")?;
     Some(net.trunc())
-}
-
-/// A network that is let in.
-fn source(item: &Item<'_>) -> Option<IpNet> {
-    let net = network(item)?;
-    if matches!(net, IpNet::V6(_)) {
-        item.form("ipv6");
-    }
-    Some(net)
 }
 
 fn finish(

@@ -5,7 +5,6 @@ use super::Type::*;
 use super::{Form, Key, Status, Type, Word};
 
 // Statuses of features that several rows share: those of issues to come.
-const IPV6: Status = Later("networks");
 const DRIVERS: Status = Later("networks");
 const OVERLAY: Status = Later("networks");
 const STORAGE: Status = Later("storage");
@@ -72,11 +71,11 @@ const NETWORK_DRIVER: &[Word] = &[
     ("bridge", Works),
     ("macvlan", DRIVERS),
     ("ipvlan", DRIVERS),
-    ("overlay", DRIVERS),
+    ("overlay", Works),
     ("ovs", DRIVERS),
 ];
-const TUNNEL: &[Word] = &[("vxlan", Works), ("gre", Works), ("geneve", Works)];
-const ENCRYPTION: &[Word] = &[("none", Works), ("wireguard", Works)];
+const TUNNEL: &[Word] = &[("vxlan", Works), ("gre", OVERLAY), ("geneve", OVERLAY)];
+const ENCRYPTION: &[Word] = &[("none", Works), ("wireguard", OVERLAY)];
 const DATAPATH: &[Word] = &[("system", Works), ("netdev", Works)];
 const VOLUME_DRIVER: &[Word] = &[
     ("local", Works),
@@ -131,13 +130,13 @@ pub const DESIRED: &[Key] = &[
     key("container.*.ports.host", OneOf(&[Integer(1, 65535), RANGE]), "a free one", Works, "port (or range) of the host"),
     key("container.*.ports.container", OneOf(&[Integer(1, 65535), RANGE]), "", Works, "port (or range) of the container; required"),
     key("container.*.ports.protocol", Words(PROTOCOL), "\"tcp\"", Works, "transport protocol"),
-    key("container.*.ports.ip", IP, "`agent.default_host_ip`", Works, "address of the host the port is published on"),
+    key("container.*.ports.ip", IP, "`agent.default_host_ip`, and all IPv6 addresses where a network of the container has IPv6", Works, "address of the host the port is published on; `0.0.0.0` is all IPv4, `::` all IPv6"),
     key("container.*.ports.allow", List(&NET), "[] (everybody)", Works, "sources that are let in; empty: everybody"),
     key("container.*.publish_all", Boolean, "false", Works, "publish every EXPOSEd port on a free host port"),
     key("container.*.networks", OneOf(&[List(&NAME), Named]), "[\"default\"]", Works, "networks, in the order of eth0, eth1, …"),
     key("container.*.networks.*", Table, "", Works, "one network with addresses"),
     key("container.*.networks.*.ip", IP4, "a free one", Works, "fixed IPv4 address"),
-    key("container.*.networks.*.ip6", IP6, "a free one", IPV6, "fixed IPv6 address"),
+    key("container.*.networks.*.ip6", IP6, "a free one", Works, "fixed IPv6 address"),
     key("container.*.networks.*.mac", MAC, "derived from the address", Works, "fixed MAC address"),
     key("container.*.networks.*.aliases", List(&NAME), "[]", Works, "further names on that network"),
     key("container.*.networks.*.priority", Integer(-1000, 1000), "0", Works, "higher ones come first; equal ones by name"),
@@ -233,27 +232,27 @@ pub const DESIRED: &[Key] = &[
     key("network.*.range", NET4, "the subnet", Works, "addresses given to containers come from this part"),
     key("network.*.internal", Boolean, "false", Works, "no way out of the host"),
     key("network.*.icc", Boolean, "true", Works, "containers of the network reach each other"),
-    key("network.*.mtu", Integer(68, 65535), "the kernel's", Works, "largest packet in bytes"),
+    key("network.*.mtu", Integer(68, 65535), "the kernel's; of an overlay, what fits between hosts", Works, "largest packet in bytes"),
     key("network.*.masquerade", Boolean, "true", Works, "what leaves the host carries the host's address"),
     key("network.*.bridge", DEVICE, "derived from the name", Works, "the bridge device's name"),
     key("network.*.dns", Boolean, "true", Works, "containers find each other by name"),
-    key("network.*.subnet6", NET6, "", IPV6, "IPv6 addresses of the network"),
-    key("network.*.gateway6", IP6, "the subnet's first address", IPV6, "the host's IPv6 address in it"),
-    key("network.*.range6", NET6, "the subnet", IPV6, "IPv6 addresses given to containers"),
-    key("network.*.ipv6", Boolean, "false", IPV6, "pick a `subnet6`"),
-    key("network.*.masquerade6", Boolean, "true", IPV6, "`masquerade` for IPv6"),
+    key("network.*.subnet6", NET6, "none", Works, "IPv6 addresses of the network, beside the IPv4 ones; from /16 to /126"),
+    key("network.*.gateway6", IP6, "the second of `subnet6`", Works, "the host's IPv6 address in it"),
+    key("network.*.range6", NET6, "`subnet6`", Works, "IPv6 addresses given to containers"),
+    key("network.*.ipv6", Boolean, "false", Works, "pick a free /64 of settings' `network.pool6`, and keep it"),
+    key("network.*.masquerade6", Boolean, "true", Works, "`masquerade` for IPv6; false where `subnet6` is routed to this host"),
     key("network.*.adopt", Boolean, "false", DRIVERS, "join a bridge that exists"),
     key("network.*.parent", DEVICE, "", DRIVERS, "the host's device under a macvlan or ipvlan"),
     key("network.*.host_access", Boolean, "false", DRIVERS, "a device that lets the host reach a macvlan or ipvlan"),
-    key("network.*.overlay", Table, "", OVERLAY, "a network over several hosts"),
-    key("network.*.overlay.tunnel", Words(TUNNEL), "\"vxlan\"", OVERLAY, "encapsulation"),
-    key("network.*.overlay.vni", Integer(1, 16_777_215), "", OVERLAY, "number of the virtual network"),
-    key("network.*.overlay.port", Integer(1, 65535), "4789", OVERLAY, "UDP port of the tunnel"),
-    key("network.*.overlay.local", IP, "", OVERLAY, "this host's address towards its peers"),
-    key("network.*.overlay.peers", List(&IP), "[]", OVERLAY, "the other hosts"),
-    key("network.*.overlay.peers_file", Path, "", OVERLAY, "a file with the other hosts, one a line"),
-    key("network.*.overlay.names", Map(&IP), "{}", OVERLAY, "containers on other hosts, NAME = ADDRESS"),
-    key("network.*.overlay.encryption", Words(ENCRYPTION), "\"none\"", OVERLAY, "between hosts"),
+    key("network.*.overlay", Table, "", Works, "a network over several hosts"),
+    key("network.*.overlay.tunnel", Words(TUNNEL), "\"vxlan\"", Works, "encapsulation"),
+    key("network.*.overlay.vni", Integer(1, 16_777_215), "", Works, "number of the virtual network, the same on every host; required"),
+    key("network.*.overlay.port", Integer(1, 65535), "4789", Works, "UDP port of the tunnel, the same on every host"),
+    key("network.*.overlay.local", IP, "this host's among the peers, else what it reaches them from", Works, "this host's address towards its peers"),
+    key("network.*.overlay.peers", List(&IP), "[]", Works, "the other hosts; this host's own address may be among them"),
+    key("network.*.overlay.peers_file", Path, "", Works, "a file with more of them, one a line, `#` begins a comment; a change counts at once"),
+    key("network.*.overlay.names", Map(&IP), "{}", Works, "containers on other hosts, NAME = ADDRESS"),
+    key("network.*.overlay.encryption", Words(ENCRYPTION), "\"none\"", Works, "between hosts"),
     key("network.*.overlay.datapath", Words(DATAPATH), "\"system\"", OVERLAY, "of Open vSwitch"),
     key("network.*.overlay.vlan", Integer(0, 4094), "0", OVERLAY, "VLAN tag in Open vSwitch"),
 
@@ -303,12 +302,12 @@ pub const SETTINGS: &[Key] = &[
     key("agent", Table, "", Works, "the agent itself"),
     key("agent.removal_grace", Duration, "\"2s\"", Works, "how long a table must be gone before what it made is removed"),
     key("agent.full_pass", Duration, "\"30s\"", Works, "the longest time between two looks at everything"),
-    key("agent.default_host_ip", IP4, "\"0.0.0.0\"", Works, "where a port without an address is published"),
+    key("agent.default_host_ip", IP4, "\"0.0.0.0\"", Works, "where a port without an address is published; other than `0.0.0.0`, there alone and on no IPv6 address"),
     key("agent.registries", Table, "", Works, "registries of images that name none"),
     key("agent.registries.search", List(&REFERENCE), "[\"docker.io\"]", Works, "where an image that names no registry is looked for"),
     key("network", Table, "", Works, "networks"),
     key("network.pool", List(&NET4), "[\"10.88.0.0/16\"]", Works, "subnets of networks that name none are /24s of these"),
-    key("network.pool6", NET6, "", IPV6, "the same for IPv6"),
+    key("network.pool6", NET6, "one of fd00::/8, made at random once (RFC 4193)", Works, "networks with `ipv6 = true` get /64s of this"),
     key("firewall", Table, "", Works, "published ports and masquerading"),
     key("firewall.backend", Words(FIREWALL), "\"auto\"", Works, "what they are made with"),
     key("dns", Table, "", Works, "name resolution of containers"),
@@ -342,7 +341,5 @@ const fn form(path: &'static str, name: &'static str, status: Status, what: &'st
 /// Ways to write a key that works which do not.
 #[rustfmt::skip]
 pub const FORMS: &[Form] = &[
-    form("container.*.ports", "ipv6", IPV6, "an IPv6 address in `ports`"),
-    form("container.*.ports.allow", "ipv6", IPV6, "an IPv6 network in `allow`"),
     form("network.*.icc", "off", Later("networks"), "`icc = false`"),
 ];

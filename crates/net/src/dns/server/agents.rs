@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{SocketFlags, accept_with, sockopt};
@@ -51,6 +51,7 @@ impl Agents {
 /// The sockets of one gateway.
 #[derive(Debug)]
 pub struct Listener {
+    gateway: IpAddr,
     pub udp: UdpSocket,
     pub tcp: TcpListener,
     port: u16,
@@ -96,45 +97,47 @@ impl Server {
         }
     }
 
-    fn ports(&self) -> BTreeMap<Ipv4Addr, u16> {
-        self.listeners
-            .iter()
-            .map(|(gateway, l)| (*gateway, l.port))
-            .collect()
+    fn ports(&self) -> BTreeMap<IpAddr, u16> {
+        self.listeners.values().map(|l| (l.gateway, l.port)).collect()
     }
 
-    fn listen(&mut self, gateway: Ipv4Addr, port: u16, udp: OwnedFd, tcp: OwnedFd) -> io::Result<()> {
-        self.silence(gateway);
-        self.poller.add(&udp, Token::Udp(gateway), Interest::READ)?;
-        self.poller.add(&tcp, Token::Tcp(gateway), Interest::READ)?;
-        let (udp, tcp) = (UdpSocket::from(udp), TcpListener::from(tcp));
-        self.listeners.insert(gateway, Listener { udp, tcp, port });
+    fn listen(&mut self, gateway: IpAddr, port: u16, udp: OwnedFd, tcp: OwnedFd) -> io::Result<()> {
+        self.keep_listeners(|listener| listener.gateway != gateway);
+        self.counter += 1;
+        self.poller.add(&udp, Token::Udp(self.counter), Interest::READ)?;
+        self.poller.add(&tcp, Token::Tcp(self.counter), Interest::READ)?;
+        let listener = Listener {
+            gateway,
+            udp: udp.into(),
+            tcp: tcp.into(),
+            port,
+        };
+        self.listeners.insert(self.counter, listener);
         Ok(())
     }
 
-    fn silence(&mut self, gateway: Ipv4Addr) {
-        // The agent may have its descriptors still.
-        if let Some(old) = self.listeners.remove(&gateway) {
-            self.poller.remove(&old.udp);
-            self.poller.remove(&old.tcp);
-        }
+    /// Listens no longer on the others, and closes what came by them.
+    fn keep_listeners(&mut self, keep: impl Fn(&Listener) -> bool) {
+        let poller = &self.poller;
+        self.listeners.retain(|_, listener| {
+            let kept = keep(listener);
+            if !kept {
+                // The agent may have its descriptors still.
+                poller.remove(&listener.udp);
+                poller.remove(&listener.tcp);
+            }
+            kept
+        });
+        let listeners = &self.listeners;
+        self.connections.keep(|number| listeners.contains_key(&number));
     }
 
-    fn take(&mut self, memory: File, gateways: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
+    fn take(&mut self, memory: File, gateways: &BTreeSet<IpAddr>) -> io::Result<()> {
         let Given { state, upstreams } = serde_json::from_reader(io::BufReader::new(memory))?;
         self.zone = Zone::new(&state);
         drop(state);
-        self.forwards.set_upstreams(upstreams);
-        let gone: Vec<Ipv4Addr> = self
-            .listeners
-            .keys()
-            .filter(|g| !gateways.contains(g))
-            .copied()
-            .collect();
-        for gateway in gone {
-            self.silence(gateway);
-        }
-        self.connections.keep(|gateway| gateways.contains(&gateway));
+        self.forwards.set_upstreams(&upstreams);
+        self.keep_listeners(|listener| gateways.contains(&listener.gateway));
         detach::heap::trim();
         Ok(())
     }

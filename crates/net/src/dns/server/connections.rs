@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::exchange::{framed, send, unframed};
@@ -29,8 +29,8 @@ pub struct Connections {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
-    peer: SocketAddrV4,
-    gateway: Ipv4Addr,
+    peer: SocketAddr,
+    listener: u64,
     received: Vec<u8>,
     unsent: Vec<u8>,
     /// Questions read and not answered yet.
@@ -43,7 +43,7 @@ struct Connection {
 
 impl Connections {
     /// Takes a connection in; closes it where there are too many.
-    pub fn add(&mut self, poller: &Poller, stream: TcpStream, peer: SocketAddrV4, gateway: Ipv4Addr) {
+    pub fn add(&mut self, poller: &Poller, stream: TcpStream, peer: SocketAddr, listener: u64) {
         let same = self.all.values().filter(|c| c.peer.ip() == peer.ip()).count();
         if self.all.len() >= MOST || same >= MOST_OF_ONE {
             return;
@@ -61,7 +61,7 @@ impl Connections {
         let connection = Connection {
             stream,
             peer,
-            gateway,
+            listener,
             received: Vec::new(),
             unsent: Vec::new(),
             waiting: 0,
@@ -82,7 +82,7 @@ impl Connections {
     }
 
     /// The next question of a connection, and who asks.
-    pub fn question(&mut self, number: u64) -> Option<(SocketAddrV4, Vec<u8>)> {
+    pub fn question(&mut self, number: u64) -> Option<(SocketAddr, Vec<u8>)> {
         let connection = self.all.get_mut(&number)?;
         if !connection.takes_more() {
             return None;
@@ -96,13 +96,9 @@ impl Connections {
         Some((connection.peer, packet))
     }
 
-    /// A question is over: with an answer, or with nothing, which means that the connection is not worth keeping.
-    pub fn answer(&mut self, poller: &Poller, number: u64, reply: Option<&[u8]>) {
+    /// A question is over.
+    pub fn answer(&mut self, poller: &Poller, number: u64, reply: &[u8]) {
         let Some(connection) = self.all.get_mut(&number) else {
-            return;
-        };
-        let Some(reply) = reply else {
-            self.all.remove(&number);
             return;
         };
         connection.waiting = connection.waiting.saturating_sub(1);
@@ -110,6 +106,11 @@ impl Connections {
         connection.unsent.extend(framed(reply));
         let went = send(&mut connection.stream, &mut connection.unsent).map(|_| ());
         self.settle(poller, number, went);
+    }
+
+    /// Closes one whose client does not behave.
+    pub fn close(&mut self, number: u64) {
+        self.all.remove(&number);
     }
 
     /// Closes what is idle.
@@ -139,9 +140,9 @@ impl Connections {
         }
     }
 
-    /// Closes those of gateways that are no longer listened on.
-    pub fn keep(&mut self, gateways: impl Fn(Ipv4Addr) -> bool) {
-        self.all.retain(|_, c| gateways(c.gateway));
+    /// Closes those of listeners that are no more.
+    pub fn keep(&mut self, listeners: impl Fn(u64) -> bool) {
+        self.all.retain(|_, c| listeners(c.listener));
     }
 
     /// Waits for what the connection is ready for now, or closes it.

@@ -3,20 +3,34 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::poller::{Interest, Poller, Token};
+use crate::dns::message::Sent;
 
 #[derive(Debug)]
 pub struct Exchange {
     pub server: SocketAddr,
-    pub id: u16,
-    way: Way,
+    pub way: Way,
+    pub sent: Sent,
+    pub since: Instant,
+    /// Packets that answer something else.
+    pub strays: u32,
+    link: Link,
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    pub tcp: bool,
+    /// What the client says of EDNS is said there.
+    pub edns: bool,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Link {
     Udp(UdpSocket),
     Tcp {
         stream: TcpStream,
@@ -40,19 +54,19 @@ impl Exchange {
         poller: &Poller,
         token: Token,
         server: SocketAddr,
-        tcp: bool,
-        id: u16,
-        packet: Vec<u8>,
+        way: Way,
+        (packet, sent): (Vec<u8>, Sent),
+        now: Instant,
     ) -> io::Result<Self> {
-        let kind = if tcp {
+        let kind = if way.tcp {
             SocketType::STREAM
         } else {
             SocketType::DGRAM
         };
         let socket = open(server, kind)?;
-        let way = if tcp {
+        let link = if way.tcp {
             poller.add(&socket, token, Interest::WRITE)?;
-            Way::Tcp {
+            Link::Tcp {
                 stream: socket.into(),
                 unsent: framed(&packet),
                 received: Vec::new(),
@@ -61,20 +75,27 @@ impl Exchange {
             let socket = UdpSocket::from(socket);
             socket.send(&packet)?;
             poller.add(&socket, token, Interest::READ)?;
-            Way::Udp(socket)
+            Link::Udp(socket)
         };
-        Ok(Self { server, id, way })
+        Ok(Self {
+            server,
+            way,
+            sent,
+            since: now,
+            strays: 0,
+            link,
+        })
     }
 
     /// Takes what is there, after sending what is left to send.
     pub fn hear(&mut self, poller: &Poller, token: Token, buffer: &mut [u8]) -> io::Result<Heard> {
-        match &mut self.way {
-            Way::Udp(socket) => match socket.recv(buffer) {
+        match &mut self.link {
+            Link::Udp(socket) => match socket.recv(buffer) {
                 Ok(length) => Ok(Heard::Packet(length)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
                 Err(e) => Err(e),
             },
-            Way::Tcp {
+            Link::Tcp {
                 stream,
                 unsent,
                 received,

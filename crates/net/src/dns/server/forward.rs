@@ -1,87 +1,86 @@
-//! Foreign names: asked for at the upstreams, one after the other until one answers.
+//! Foreign names: asked for at the upstreams, one after the other until one answers, and kept.
 //!
-//! Each try has a socket of its own (a port the kernel picks at random, connected, so that only its upstream is heard)
-//! and an id of its own. A try that takes long is not given up when the next one begins: whichever answers first.
+//! Each try has a socket of its own (a port the kernel picks at random, connected, so that only its upstream is heard),
+//! an id of its own, and by UDP the letters of the name in upper and lower case by lot: all of that has to be guessed by
+//! whoever wants to answer in an upstream's place. What several ask at the same time is asked once, so that there is one
+//! guess at a time. A try that takes long is not given up when the next one begins: whichever answers first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Heard};
-use super::limits::Limits;
+use super::exchange::{Exchange, Way};
 use super::poller::{Poller, Token};
-use crate::dns::message::{self, Match, Question};
+use super::waiting::{Verdict, Waiting, judge};
+use crate::dns::cache::Cache;
+use crate::dns::limits::Limits;
+use crate::dns::message::{self, Answer, LARGEST, Question, Relayed};
+use crate::dns::upstreams::Upstreams;
 
 /// After so long without an answer the next upstream is asked as well.
 const NEXT: Duration = Duration::from_millis(1200);
-/// After so long the client is told that it failed. The usual resolver libraries wait 5 s.
-const PATIENCE: Duration = Duration::from_millis(4500);
-/// For so long an upstream that did not answer is asked after the others.
-const DOUBT: Duration = Duration::from_secs(10);
 /// The most times a question is sent.
 const TRIES: usize = 4;
-/// The codes with which another upstream is asked: SERVFAIL, NOTIMP, REFUSED (RFC 1035 §4.1.1), FORMERR.
-const UNHELPFUL: [u8; 4] = [2, 4, 5, 1];
-
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
-    Udp { gateway: Ipv4Addr, from: SocketAddrV4 },
-    Tcp { connection: u64, from: SocketAddrV4 },
+    Udp { listener: u64, from: SocketAddr },
+    Tcp { connection: u64, from: SocketAddr },
 }
 
 impl Origin {
-    pub fn client(self) -> SocketAddrV4 {
+    pub fn client(self) -> SocketAddr {
         match self {
             Self::Udp { from, .. } | Self::Tcp { from, .. } => from,
         }
     }
 
-    fn is_tcp(self) -> bool {
+    pub fn is_tcp(self) -> bool {
         matches!(self, Self::Tcp { .. })
+    }
+
+    /// The most bytes an answer may have.
+    pub fn limit(self, question: &Question) -> usize {
+        if self.is_tcp() { LARGEST } else { question.udp_size }
     }
 }
 
-/// A question that is over: what is sent where. None: nothing, the client asks again.
-pub type Finished = (Origin, Option<Vec<u8>>);
+/// A question that is over: what is sent where.
+pub type Finished = (Origin, Vec<u8>);
 
-/// All questions on their way.
+/// All questions on their way, and what was answered before.
 #[derive(Debug, Default)]
 pub struct Forwards {
-    upstreams: Vec<SocketAddr>,
-    doubted: HashMap<SocketAddr, Instant>,
+    upstreams: Upstreams,
+    cache: Cache,
     waiting: HashMap<u64, Waiting>,
     /// Which question a try belongs to.
     tries: HashMap<u64, u64>,
-    /// What was asked by UDP: a client that repeats itself is not asked for twice.
-    known: HashSet<(Origin, Vec<u8>)>,
+    /// What is asked for already, and whether by TCP.
+    asked: HashMap<(Box<[u8]>, bool), u64>,
     limits: Limits,
     counter: u64,
     /// Nothing is due before.
     due: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    origin: Origin,
-    question: Question,
-    packet: Vec<u8>,
-    order: Vec<SocketAddr>,
-    tried: usize,
-    tries: HashMap<u64, Exchange>,
-    next: Instant,
-    end: Instant,
-    /// A complaint, passed on if nobody has anything better.
-    reserve: Option<Vec<u8>>,
-}
-
 impl Forwards {
     /// Asks these from now on. What is on its way stays.
-    pub fn set_upstreams(&mut self, upstreams: Vec<SocketAddr>) {
-        self.doubted.retain(|server, _| upstreams.contains(server));
-        self.upstreams = upstreams;
+    pub fn set_upstreams(&mut self, upstreams: &[SocketAddr]) {
+        if self.upstreams.set(upstreams) {
+            self.cache.clear();
+        }
         self.limits.forget_idle();
+    }
+
+    /// Writes the answer where there was one before.
+    pub fn recall(&mut self, origin: Origin, question: &Question, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some((known, age)) = self.cache.find(&question.key(), now) else {
+            return false;
+        };
+        known.answer(question, age, origin.limit(question), out);
+        true
     }
 
     /// Begins to ask. What is over at once comes back.
@@ -90,64 +89,94 @@ impl Forwards {
         poller: &Poller,
         origin: Origin,
         question: Question,
-        packet: &[u8],
-    ) -> Option<Finished> {
-        let key = (origin, packet.to_vec());
-        if !origin.is_tcp() && self.known.contains(&key) {
-            return None;
+        now: Instant,
+    ) -> Vec<Finished> {
+        let asked = (question.key(), origin.is_tcp());
+        let joined = self.asked.get(&asked).copied();
+        let is_repeated = |w: &Waiting| w.askers.iter().any(|(o, q)| *o == origin && q.id == question.id);
+        // Two questions on a connection are two, even where the client numbers them alike.
+        let repeats = joined
+            .and_then(|number| self.waiting.get(&number))
+            .is_some_and(is_repeated);
+        if repeats && !origin.is_tcp() {
+            return Vec::new();
         }
-        let (now, client) = (Instant::now(), *origin.client().ip());
-        if self.upstreams.is_empty() || !self.limits.begin(client, now) {
-            return Some((origin, failed(&question)));
+        let order = self.upstreams.order();
+        if order.is_empty() || !self.limits.begin(origin.client().ip(), now) {
+            return vec![(origin, failed(&question))];
         }
-        let number = self.count();
-        let waiting = Waiting {
-            origin,
-            packet: packet.to_vec(),
-            order: self.order(now),
-            tried: 0,
-            tries: HashMap::new(),
-            next: now,
-            end: now + PATIENCE,
-            reserve: None,
-            question,
-        };
-        self.waiting.insert(number, waiting);
-        self.known.insert(key);
+        if let Some(waiting) = joined.and_then(|number| self.waiting.get_mut(&number)) {
+            waiting.askers.push((origin, question));
+            return Vec::new();
+        }
+        if let Some(server) = self.upstreams.due_again(now) {
+            let tried = Waiting::new(&asked, question.clone(), vec![server], now);
+            let number = self.insert(tried);
+            self.ask_next(poller, number, now);
+        }
+        let mut waiting = Waiting::new(&asked, question.clone(), order, now);
+        waiting.askers.push((origin, question));
+        let number = self.insert(waiting);
+        self.asked.insert(asked, number);
         self.ask_next(poller, number, now)
     }
 
+    fn insert(&mut self, waiting: Waiting) -> u64 {
+        let number = self.count();
+        self.waiting.insert(number, waiting);
+        number
+    }
+
     /// Something came from an upstream, or can be sent to it.
-    pub fn ready(&mut self, poller: &Poller, try_number: u64, buffer: &mut [u8]) -> Option<Finished> {
-        let number = *self.tries.get(&try_number)?;
-        let waiting = self.waiting.get_mut(&number)?;
-        let exchange = waiting.tries.get_mut(&try_number)?;
-        loop {
-            match exchange.hear(poller, Token::Try(try_number), buffer) {
-                Ok(Heard::Nothing) => return None,
-                Ok(Heard::Packet(length)) => {
-                    let packet = &buffer[..length];
-                    match message::matches(packet, exchange.id, &waiting.packet[..waiting.question.end]) {
-                        // Somebody guesses, or a late answer to somebody else: what is waited for may still come.
-                        Match::Unrelated if !waiting.origin.is_tcp() => {}
-                        Match::Answers if !UNHELPFUL.contains(&message::code(packet)) => {
-                            let reply = message::with_id(packet, message::id(&waiting.packet));
-                            self.doubted.remove(&exchange.server);
-                            return self.finish(number, Some(reply));
-                        }
-                        Match::Answers => {
-                            let reply = message::with_id(packet, message::id(&waiting.packet));
-                            waiting.reserve = Some(reply);
-                            return self.gave_up(poller, number, try_number, false);
-                        }
-                        Match::Complains | Match::Unrelated => {
-                            return self.gave_up(poller, number, try_number, false);
-                        }
-                    }
+    pub fn ready(&mut self, poller: &Poller, at: u64, buffer: &mut [u8], now: Instant) -> Vec<Finished> {
+        let heard = self.tries.get(&at).and_then(|number| {
+            let waiting = self.waiting.get_mut(number)?;
+            let exchange = waiting.tries.get_mut(&at)?;
+            let verdict = judge(exchange, poller, at, buffer, &waiting.question);
+            Some((*number, exchange.server, exchange.way, exchange.since, verdict))
+        });
+        let Some((number, server, way, since, verdict)) = heard else {
+            return Vec::new();
+        };
+        match verdict {
+            Verdict::Nothing => return Vec::new(),
+            Verdict::Answers(answer) => {
+                if now < since + NEXT {
+                    self.upstreams.good(server);
                 }
-                Err(_) => return self.gave_up(poller, number, try_number, true),
+                if !way.edns {
+                    self.upstreams.plain(server, now);
+                }
+                return self.finish(number, Some(answer), now);
             }
+            _ => self.end_try(number, at),
         }
+        let again = match verdict {
+            Verdict::IsLonger(part) => {
+                self.reserve(number, Some(part));
+                Some(Way { tcp: true, ..way })
+            }
+            Verdict::IsUnderAttack => Some(Way { tcp: true, ..way }),
+            Verdict::FoldsCase => {
+                self.upstreams.folds_case(server, now);
+                Some(way)
+            }
+            Verdict::DoesNotSpeakEdns => Some(Way { edns: false, ..way }),
+            Verdict::CannotHelp(complaint) => {
+                self.reserve(number, complaint);
+                self.lame(number, server);
+                None
+            }
+            Verdict::Unreachable => {
+                self.upstreams.doubt(server, now);
+                None
+            }
+            Verdict::Nothing | Verdict::Answers(_) => None,
+        };
+        if again.is_some_and(|way| self.ask(poller, number, server, way, now).is_ok()) {
+            return Vec::new();
+        }
+        self.go_on(poller, number, now)
     }
 
     /// Goes on with what took too long.
@@ -174,106 +203,133 @@ impl Forwards {
         self.due
     }
 
-    fn late(&mut self, poller: &Poller, number: u64, now: Instant) -> Option<Finished> {
-        let waiting = self.waiting.get(&number)?;
+    fn late(&mut self, poller: &Poller, number: u64, now: Instant) -> Vec<Finished> {
+        let Some(waiting) = self.waiting.get(&number) else {
+            return Vec::new();
+        };
         for exchange in waiting.tries.values() {
-            self.doubted.insert(exchange.server, now + DOUBT);
+            self.upstreams.doubt(exchange.server, now);
         }
-        if waiting.end <= now {
-            return self.finish(number, None);
+        if waiting.end <= now || waiting.has_a_part() {
+            return self.finish(number, None, now);
         }
         self.ask_next(poller, number, now)
     }
 
-    /// A try came to nothing: because the upstream cannot be reached, or did not help.
-    fn gave_up(
-        &mut self,
-        poller: &Poller,
-        number: u64,
-        try_number: u64,
-        unreachable: bool,
-    ) -> Option<Finished> {
-        self.tries.remove(&try_number);
-        let now = Instant::now();
-        let waiting = self.waiting.get_mut(&number)?;
-        if let Some(exchange) = waiting.tries.remove(&try_number)
-            && unreachable
+    /// A try came to nothing.
+    fn go_on(&mut self, poller: &Poller, number: u64, now: Instant) -> Vec<Finished> {
+        match self.waiting.get(&number) {
+            Some(waiting) if !waiting.tries.is_empty() => Vec::new(),
+            Some(waiting) if waiting.has_a_part() => self.finish(number, None, now),
+            _ => self.ask_next(poller, number, now),
+        }
+    }
+
+    fn end_try(&mut self, number: u64, at: u64) {
+        self.tries.remove(&at);
+        if let Some(waiting) = self.waiting.get_mut(&number) {
+            waiting.tries.remove(&at);
+        }
+    }
+
+    fn reserve(&mut self, number: u64, answer: Option<Relayed>) {
+        if let Some(waiting) = self.waiting.get_mut(&number)
+            && !waiting.has_a_part()
         {
-            self.doubted.insert(exchange.server, now + DOUBT);
+            waiting.reserve = answer.or(waiting.reserve.take());
         }
-        if waiting.tries.is_empty() {
-            return self.ask_next(poller, number, now);
+    }
+
+    fn lame(&mut self, number: u64, server: SocketAddr) {
+        if let Some(waiting) = self.waiting.get_mut(&number) {
+            waiting.lame.push(server);
         }
-        None
     }
 
     /// Asks the next upstream there is.
-    fn ask_next(&mut self, poller: &Poller, number: u64, now: Instant) -> Option<Finished> {
-        loop {
-            let try_number = self.count();
-            let waiting = self.waiting.get_mut(&number)?;
+    fn ask_next(&mut self, poller: &Poller, number: u64, now: Instant) -> Vec<Finished> {
+        while let Some(waiting) = self.waiting.get_mut(&number) {
             // Each one once where they answer, but not to the point; twice where packets may have been lost.
-            let rounds = if waiting.reserve.is_some() { 1 } else { 2 };
-            if waiting.tried >= TRIES.min(waiting.order.len() * rounds) {
+            let rounds = if waiting.lame.is_empty() { 2 } else { 1 };
+            if waiting.asked >= TRIES.min(waiting.order.len() * rounds) {
                 if waiting.tries.is_empty() {
-                    return self.finish(number, None);
+                    return self.finish(number, None, now);
                 }
                 waiting.next = waiting.end;
                 self.due = earlier(self.due, waiting.end);
-                return None;
+                return Vec::new();
             }
-            let server = waiting.order[waiting.tried % waiting.order.len()];
-            waiting.tried += 1;
+            let server = waiting.order[waiting.asked % waiting.order.len()];
+            waiting.asked += 1;
             waiting.next = now + NEXT;
+            let way = Way {
+                tcp: waiting.tcp,
+                edns: self.upstreams.manner(server, now).edns,
+            };
             self.due = earlier(self.due, waiting.due());
-            let begun = random_id().and_then(|id| {
-                let packet = message::with_id(&waiting.packet, id);
-                Exchange::begin(
-                    poller,
-                    Token::Try(try_number),
-                    server,
-                    waiting.origin.is_tcp(),
-                    id,
-                    packet,
-                )
-            });
-            match begun {
-                Ok(exchange) => {
-                    waiting.tries.insert(try_number, exchange);
-                    self.tries.insert(try_number, number);
-                    return None;
-                }
-                Err(_) => drop(self.doubted.insert(server, now + DOUBT)),
+            match self.ask(poller, number, server, way, now) {
+                Ok(()) => return Vec::new(),
+                Err(_) => self.upstreams.doubt(server, now),
             }
         }
+        Vec::new()
     }
 
-    /// Ends a question: with this answer, or with the complaint kept, or with a failure.
-    fn finish(&mut self, number: u64, reply: Option<Vec<u8>>) -> Option<Finished> {
-        let waiting = self.waiting.remove(&number)?;
-        for try_number in waiting.tries.keys() {
-            self.tries.remove(try_number);
-        }
-        self.known.remove(&(waiting.origin, waiting.packet));
-        self.limits.end(*waiting.origin.client().ip());
-        let question = &waiting.question;
-        let reply = match reply.or(waiting.reserve) {
-            // The upstream was told what the client takes, but need not keep to it.
-            Some(reply) if !waiting.origin.is_tcp() && reply.len() > question.udp_size => {
-                question.truncated(message::code(&reply))
-            }
-            Some(reply) => Some(reply),
-            None => failed(question),
+    /// Begins a try.
+    fn ask(
+        &mut self,
+        poller: &Poller,
+        number: u64,
+        server: SocketAddr,
+        way: Way,
+        now: Instant,
+    ) -> io::Result<()> {
+        let at = self.count();
+        let Some(waiting) = self.waiting.get_mut(&number) else {
+            return Ok(());
         };
-        Some((waiting.origin, reply))
+        let cased = !way.tcp && self.upstreams.manner(server, now).cased;
+        let ([high, low], case) = (random()?, random()?);
+        let id = u16::from_ne_bytes([high, low]);
+        let (packet, sent) = message::ask(&waiting.question, id, cased.then_some(&case), way.edns);
+        let exchange = Exchange::begin(poller, Token::Try(at), server, way, (packet, sent), now)?;
+        waiting.tries.insert(at, exchange);
+        self.tries.insert(at, number);
+        Ok(())
     }
 
-    /// The upstreams in their order, those last that did not answer lately.
-    fn order(&mut self, now: Instant) -> Vec<SocketAddr> {
-        self.doubted.retain(|_, until| *until > now);
-        let mut order = self.upstreams.clone();
-        order.sort_by_key(|server| self.doubted.contains_key(server));
-        order
+    /// Ends a question: with this answer, or with what was kept in reserve, or with a failure.
+    fn finish(&mut self, number: u64, answer: Option<Relayed>, now: Instant) -> Vec<Finished> {
+        let Some(waiting) = self.waiting.remove(&number) else {
+            return Vec::new();
+        };
+        for at in waiting.tries.keys() {
+            self.tries.remove(at);
+        }
+        let asked = (waiting.key, waiting.tcp);
+        if self.asked.get(&asked) == Some(&number) {
+            self.asked.remove(&asked);
+        }
+        if answer.is_some() {
+            for server in waiting.lame {
+                self.upstreams.strike(server, now);
+            }
+        }
+        let told = answer.as_ref().or(waiting.reserve.as_ref());
+        let mut finished = Vec::with_capacity(waiting.askers.len());
+        for (origin, question) in waiting.askers {
+            self.limits.end(origin.client().ip());
+            let mut reply = Vec::new();
+            match told {
+                Some(told) => told.answer(&question, 0, origin.limit(&question), &mut reply),
+                None => reply = failed(&question),
+            }
+            finished.push((origin, reply));
+        }
+        if let Some(answer) = answer {
+            self.cache.keep(asked.0, answer, now);
+        }
+        finished
     }
 
     fn count(&mut self) -> u64 {
@@ -282,23 +338,19 @@ impl Forwards {
     }
 }
 
-impl Waiting {
-    fn due(&self) -> Instant {
-        self.next.min(self.end)
-    }
-}
-
 fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
     Some(a.map_or(b, |a| a.min(b)))
 }
 
-fn failed(question: &Question) -> Option<Vec<u8>> {
-    question.answer(message::Answer::Failed, true, None)
+fn failed(question: &Question) -> Vec<u8> {
+    let mut reply = Vec::new();
+    question.answer(Answer::Failed, true, LARGEST, &mut reply);
+    reply
 }
 
 /// What an attacker would have to guess.
-fn random_id() -> io::Result<u16> {
-    let mut id = [0; 2];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u16::from_ne_bytes(id))
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
 }

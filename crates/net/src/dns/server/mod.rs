@@ -4,17 +4,16 @@ mod agents;
 mod connections;
 mod exchange;
 mod forward;
-mod limits;
 mod poller;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use hickory_proto::rr::RecordType;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
@@ -22,26 +21,48 @@ use self::agents::{Agents, Listener};
 use self::connections::Connections;
 use self::forward::{Finished, Forwards, Origin};
 use self::poller::{Poller, Token};
-use super::message::{self, Answer, Question, Read};
+use super::limits::Allowance;
+use super::message::{self, Answer, Question, Read, kind};
+use super::name;
 use super::zone::{Client, Known, Zone};
 
 /// As large as a packet can be.
 const PACKET: usize = 65_536;
 /// Packets or connections taken from one socket before the others have their turn.
 const TURN: usize = 64;
+/// Questions of one client answered each second; more are not, so that others have their turn.
+const EACH_SECOND: f64 = 50_000.0;
+/// Strangers told that they are not served, each second.
+const STRANGERS: f64 = 100.0;
 
 /// All of the name server.
 #[derive(Debug)]
 pub struct Server {
     poller: Poller,
     agents: Agents,
-    listeners: BTreeMap<Ipv4Addr, Listener>,
+    listeners: BTreeMap<u64, Listener>,
+    /// Numbers listeners.
+    counter: u64,
     zone: Zone,
     connections: Connections,
     forwards: Forwards,
     buffer: Box<[u8]>,
-    /// Counts answers, so that each begins with another one of several addresses.
-    turn: usize,
+    /// The answer that is being written, and addresses for it.
+    reply: Vec<u8>,
+    found: Vec<IpAddr>,
+    strangers: Allowance,
+}
+
+/// What comes of a question.
+enum Asked {
+    /// [`Server::reply`] is sent back.
+    Answered,
+    /// The packet is not worth an answer.
+    Ignored,
+    /// The client has asked too much.
+    TooMuch,
+    /// It is asked elsewhere; these are over meanwhile.
+    Elsewhere(Vec<Finished>),
 }
 
 impl Server {
@@ -52,11 +73,14 @@ impl Server {
             agents: Agents::new(control, &poller)?,
             poller,
             listeners: BTreeMap::new(),
+            counter: 0,
             zone: Zone::default(),
             connections: Connections::default(),
             forwards: Forwards::default(),
             buffer: vec![0; PACKET].into(),
-            turn: 0,
+            reply: Vec::with_capacity(PACKET),
+            found: Vec::new(),
+            strangers: Allowance::UNUSED,
         })
     }
 
@@ -66,57 +90,59 @@ impl Server {
         loop {
             let due = [self.forwards.due(), self.connections.due()];
             self.poller.wait(&mut ready, due.into_iter().flatten().min())?;
-            for token in &ready {
-                self.ready(*token);
-            }
             let now = Instant::now();
-            for finished in self.forwards.expire(&self.poller, now) {
-                self.conclude(finished);
+            for token in &ready {
+                self.ready(*token, now);
             }
+            let finished = self.forwards.expire(&self.poller, now);
+            self.conclude(finished, now);
             self.connections.expire(now);
         }
     }
 
-    fn ready(&mut self, token: Token) {
+    fn ready(&mut self, token: Token, now: Instant) {
         match token {
             Token::Control => self.agents.accept(&self.poller),
             Token::Agent(number) => self.agent(number),
-            Token::Udp(gateway) => self.receive(gateway),
-            Token::Tcp(gateway) => self.accept(gateway),
+            Token::Udp(listener) => self.receive(listener, now),
+            Token::Tcp(listener) => self.accept(listener),
             Token::Connection(number) => {
                 self.connections.ready(&self.poller, number, &mut self.buffer);
-                self.read_questions(number);
+                self.read_questions(number, now);
             }
             Token::Try(number) => {
-                if let Some(finished) = self.forwards.ready(&self.poller, number, &mut self.buffer) {
-                    self.conclude(finished);
-                }
+                let finished = self.forwards.ready(&self.poller, number, &mut self.buffer, now);
+                self.conclude(finished, now);
             }
         }
     }
 
-    fn receive(&mut self, gateway: Ipv4Addr) {
+    fn receive(&mut self, number: u64, now: Instant) {
         for _ in 0..TURN {
-            let Some(listener) = self.listeners.get(&gateway) else {
+            let Some(listener) = self.listeners.get(&number) else {
                 return;
             };
             let (length, from) = match listener.udp.recv_from(&mut self.buffer) {
-                Ok((length, SocketAddr::V4(from))) => (length, from),
+                Ok(received) => received,
                 // An error of an answer sent before (nobody there any more) is read here too.
-                Ok(_) => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => continue,
             };
-            let packet = self.buffer[..length].to_vec();
-            if let Some(finished) = self.ask(Origin::Udp { gateway, from }, &packet) {
-                self.deliver(finished);
+            let origin = Origin::Udp {
+                listener: number,
+                from,
+            };
+            match self.ask(origin, message::read(&self.buffer[..length]), now) {
+                Asked::Answered => self.send(origin),
+                Asked::Ignored | Asked::TooMuch => {}
+                Asked::Elsewhere(finished) => self.conclude(finished, now),
             }
         }
     }
 
-    fn accept(&mut self, gateway: Ipv4Addr) {
+    fn accept(&mut self, number: u64) {
         for _ in 0..TURN {
-            let Some(listener) = self.listeners.get(&gateway) else {
+            let Some(listener) = self.listeners.get(&number) else {
                 return;
             };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -126,89 +152,121 @@ impl Server {
                 Err(Errno::MFILE | Errno::NFILE) => return self.connections.drop_oldest(),
                 Err(_) => return,
             };
-            let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
+            let from = from.and_then(|from| SocketAddr::try_from(from).ok());
             // Who is nobody here is not listened to.
-            let known = from.filter(|from| self.zone.client(*from.ip()).is_some());
+            let known = from.filter(|from| self.zone.client(from.ip()).is_some());
             if let Some(from) = known {
                 self.connections
-                    .add(&self.poller, TcpStream::from(stream), from, gateway);
+                    .add(&self.poller, TcpStream::from(stream), from, number);
             }
         }
     }
 
-    fn read_questions(&mut self, connection: u64) {
+    fn read_questions(&mut self, connection: u64, now: Instant) {
         while let Some((from, packet)) = self.connections.question(connection) {
-            if let Some(finished) = self.ask(Origin::Tcp { connection, from }, &packet) {
-                self.deliver(finished);
+            let origin = Origin::Tcp { connection, from };
+            match self.ask(origin, message::read(&packet), now) {
+                Asked::Answered => self.send(origin),
+                // It is not worth keeping.
+                Asked::Ignored | Asked::TooMuch => self.connections.close(connection),
+                // These belong to nobody who waits for a turn here.
+                Asked::Elsewhere(finished) => finished.into_iter().for_each(|f| self.deliver(f)),
             }
         }
     }
 
-    /// Answers a packet, or begins to: none where the answer comes later.
-    fn ask(&mut self, origin: Origin, packet: &[u8]) -> Option<Finished> {
-        let question = match message::read(packet) {
+    /// Answers a packet, or begins to.
+    fn ask(&mut self, origin: Origin, read: Read, now: Instant) -> Asked {
+        let client = self.zone.client(origin.client().ip());
+        let allowed = match client {
+            Some(client) => client.may_ask(EACH_SECOND, now),
+            None => self.strangers.take(STRANGERS, now),
+        };
+        if !allowed {
+            return Asked::TooMuch;
+        }
+        let question = match read {
             Read::Question(question) => question,
-            Read::Refused(reply) => return Some((origin, Some(reply))),
-            Read::Noise => return Some((origin, None)),
-        };
-        let Some(client) = self.zone.client(*origin.client().ip()) else {
-            return Some((origin, question.answer(Answer::Refused, false, None)));
-        };
-        self.turn = self.turn.wrapping_add(1);
-        let limit = matches!(origin, Origin::Udp { .. }).then_some(question.udp_size);
-        let say = |answer| Some((origin, question.answer(answer, client.forward, limit)));
-        match self.zone.look_up(client, &question.name) {
-            Known::Addresses(mut all) => {
-                let first = self.turn % all.len();
-                all.rotate_left(first);
-                say(match question.kind {
-                    RecordType::A | RecordType::ANY => Answer::Addresses(&all),
-                    _ => Answer::NoData,
-                })
+            Read::Refused(reply) => {
+                self.reply = reply;
+                return Asked::Answered;
             }
-            Known::Pointer(name) => say(match question.kind {
-                RecordType::PTR | RecordType::ANY => Answer::Pointer(name),
-                _ => Answer::NoData,
-            }),
-            Known::Nothing => say(Answer::NoName),
-            Known::Foreign => match foreign(client, &question) {
-                Some(answer) => say(answer),
-                None => self.forwards.begin(&self.poller, origin, question, packet),
-            },
+            Read::Noise => return Asked::Ignored,
+        };
+        let limit = origin.limit(&question);
+        let forward = client.is_some_and(|client| client.forward);
+        let answer = match client {
+            None => Answer::Refused,
+            Some(client) => {
+                match self
+                    .zone
+                    .look_up(client, question.name.as_bytes(), question.kind, &mut self.found)
+                {
+                    Known::Ours if self.found.is_empty() => Answer::NoData,
+                    Known::Ours => Answer::Addresses(&self.found),
+                    Known::Pointer(name) if matches!(question.kind, kind::PTR | kind::ANY) => {
+                        Answer::Pointer(name)
+                    }
+                    Known::Pointer(_) | Known::Above => Answer::NoData,
+                    Known::Nothing => Answer::NoName,
+                    Known::Foreign => match foreign(client, &question) {
+                        Some(answer) => answer,
+                        None if self.forwards.recall(origin, &question, now, &mut self.reply) => {
+                            return Asked::Answered;
+                        }
+                        None => {
+                            return Asked::Elsewhere(self.forwards.begin(
+                                &self.poller,
+                                origin,
+                                question,
+                                now,
+                            ));
+                        }
+                    },
+                }
+            }
+        };
+        question.answer(answer, forward, limit, &mut self.reply);
+        Asked::Answered
+    }
+
+    /// Sends what was written.
+    fn send(&mut self, origin: Origin) {
+        match origin {
+            Origin::Udp { listener, from } => {
+                // Full buffers and clients that are gone: packets get lost, clients ask again.
+                if let Some(listener) = self.listeners.get(&listener) {
+                    let _ = listener.udp.send_to(&self.reply, from);
+                }
+            }
+            Origin::Tcp { connection, .. } => self.connections.answer(&self.poller, connection, &self.reply),
         }
     }
 
     fn deliver(&mut self, (origin, reply): Finished) {
-        match origin {
-            Origin::Udp { gateway, from } => {
-                // Full buffers and clients that are gone: packets get lost, clients ask again.
-                if let (Some(listener), Some(reply)) = (self.listeners.get(&gateway), reply) {
-                    let _ = listener.udp.send_to(&reply, from);
-                }
-            }
-            Origin::Tcp { connection, .. } => {
-                self.connections
-                    .answer(&self.poller, connection, reply.as_deref());
-            }
-        }
+        self.reply = reply;
+        self.send(origin);
     }
 
-    /// Delivers what others answered; the connection may have waited for that before it took its next question.
-    fn conclude(&mut self, finished: Finished) {
-        let origin = finished.0;
-        self.deliver(finished);
-        if let Origin::Tcp { connection, .. } = origin {
-            self.read_questions(connection);
+    /// Delivers what others answered; a connection may have waited for that before it took its next question.
+    fn conclude(&mut self, finished: Vec<Finished>, now: Instant) {
+        for finished in finished {
+            let origin = finished.0;
+            self.deliver(finished);
+            if let Origin::Tcp { connection, .. } = origin {
+                self.read_questions(connection, now);
+            }
         }
     }
 }
 
 /// What a client is told of a name that is not ours, where nobody else is asked: a name of one label can be nothing but
-/// a container's, who has no way out has no way to other names, and whole zones are not fetched for anybody.
+/// a container's, who has no way out has no way to other names, whole zones are not fetched for anybody, and who wants
+/// only what is known here would learn what others asked.
 fn foreign(client: &Client, question: &Question) -> Option<Answer<'static>> {
-    if !question.name.is_empty() && !question.name.contains('.') {
+    if name::is_single(question.name.as_bytes()) {
         return Some(Answer::NoName);
     }
-    let transfer = matches!(question.kind, RecordType::AXFR | RecordType::IXFR);
-    (transfer || !client.forward).then_some(Answer::Refused)
+    let transfer = matches!(question.kind, kind::AXFR | kind::IXFR);
+    (transfer || !client.forward || !question.wants_recursion()).then_some(Answer::Refused)
 }

@@ -1,7 +1,6 @@
 //! epoll(7) with what a ready descriptor stands for.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ pub enum Token {
     Control,
     /// A connection of the agent.
     Agent(u64),
-    /// The UDP socket of a gateway.
-    Udp(Ipv4Addr),
-    /// The listening TCP socket of a gateway.
-    Tcp(Ipv4Addr),
+    /// The UDP socket of a listener.
+    Udp(u64),
+    /// The listening TCP socket of a listener.
+    Tcp(u64),
     /// A client's TCP connection.
     Connection(u64),
     /// A query to an upstream.
@@ -33,8 +32,8 @@ impl Token {
         let (kind, number) = match self {
             Self::Control => (0, 0),
             Self::Agent(n) => (1, n),
-            Self::Udp(ip) => (2, u32::from(ip).into()),
-            Self::Tcp(ip) => (3, u32::from(ip).into()),
+            Self::Udp(n) => (2, n),
+            Self::Tcp(n) => (3, n),
             Self::Connection(n) => (4, n),
             Self::Try(n) => (5, n),
         };
@@ -43,12 +42,11 @@ impl Token {
 
     fn unpack(packed: u64) -> Self {
         let number = packed & ((1 << KIND) - 1);
-        let ip = || Ipv4Addr::from((number & u64::from(u32::MAX)) as u32);
         match packed >> KIND {
             0 => Self::Control,
             1 => Self::Agent(number),
-            2 => Self::Udp(ip()),
-            3 => Self::Tcp(ip()),
+            2 => Self::Udp(number),
+            3 => Self::Tcp(number),
             4 => Self::Connection(number),
             _ => Self::Try(number),
         }
@@ -146,12 +144,11 @@ mod tests {
 
     #[test]
     fn tokens_are_what_they_were() {
-        let ip = Ipv4Addr::new(255, 1, 2, 254);
         for token in [
             Token::Control,
             Token::Agent(7),
-            Token::Udp(ip),
-            Token::Tcp(ip),
+            Token::Udp(1),
+            Token::Tcp((1 << 40) + 3),
             Token::Connection((1 << KIND) - 1),
             Token::Try(9),
         ] {

@@ -26,10 +26,14 @@ impl Shim {
         // On a full disk it runs unrecorded rather than not at all.
         let _ = files::write(&self.files.run_record(), &record);
         self.oom_before = self.payload_group.oom_kills().unwrap_or(0);
+        let counted_in = self.payload_group.counted_in();
         match self.launch() {
             Ok(run) => {
-                // An external runtime made the group anew, and its count begins at nothing.
-                self.oom_before = self.oom_before.min(self.payload_group.oom_kills().unwrap_or(0));
+                // An external runtime made the group anew, and its count began at nothing: by now the payload may
+                // have been killed already.
+                if self.payload_group.counted_in() != counted_in {
+                    self.oom_before = 0;
+                }
                 self.state.payload = Some(run.process);
                 self.state.started_at = Some(run.started_at);
                 self.state.stage = Stage::Running;

@@ -1,0 +1,150 @@
+//! `[network.NAME.overlay]`, and what it asks of the rest of its network.
+
+use std::net::IpAddr;
+
+use crate::file::keys::{self, Key, Type};
+use crate::file::reader::{Item, Table};
+use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
+
+/// Reads the table.
+pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
+    let mut spec = OverlaySpec::default();
+    let word = |item: &Item<'_>| item.word().map(|(word, _)| word.to_owned());
+    let ip = |item: &Item<'_>| item.parsed::<IpAddr>("an IP address");
+    table.set("tunnel", &mut spec.tunnel, word);
+    table.fill("vni", &mut spec.vni, Item::integer);
+    table.set("port", &mut spec.port, Item::integer);
+    table.fill("local", &mut spec.local, host);
+    table.set("peers", &mut spec.peers, |item| item.each(host));
+    table.fill("peers_file", &mut spec.peers_file, Item::path);
+    table.set("names", &mut spec.names, |item| {
+        let read = |(name, _, item): (&str, _, Item<'_>)| Some((item.named(name)?, ip(&item)?));
+        Some(item.entries()?.into_iter().filter_map(read).collect())
+    });
+    table.set("encryption", &mut spec.encryption, word);
+    table.set("datapath", &mut spec.datapath, word);
+    table.set("vlan", &mut spec.vlan, Item::integer);
+    spec
+}
+
+/// An address that a host of the underlay can have.
+fn host(item: &Item<'_>) -> Option<IpAddr> {
+    let ip: IpAddr = item.parsed("an IP address")?;
+    let broadcast = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip == broadcast {
+        item.fault(
+            format!("has {ip}, which is no address that other hosts reach"),
+            "",
+        );
+        return None;
+    }
+    Some(ip)
+}
+
+/// Driver and table belong together, and what all hosts have to agree on is written.
+pub(super) fn check(table: &Table<'_>, inner: Option<&Table<'_>>, spec: &NetworkSpec) {
+    let over_hosts = matches!(spec.driver, NetworkDriver::Overlay | NetworkDriver::Ovs);
+    let Some((inner, overlay)) = inner.zip(spec.overlay.as_ref()) else {
+        if spec.driver == NetworkDriver::Overlay && !table.has("overlay") {
+            table.missing(
+                "overlay",
+                "add a table [network.NAME.overlay] with `vni` and `peers`",
+            );
+        }
+        return;
+    };
+    if !over_hosts {
+        let message = "`overlay` is for `driver = \"overlay\"` or \"ovs\"".to_owned();
+        return table.fault(Some("overlay"), message, "write one of these");
+    }
+    if overlay.vni.is_none() && !inner.has("vni") {
+        inner.missing(
+            "vni",
+            "a number from 1 to 16777215, the same on every host of this network",
+        );
+    }
+    if spec.driver == NetworkDriver::Overlay {
+        of_kernel(table, inner, spec, overlay);
+    }
+    families(inner, overlay);
+    agreed(table, spec, overlay);
+    names(inner, spec, overlay);
+}
+
+/// What only Open vSwitch has.
+fn of_kernel(table: &Table<'_>, inner: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
+    let only = |key: &str, what: String| {
+        let message = format!("{what} is for `driver = \"ovs\"` only");
+        inner.fault(Some(key), message, "an overlay of the kernel is VXLAN");
+    };
+    if overlay.tunnel != "vxlan" && is_a_word_that_works("tunnel", &overlay.tunnel) {
+        only("tunnel", format!("`overlay.tunnel = {:?}`", overlay.tunnel));
+    }
+    let written = ["datapath", "vlan"].into_iter().filter(|key| inner.has(key));
+    for key in written.filter(|key| row(key).is_some_and(|row| row.status.works())) {
+        only(key, format!("`overlay.{key}`"));
+    }
+    if !spec.icc {
+        let message = "`icc = false` does not go with an overlay".to_owned();
+        let hint = "its containers reach each other over several hosts, which is what it is for";
+        table.fault(Some("icc"), message, hint);
+    }
+}
+
+/// What does not work anywhere yet is refused as that.
+fn is_a_word_that_works(key: &str, word: &str) -> bool {
+    let Some(Type::Words(words)) = row(key).map(|row| row.ty) else {
+        return true;
+    };
+    words.iter().any(|(w, status)| *w == word && status.works())
+}
+
+fn row(key: &str) -> Option<&'static Key> {
+    keys::find(keys::DESIRED, &format!("network.*.overlay.{key}"))
+}
+
+/// The ends of a tunnel are of one family.
+fn families(inner: &Table<'_>, overlay: &OverlaySpec) {
+    let mut ends = overlay.local.iter().chain(&overlay.peers);
+    let Some(first) = ends.next() else { return };
+    if let Some(other) = ends.find(|end| end.is_ipv4() != first.is_ipv4()) {
+        let key = if overlay.peers.contains(other) {
+            "peers"
+        } else {
+            "local"
+        };
+        let message = format!("{other} and {first} are of different families: a tunnel is IPv4 or IPv6");
+        inner.fault(
+            Some(key),
+            message,
+            "name every host by addresses of the same family",
+        );
+    }
+}
+
+/// Hosts that pick subnets or addresses each for themselves would pick the same ones.
+fn agreed(table: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
+    if overlay.peers.is_empty() && overlay.peers_file.is_none() {
+        return;
+    }
+    if spec.subnet.is_none() && !table.has("subnet") {
+        table.missing(
+            "subnet",
+            "an overlay with peers has one subnet, the same on every host",
+        );
+    }
+    if spec.range.is_none() && !table.has("range") {
+        let hint =
+            "a part of the subnet that is this host's alone, so that no two hosts give out the same address";
+        table.missing("range", hint);
+    }
+}
+
+fn names(inner: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
+    let Some(subnet) = spec.subnet else { return };
+    let outside = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !subnet.contains(ip));
+    if let Some((name, ip)) = overlay.names.iter().find(|(_, ip)| outside(ip)) {
+        let message = format!("`overlay.names.{name}` {ip} is not inside of the subnet {subnet}");
+        inner.fault(Some("names"), message, "");
+    }
+}

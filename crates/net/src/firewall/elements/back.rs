@@ -1,0 +1,157 @@
+//! The way back: what elements say, as a firewall state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::name::Name;
+
+use super::{Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, names_key, plain, take};
+use crate::firewall::allow::{Lists, address_of, network};
+use crate::firewall::family::Family;
+use crate::firewall::render::set;
+use crate::firewall::table::{Element, Field};
+use crate::firewall::{slots, tunnels};
+
+/// The state these elements say, as far as they say something; none where one of them is not ours.
+pub fn read(elements: &Elements) -> Option<FirewallState> {
+    let state = FirewallState {
+        bridges: bridges(elements).collect::<Option<_>>()?,
+        ports: ports(elements).collect::<Option<_>>()?,
+        links: Vec::new(),
+        tunnels: tunnels::read(elements).collect::<Option<_>>()?,
+    };
+    Some(state.sorted())
+}
+
+/// What can be made out where something is not ours: better than nothing for a repair.
+pub fn salvage(elements: &Elements) -> FirewallState {
+    let mut seen = BTreeSet::new();
+    let is_right = |b: &FirewallBridge| {
+        let alone = FirewallState {
+            bridges: vec![b.clone()],
+            ..FirewallState::default()
+        };
+        check(&alone).is_ok()
+    };
+    let bridges: Vec<FirewallBridge> = bridges(elements)
+        .flatten()
+        .filter(|b| is_right(b) && seen.insert(b.bridge.clone()))
+        .collect();
+    let ports: Vec<PortRule> = ports(elements).flatten().collect();
+    let mut taken = Taken::new();
+    let right = |p: &&PortRule| check_port(p, &bridges).is_ok();
+    let fit = ports.iter().filter(right).filter(|p| take(p, &mut taken).is_ok());
+    FirewallState {
+        ports: fit.cloned().collect(),
+        bridges,
+        links: Vec::new(),
+        tunnels: tunnels::read(elements).flatten().collect(),
+    }
+    .sorted()
+}
+
+fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> {
+    let has = |name: &str, element: &Element| elements.get(name).is_some_and(|set| set.contains(element));
+    let six = elements.get(Family::V6.set(set::SUBNETS)).into_iter().flatten();
+    let six: BTreeMap<&[u8], &Element> = six
+        .filter_map(|e| Some((e.key.get(..Field::Device.len() as usize)?, e)))
+        .collect();
+    let redirects = elements.get(set::NAMES).into_iter().flatten();
+    let redirects: BTreeMap<&[u8], &Element> = redirects.map(|e| (e.key.as_slice(), e)).collect();
+    let subnets = elements.get(set::SUBNETS).into_iter().flatten();
+    subnets.map(move |element| {
+        let (bridge, IpNet::V4(subnet)) = read_subnet(element)? else {
+            return None;
+        };
+        let own = six.get(device(&bridge).as_slice());
+        let subnet6 = match own.map(|e| read_subnet(e)) {
+            None => None,
+            Some(Some((_, IpNet::V6(subnet)))) => Some(subnet),
+            Some(_) => return None,
+        };
+        let redirect = redirects.get(names_key(&bridge).as_slice());
+        Some(FirewallBridge {
+            masquerade: has(set::MASQUERADED, element),
+            internal: has(set::INTERNAL, &plain(device(&bridge))),
+            dns_port: redirect.and_then(|e| number_at(&e.value, 0)),
+            subnet6,
+            masquerade6: own.is_some_and(|e| has(Family::V6.set(set::MASQUERADED), e)),
+            isolated: false,
+            bridge,
+            subnet,
+        })
+    })
+}
+
+fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
+    let lists = Lists::read(elements);
+    let of = |f: Family| {
+        let names = set::PORTS.map(|name| f.set(name));
+        let all = names.into_iter().filter_map(|name| elements.get_key_value(name));
+        all.flat_map(move |(name, all)| slots::targets(name, all).into_iter().map(move |e| (e, f)))
+    };
+    let all: Vec<(Element, Family)> = Family::ALL.into_iter().flat_map(of).collect();
+    all.into_iter()
+        .map(move |(element, f)| read_port(&element, f, &lists))
+}
+
+fn read_subnet(element: &Element) -> Option<(String, IpNet)> {
+    let (name, from) = element.key.split_at_checked(Field::Device.len() as usize)?;
+    let subnet = network(from, element.end.as_ref()?.strip_prefix(name)?)?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    Some((name.trim_end_matches('\0').to_owned(), subnet))
+}
+
+fn number_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn ip_at(bytes: &[u8], at: usize, f: Family) -> Option<IpAddr> {
+    address_of(bytes.get(at..at + f.len())?)
+}
+
+fn read_port(element: &Element, f: Family, lists: &Lists) -> Option<PortRule> {
+    let (container, bridge, service) = read_comment(element.comment.as_ref()?)?;
+    let protocol = match *element.key.first()? {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let bound = element.key.len() == 4 + f.len() + PORT_LEN;
+    Some(PortRule {
+        protocol,
+        host_ip: if bound {
+            Some(ip_at(&element.key, 4, f)?)
+        } else {
+            None
+        },
+        host_port: number_at(&element.key, if bound { 4 + f.len() } else { 4 })?,
+        target_ip: ip_at(&element.value, 0, f)?,
+        target_port: number_at(&element.value, f.len())?,
+        bridge,
+        allow: lists.of(&element.key, f)?,
+        container,
+        service,
+    })
+}
+
+/// A comment's container, bridge and service.
+fn read_comment(text: &str) -> Option<(Name, String, Option<Name>)> {
+    let (container, rest) = text.split_once('@')?;
+    let (bridge, number) = match rest.split_once('/') {
+        Some((bridge, number)) => (bridge, Some(number)),
+        None => (rest, None),
+    };
+    let service = match number {
+        None => None,
+        Some("1") => Some(container),
+        Some(number) => Some(container.strip_suffix(number)?.strip_suffix('-')?),
+    };
+    let service = match service {
+        None => None,
+        Some(service) => Some(service.parse().ok()?),
+    };
+    Some((container.parse().ok()?, bridge.to_owned(), service))
+}

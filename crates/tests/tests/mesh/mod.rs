@@ -1,0 +1,364 @@
+//! Three hosts with an agent each and a container each, on one overlay; and what they send each other.
+//!
+//! Host N has 198.51.100.N on the LAN, its container cN is 10.81.N.1. A stranger is on the LAN at 198.51.100.66.
+
+use std::fs::File;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::net::sockopt::Ipv4PathMtuDiscovery;
+use tests::namespace::{Duty, Namespace};
+use tests::{Host, Lan};
+
+/// How long something may take before the test gives up. No test measures by it.
+pub const LIMIT: Duration = Duration::from_secs(60);
+pub const ALL: [usize; 3] = [1, 2, 3];
+
+/// Each with each other one.
+pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
+    ALL.into_iter()
+        .flat_map(|a| ALL.into_iter().map(move |b| (a, b)))
+        .filter(|(a, b)| a != b)
+}
+
+pub struct Mesh {
+    pub hosts: Vec<Host>,
+    pub stranger: Namespace,
+    pub lan: Lan,
+    six: bool,
+}
+
+impl Mesh {
+    /// All up, each container reaching each other one.
+    pub fn new() -> Self {
+        Self::over(false)
+    }
+
+    /// The hosts have no IPv4 on the LAN, but 2001:db8::N.
+    pub fn on_ipv6() -> Self {
+        Self::over(true)
+    }
+
+    fn over(six: bool) -> Self {
+        let mut mesh = Self {
+            hosts: Vec::new(),
+            stranger: Namespace::new("stranger", &Duty::default()),
+            lan: Lan::new(),
+            six,
+        };
+        mesh.lan
+            .join(&mesh.stranger, &format!("{}/24", mesh.address("66")));
+        for n in ALL {
+            let host = Host::new();
+            mesh.lan
+                .join(&host.ns, &format!("{}/24", mesh.address(&n.to_string())));
+            let line = format!(
+                "mkdir -p /www; echo c{n} >/www/name; head -c 1000000 /dev/urandom >/www/data; exec httpd -f -vv -p 80 -h /www"
+            );
+            host.write_busybox(
+                &format!("c{n}"),
+                &line,
+                "networks = [\"mesh\"]\nports = [\"8080:80\"]\n",
+            );
+            mesh.hosts.push(host);
+            mesh.write(n, &ALL, "");
+            mesh.hosts[n - 1].start_agent();
+        }
+        for host in &mesh.hosts {
+            host.converge();
+        }
+        for (from, to) in pairs() {
+            mesh.until_reaches(from, to);
+        }
+        mesh
+    }
+
+    fn address(&self, last: &str) -> String {
+        match self.six {
+            true => format!("2001:db8::{last}"),
+            false => format!("198.51.100.{last}"),
+        }
+    }
+
+    /// The network's file of host `n`, with these peers; `more` are further keys of its `overlay`.
+    pub fn write(&self, n: usize, peers: &[usize], more: &str) {
+        self.write_as(n, peers, more, "vni = 4200\n");
+    }
+
+    pub fn write_as(&self, n: usize, peers: &[usize], more: &str, number: &str) {
+        let peers: Vec<String> = peers.iter().map(|p| self.address(&p.to_string())).collect();
+        let names: Vec<String> = ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")).collect();
+        let text = format!(
+            "[network.mesh]\ndriver = \"overlay\"\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n\
+             [network.mesh.overlay]\n{number}peers = {peers:?}\nnames = {{ {} }}\n{more}",
+            names.join(", ")
+        );
+        self.hosts[n - 1].write_renamed("mesh.toml", &text);
+    }
+
+    /// A line of shell in the container of host `n`; what it printed.
+    pub fn inside(&self, n: usize, line: &str) -> String {
+        let said = self.hosts[n - 1].wharf(["exec", &format!("c{n}"), "sh", "-c", line]);
+        assert_eq!(
+            said.code,
+            0,
+            "c{n}: {line}: {said:?}\n{}",
+            self.hosts[n - 1].evidence()
+        );
+        said.stdout
+    }
+
+    /// A line of shell in its network namespace, with every right.
+    pub fn as_root(&self, n: usize, line: &str) {
+        let pid = self.hosts[n - 1].container(&format!("c{n}")).pid.unwrap();
+        let args = ["-n", "-t", &pid.to_string(), "--", "bash", "-euc", line];
+        let out = Command::new("nsenter").args(args).output().unwrap();
+        assert!(out.status.success(), "{line}: {out:?}");
+    }
+
+    /// On a thread that entered its network namespace: sockets made there belong there.
+    pub fn within<T: Send>(&self, n: usize, work: impl FnOnce() -> T + Send) -> T {
+        let netns = self.netns(n);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&netns, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn netns(&self, n: usize) -> File {
+        let pid = self.hosts[n - 1].container(&format!("c{n}")).pid.unwrap();
+        File::open(format!("/proc/{pid}/ns/net")).unwrap()
+    }
+
+    pub fn pids(&self) -> Vec<Option<u32>> {
+        let pid = |n: usize| self.hosts[n - 1].container(&format!("c{n}")).pid;
+        ALL.into_iter().map(pid).collect()
+    }
+
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        let host = &self.hosts[from - 1];
+        let (own, other) = (format!("c{from}"), format!("10.81.{to}.1"));
+        host.wharf(["exec", &own, "ping", "-c1", "-W2", &other]).code == 0
+    }
+
+    pub fn until_reaches(&self, from: usize, to: usize) {
+        let what = format!("c{from} reaches c{to}");
+        let start = Instant::now();
+        while !self.reaches(from, to) {
+            let (a, b) = (&self.hosts[from - 1], &self.hosts[to - 1]);
+            assert!(
+                start.elapsed() < LIMIT,
+                "never {what}: {}{}",
+                a.evidence(),
+                b.evidence()
+            );
+        }
+    }
+
+    /// One datagram from one container to another: what was sent, and what came.
+    pub fn round(&self, from: usize, to: usize) -> (Vec<u8>, Vec<u8>) {
+        let receiver = self.within(to, || UdpSocket::bind("0.0.0.0:7001").unwrap());
+        receiver.set_read_timeout(Some(LIMIT)).unwrap();
+        let sent = b"a peer's".to_vec();
+        self.within(from, || {
+            let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
+            sender.send_to(&sent, format!("10.81.{to}.1:7001")).unwrap();
+        });
+        let mut buffer = vec![0; 64];
+        let length = receiver.recv(&mut buffer).unwrap();
+        buffer.truncate(length);
+        (sent, buffer)
+    }
+}
+
+/// A datagram to c1 by a tunnel of the stranger's own, as from 10.81.9.9.
+pub fn inject(stranger: &Namespace) {
+    let send = || {
+        let sender = UdpSocket::bind("10.81.9.9:0").unwrap();
+        sender.send_to(b"injected", "10.81.1.1:7000").unwrap();
+    };
+    stranger.within(send);
+}
+
+/// Polls until it is so.
+pub fn once(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < LIMIT, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A datagram of so many bytes that nobody may cut in pieces (ip(7), IP_MTU_DISCOVER).
+pub fn send_whole(to: &str, bytes: usize) -> io::Result<usize> {
+    let sender = UdpSocket::bind("0.0.0.0:0")?;
+    rustix::net::sockopt::set_ip_mtu_discover(&sender, Ipv4PathMtuDiscovery::DO)?;
+    sender.send_to(&vec![b'x'; bytes], to)
+}
+
+/// Datagrams and their answers between two containers, one after the other, until it is stopped.
+pub struct Flow {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Begins one.
+pub fn flow(mesh: &Mesh, from: usize, to: usize) -> Flow {
+    const WAIT: Duration = Duration::from_secs(2);
+    let server = mesh.within(to, || UdpSocket::bind("0.0.0.0:7002").unwrap());
+    let client = mesh.within(from, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let flow = Flow {
+        stop: Arc::default(),
+        answered: Arc::default(),
+        lost: Arc::default(),
+        threads: Vec::new(),
+    };
+    let stop = Arc::clone(&flow.stop);
+    let echo = std::thread::spawn(move || {
+        server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut buffer = [0; 64];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((length, who)) = server.recv_from(&mut buffer) {
+                server.send_to(&buffer[..length], who).unwrap();
+            }
+        }
+    });
+    let (stop, answered, lost) = (
+        Arc::clone(&flow.stop),
+        Arc::clone(&flow.answered),
+        Arc::clone(&flow.lost),
+    );
+    let address = format!("10.81.{to}.1:7002");
+    let ask = std::thread::spawn(move || {
+        client.connect(address).unwrap();
+        client.set_read_timeout(Some(WAIT)).unwrap();
+        let mut buffer = [0; 64];
+        for number in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let sent = number.to_be_bytes();
+            client.send(&sent).unwrap();
+            let is_answer = |length: usize, buffer: &[u8]| buffer[..length] == sent;
+            match client.recv(&mut buffer) {
+                Ok(length) if is_answer(length, &buffer) => answered.fetch_add(1, Ordering::Relaxed),
+                // At the end it is the other one that has stopped.
+                _ if stop.load(Ordering::Relaxed) => return,
+                _ => lost.fetch_add(1, Ordering::Relaxed),
+            };
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    Flow {
+        threads: vec![echo, ask],
+        ..flow
+    }
+}
+
+impl Flow {
+    /// Waits for so many more answers.
+    pub fn until_more(&self, count: u64) {
+        let before = self.answered.load(Ordering::Relaxed);
+        once("the flow goes on", || {
+            self.answered.load(Ordering::Relaxed) >= before + count
+        });
+    }
+
+    /// Ends it; how many were without an answer.
+    pub fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// A frame inside of a tunnel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub to: [u8; 6],
+    pub from: [u8; 6],
+    /// Of ARP: whose address is asked for, and who asks or answers.
+    pub asks_for: Option<[u8; 4]>,
+    pub asks_from: Option<[u8; 4]>,
+}
+
+/// Somebody who looks into all tunnels on the LAN.
+pub struct Frames {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Frame>>,
+}
+
+/// From now on.
+pub fn frames(lan: &Lan) -> Frames {
+    let stop = Arc::<AtomicBool>::default();
+    let socket = lan.ns.within(|| {
+        let all = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::empty(),
+            SockProtocol::EthAll,
+        );
+        all.unwrap()
+    });
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100)).unwrap();
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).unwrap();
+    let stopped = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || watch(&socket, &stopped));
+    Frames { stop, thread }
+}
+
+fn watch(socket: &OwnedFd, stop: &AtomicBool) -> Vec<Frame> {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 2048];
+    loop {
+        // What is queued is looked at to its end.
+        let stopping = stop.load(Ordering::Relaxed);
+        match recv(
+            socket.as_raw_fd(),
+            &mut buffer,
+            nix::sys::socket::MsgFlags::empty(),
+        ) {
+            Ok(length) => seen.extend(inner(&buffer[..length])),
+            Err(_) if stopping => return seen,
+            Err(_) => {}
+        }
+    }
+}
+
+/// What is in a packet of VXLAN over IPv4.
+fn inner(packet: &[u8]) -> Option<Frame> {
+    let ipv4 = packet.get(12..14)? == [8, 0] && packet.get(14)? == &0x45;
+    let vxlan = packet.get(23)? == &17 && packet.get(36..38)? == 4789_u16.to_be_bytes();
+    let frame = packet.get(50..).filter(|_| ipv4 && vxlan)?;
+    let arp = frame.get(12..14)? == [8, 6];
+    let address = |at: usize| frame.get(at..at + 4)?.try_into().ok();
+    Some(Frame {
+        to: frame.get(..6)?.try_into().ok()?,
+        from: frame.get(6..12)?.try_into().ok()?,
+        asks_for: arp.then(|| address(38)).flatten(),
+        asks_from: arp.then(|| address(28)).flatten(),
+    })
+}
+
+impl Frames {
+    pub fn stop(self) -> Vec<Frame> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}

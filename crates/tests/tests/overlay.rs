@@ -1,0 +1,330 @@
+//! Overlays: three hosts on one LAN, three agents, one network over all of them.
+#![allow(clippy::unwrap_used)]
+
+mod mesh;
+
+use std::time::Duration;
+
+use mesh::{Mesh, flow, frames, once};
+use tests::{Host, Lan, binary, http};
+
+#[test]
+fn containers_of_three_hosts_are_on_one_network() {
+    let mesh = Mesh::new();
+    // By name and by address, each from each.
+    for (from, to) in mesh::pairs() {
+        let said = mesh.inside(from, &format!("ping -c1 -W5 c{to} && ping -c1 -W5 10.81.{to}.1"));
+        assert!(
+            said.contains(&format!("(10.81.{to}.1)")),
+            "{from} to {to}: {said}"
+        );
+    }
+    // A megabyte, whole.
+    let sum = mesh.inside(2, "sha256sum </www/data");
+    let got = mesh.inside(1, "wget -q -O - http://c2/data | sha256sum");
+    assert_eq!(sum, got);
+    // Who asked is who it says: nothing of it is translated.
+    mesh.hosts[1].until("c2 tells who asked", |_| {
+        let logs = mesh.hosts[1].wharf(["logs", "c2"]);
+        (logs.stdout + &logs.stderr).contains("10.81.1.1]:")
+    });
+    // Own ports lead to own containers, and the world is reached by each host's own address.
+    for n in mesh::ALL {
+        let page = http::get_within(
+            &mesh.stranger,
+            &format!("http://198.51.100.{n}:8080/name"),
+            mesh::LIMIT,
+        );
+        assert_eq!(page.unwrap().body, format!("c{n}\n"));
+        mesh.inside(n, "ping -c1 -W5 192.0.2.2");
+    }
+    let shown = mesh.hosts[0].status().networks;
+    let shown = shown.iter().find(|n| n.name == "mesh").unwrap();
+    assert_eq!(shown.driver, "overlay");
+}
+
+#[test]
+fn packets_are_as_long_as_fits_and_the_sender_refuses_longer_ones() {
+    let mesh = Mesh::new();
+    assert_eq!(mesh.inside(1, "cat /sys/class/net/eth0/mtu"), "1450\n");
+    let receiver = mesh.within(2, || std::net::UdpSocket::bind("0.0.0.0:7000").unwrap());
+    receiver.set_read_timeout(Some(mesh::LIMIT)).unwrap();
+    let send = |bytes: usize| mesh.within(1, || mesh::send_whole("10.81.2.1:7000", bytes));
+    // What a ping of as many bytes is: 20 of IP and 8 more are before them.
+    send(1450 - 28).unwrap();
+    let mut buffer = [0; 2000];
+    assert_eq!(receiver.recv(&mut buffer).unwrap(), 1450 - 28);
+    let refused = send(1450 - 27).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EMSGSIZE));
+}
+
+#[test]
+fn the_gateway_never_crosses() {
+    let mesh = Mesh::new();
+    let watch = frames(&mesh.lan);
+    for n in mesh::ALL {
+        mesh.as_root(n, "ip neigh flush dev eth0");
+        mesh.inside(n, "ping -c2 -W5 10.81.0.1");
+        // A host is not on the overlay itself: what it sends by the gateway's address stays.
+        let to = n % 3 + 1;
+        let said = mesh.hosts[n - 1]
+            .ns
+            .command("busybox")
+            .args(["ping", "-c2", "-W1", &format!("10.81.{to}.1")])
+            .output();
+        assert!(!said.unwrap().status.success());
+        mesh.as_root(n, "ip neigh flush dev eth0");
+        mesh.inside(n, &format!("ping -c1 -W5 10.81.{to}.1"));
+    }
+    let seen = watch.stop();
+    assert!(
+        seen.iter().any(|f| f.asks_for == Some([10, 81, 2, 1])),
+        "nothing was seen: {seen:?}"
+    );
+    let gateway = [0x02, 0x57, 10, 81, 0, 1];
+    let of_gateway = |f: &&mesh::Frame| {
+        f.from == gateway
+            || f.to == gateway
+            || f.asks_for == Some([10, 81, 0, 1])
+            || f.asks_from == Some([10, 81, 0, 1])
+    };
+    let crossed: Vec<_> = seen.iter().filter(of_gateway).collect();
+    assert!(crossed.is_empty(), "{crossed:?}");
+}
+
+#[test]
+fn a_killed_agent_loses_no_flow() {
+    let mut mesh = Mesh::new();
+    let flow = flow(&mesh, 1, 2);
+    flow.until_more(20);
+    for n in [0, 1] {
+        mesh.hosts[n].kill_agent();
+        flow.until_more(20);
+        mesh.hosts[n].start_agent();
+        mesh.hosts[n].converge();
+        flow.until_more(20);
+    }
+    assert_eq!(flow.stop(), 0, "datagrams without an answer");
+}
+
+#[test]
+fn a_host_that_is_no_peer_any_more_is_cut_off() {
+    let mesh = Mesh::new();
+    let pids: Vec<_> = mesh.pids();
+    for n in [1, 2] {
+        mesh.write(n, &[1, 2], "");
+        mesh.hosts[n - 1].wharf(["reload"]).ok();
+        mesh.hosts[n - 1].converge();
+    }
+    assert!(mesh.reaches(1, 2) && mesh.reaches(2, 1));
+    for (from, to) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
+        assert!(!mesh.reaches(from, to), "{from} to {to}");
+    }
+    // And back again.
+    for n in [1, 2] {
+        mesh.write(n, &mesh::ALL, "");
+        mesh.hosts[n - 1].wharf(["reload"]).ok();
+        mesh.hosts[n - 1].converge();
+    }
+    for (from, to) in mesh::pairs() {
+        mesh.until_reaches(from, to);
+    }
+    assert_eq!(mesh.pids(), pids, "all in place");
+}
+
+#[test]
+fn what_a_stranger_sends_is_dropped_until_he_is_a_peer() {
+    let mesh = Mesh::new();
+    let file = mesh.hosts[0].dir().join("peers");
+    let say = |text: &str| {
+        let fresh = file.with_extension("new");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, &file).unwrap();
+    };
+    say("# nobody else yet\n");
+    mesh.write(
+        1,
+        &mesh::ALL,
+        &format!("peers_file = {:?}\n", file.display().to_string()),
+    );
+    mesh.hosts[0].wharf(["reload"]).ok();
+    mesh.hosts[0].converge();
+    let pids = mesh.pids();
+    // The stranger knows everything but is no peer. A virtual network of his and the host's own at the same port works.
+    mesh.stranger.sh(
+        "ip link add v type vxlan id 4200 dstport 4789 local 198.51.100.66 remote 198.51.100.1
+         ip addr add 10.81.9.9/16 dev v; ip link set v up
+         ip neigh add 10.81.1.1 lladdr 02:57:0a:51:01:01 dev v
+         ip link add w type vxlan id 77 dstport 4789 local 198.51.100.66 remote 198.51.100.1
+         ip addr add 10.77.0.2/24 dev w; ip link set w up",
+    );
+    mesh.hosts[0].ns.sh(
+        "ip link add own type vxlan id 77 dstport 4789 local 198.51.100.1 remote 198.51.100.66
+         ip addr add 10.77.0.1/24 dev own; ip link set own up",
+    );
+    mesh.stranger.sh("busybox ping -c1 -W5 10.77.0.1");
+    let receiver = mesh.within(1, || std::net::UdpSocket::bind("0.0.0.0:7000").unwrap());
+    receiver.set_nonblocking(true).unwrap();
+    let inject = || mesh::inject(&mesh.stranger);
+    let mut buffer = [0; 64];
+    inject();
+    // A datagram of a peer that was sent later has come: so would the other.
+    let (sent, got) = mesh.round(2, 1);
+    assert_eq!(sent, got);
+    let nothing = receiver.recv(&mut buffer).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    // One line in the file, and he is let in.
+    say("198.51.100.66 # let in\n");
+    once("the new peer's datagram comes", || {
+        inject();
+        receiver.recv(&mut buffer).is_ok()
+    });
+    // A file that makes no sense changes nothing, and is told.
+    say("198.51.100.66\nnobody\n");
+    let told = mesh.hosts[0].until("the error is told", |s| {
+        s.networks.iter().any(|n| n.error.is_some())
+    });
+    let error = told.networks.iter().find_map(|n| n.error.clone()).unwrap();
+    assert!(error.contains("\"nobody\" in line 2"), "{error}");
+    inject();
+    once("he is let in still", || {
+        inject();
+        receiver.recv(&mut buffer).is_ok()
+    });
+    say("# nobody again\n");
+    mesh.hosts[0].until("all is well", |s| s.converged);
+    while receiver.recv(&mut buffer).is_ok() {}
+    inject();
+    let (sent, got) = mesh.round(2, 1);
+    assert_eq!(sent, got);
+    assert!(receiver.recv(&mut buffer).is_err());
+    assert_eq!(mesh.pids(), pids);
+}
+
+#[test]
+fn damage_to_a_tunnel_is_repaired() {
+    let mesh = Mesh::new();
+    let host = &mesh.hosts[0];
+    let tunnel = host.ns.sh("ip -o link show type vxlan | cut -d: -f2 | tr -d ' '");
+    let tunnel = tunnel.trim();
+    let pids = mesh.pids();
+    let damages = [
+        format!("ip link del {tunnel}"),
+        format!("ip link set {tunnel} down"),
+        format!("ip link set {tunnel} nomaster"),
+        format!("ip link set {tunnel} mtu 1000"),
+        format!("bridge fdb del 00:00:00:00:00:00 dev {tunnel} dst 198.51.100.2 self"),
+        format!("bridge fdb append 00:00:00:00:00:00 dev {tunnel} dst 198.51.100.66 self permanent"),
+        format!("tc qdisc del dev {tunnel} clsact"),
+        format!("tc filter del dev {tunnel} egress"),
+    ];
+    let image = || {
+        let lines = format!(
+            "ip -o -d link show {tunnel} | grep -o 'master [a-z-]*\\|mtu [0-9]*\\|vxlan id.*dstport [0-9]*\\|,UP'
+             bridge fdb show dev {tunnel} | grep 00:00:00:00:00:00 | sort
+             tc filter show dev {tunnel} ingress; tc filter show dev {tunnel} egress"
+        );
+        host.ns
+            .command("bash")
+            .args(["-c", &lines])
+            .output()
+            .unwrap()
+            .stdout
+    };
+    let whole = image();
+    for damage in damages {
+        host.ns.sh(&damage);
+        once(&damage, || image() == whole);
+        host.converge();
+        mesh.until_reaches(1, 2);
+    }
+    assert_eq!(mesh.pids(), pids);
+}
+
+#[test]
+fn another_vni_port_and_end_are_taken_up_in_place() {
+    let mesh = Mesh::new();
+    let pids = mesh.pids();
+    for n in mesh::ALL {
+        let more = format!("local = \"198.51.100.{n}\"\n");
+        mesh.write_as(n, &mesh::ALL, &more, "vni = 4300\nport = 8472\n");
+        mesh.hosts[n - 1].wharf(["reload"]).ok();
+        mesh.hosts[n - 1].converge();
+    }
+    for (from, to) in mesh::pairs() {
+        mesh.until_reaches(from, to);
+    }
+    let shown = mesh.hosts[0].ns.sh("ip -d link show type vxlan");
+    assert!(
+        shown.contains("vxlan id 4300 local 198.51.100.1") && shown.contains("dstport 8472"),
+        "{shown}"
+    );
+    assert_eq!(mesh.pids(), pids);
+    // A network that goes takes its tunnel along.
+    mesh.hosts[0].remove_all();
+    mesh.hosts[0].until("all is gone", |s| s.networks.iter().all(|n| n.name != "mesh"));
+    once("the tunnel is gone", || {
+        mesh.hosts[0].ns.sh("ip -o link show type vxlan").is_empty()
+    });
+    assert!(!http::reaches(&mesh.hosts[0].neighbour, "192.0.2.1:8080"));
+}
+
+#[test]
+fn the_hosts_may_be_on_ipv6() {
+    let mesh = Mesh::on_ipv6();
+    assert_eq!(mesh.inside(1, "cat /sys/class/net/eth0/mtu"), "1430\n");
+    for (from, to) in mesh::pairs() {
+        mesh.until_reaches(from, to);
+    }
+    // A stranger is none of them on IPv6 either.
+    mesh.stranger.sh(
+        "ip link add v type vxlan id 4200 dstport 4789 local 2001:db8::66 remote 2001:db8::1
+         ip addr add 10.81.9.9/16 dev v; ip link set v up; ip neigh add 10.81.1.1 lladdr 02:57:0a:51:01:01 dev v",
+    );
+    let receiver = mesh.within(1, || std::net::UdpSocket::bind("0.0.0.0:7000").unwrap());
+    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    mesh::inject(&mesh.stranger);
+    assert!(receiver.recv(&mut [0; 64]).is_err());
+}
+
+#[test]
+fn the_example_is_as_it_says() {
+    let lan = Lan::new();
+    let example = binary::repository().join("examples/overlay");
+    let hosts = [1, 2].map(|n| {
+        let mut host = Host::new();
+        // Here it is the LAN that these addresses are on.
+        host.ns.sh("ip addr flush dev eth0; mount -t tmpfs srv /srv");
+        lan.join(&host.ns, &format!("192.0.2.{n}/24"));
+        let (file, container) = [("host-a.toml", "page"), ("host-b.toml", "db")][n - 1];
+        host.start_agent();
+        let make = "mkdir -p /srv/overlay && ../quickstart/make-image /srv/overlay";
+        let readme = std::fs::read_to_string(example.join("README.md")).unwrap();
+        assert!(
+            readme.contains(make)
+                && readme.contains(file)
+                && readme.contains(&format!("wharf wait {container}"))
+        );
+        host.ns.sh(&format!("cd {}; {make}", example.display()));
+        host.write(file, &std::fs::read_to_string(example.join(file)).unwrap());
+        host
+    });
+    hosts[0].wait_for("page");
+    hosts[1].wait_for("db");
+    let asked = [("page", "10.80.2.10", "db"), ("db", "10.80.1.1", "page")];
+    for (host, (from, address, name)) in hosts.iter().zip(asked) {
+        let pid = host.container(from).pid.unwrap();
+        let inside = |line: &str| {
+            let args = ["-n", "-t", &pid.to_string(), "--", "busybox", "sh", "-c", line];
+            let out = std::process::Command::new("nsenter").args(args).output().unwrap();
+            String::from_utf8_lossy(&out.stdout).into_owned()
+        };
+        once(&format!("{from} reaches {address}"), || {
+            inside(&format!("busybox wget -q -O - http://{address}/")).contains(name)
+        });
+        let found = inside(&format!("busybox nslookup -type=a {name} 10.80.0.1"));
+        assert!(found.contains(address), "{found}");
+    }
+    let page = http::get_within(&hosts[1].ns, "http://192.0.2.1:8087/", mesh::LIMIT).unwrap();
+    assert!(page.body.contains("page"), "{page:?}");
+}
