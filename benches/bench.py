@@ -13,7 +13,9 @@ import time
 
 sys.dont_write_bytecode = True
 
+import gaps  # noqa: E402
 import idle  # noqa: E402
+import names  # noqa: E402
 import repair  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
 from host import Unable  # noqa: E402
@@ -217,6 +219,18 @@ def repairs(args):
         repair.keep(REPO / "benches/results", result)
 
 
+def gaps_in(args):
+    """And another: what a constant load notices while the host's firewalls are loaded anew, flushed, turned on and off."""
+    args.probe_from = "neighbour"
+    at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
+        found = gaps.measure(args, pathlib.Path(work), note)
+    result = {"at": at, "machine": about, "tries": args.gaps, "gaps": found}
+    print(gaps.summary(result))
+    if not args.trial:
+        gaps.keep(REPO / "benches/results", result)
+
+
 def idles(args):
     """Another one: what wharf's agent costs while there is nothing to do, with few containers and with many."""
     at, about, engines, unable = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine(), [], {}
@@ -235,15 +249,30 @@ def idles(args):
         idle.keep(REPO / "benches/results", at, about, found)
 
 
+def dns(args):
+    """Another one: name servers side by side."""
+    at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-") as work:
+        found = names.measured(args, pathlib.Path(work), note)
+    print(names.table(found))
+    if not args.trial:
+        names.keep(REPO / "benches/results", at, about, found)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./bench")
     parser.add_argument("--wharf", required=True)
     parser.add_argument("--rounds", type=int, default=12, help="of one container each, per engine")
     parser.add_argument("--hundreds", type=int, default=3, help="rounds of --count containers, per engine")
     parser.add_argument("--repairs", type=int, default=0, help="measure this instead: tries per kind of damage")
+    parser.add_argument("--gaps", type=int, default=0, help="measure this instead: tries per thing that is done to the host's firewall")
     parser.add_argument("--kinds", default="", help="of damage: only those whose names have one of these words in them")
     parser.add_argument("--idle", nargs="?", const="100,1000", default="", help="measure this instead: what the agent costs with so many containers")
     parser.add_argument("--seconds", type=float, default=60, help="of an idle agent")
+    parser.add_argument("--dns", nargs="?", const=20, type=int, default=0, help="measure this instead: rounds per name server")
+    parser.add_argument("--names", type=int, default=10000, help="of the zone")
+    parser.add_argument("--rate", type=int, default=10000, help="questions a second, where it is not as many as possible")
+    parser.add_argument("--dns-seconds", type=float, default=0.5, help="of each measurement")
     parser.add_argument("--restarts", type=int, default=10, help="kills of a running container's main process, per engine")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS))
@@ -260,6 +289,10 @@ def main():
         return idles(args)
     if args.repairs:
         return repairs(args)
+    if args.dns:
+        return dns(args)
+    if args.gaps:
+        return gaps_in(args)
     result = whole(args)
     print(summary(result))
     if not args.trial:
