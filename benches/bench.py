@@ -16,6 +16,7 @@ sys.dont_write_bytecode = True
 import gaps  # noqa: E402
 import idle  # noqa: E402
 import names  # noqa: E402
+import ports  # noqa: E402
 import repair  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
 from host import Unable  # noqa: E402
@@ -259,6 +260,17 @@ def dns(args):
         names.keep(REPO / "benches/results", at, about, found)
 
 
+def many_ports(args):
+    """Another one: what a thousand published ports cost, seen by a neighbour."""
+    args.probe_from = "neighbour"
+    at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
+        found = ports.measured(args, pathlib.Path(work), note)
+    print(ports.table(found))
+    if not args.trial:
+        ports.keep(REPO / "benches/results", at, about, found)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./bench")
     parser.add_argument("--wharf", required=True)
@@ -273,6 +285,8 @@ def main():
     parser.add_argument("--names", type=int, default=10000, help="of the zone")
     parser.add_argument("--rate", type=int, default=10000, help="questions a second, where it is not as many as possible")
     parser.add_argument("--dns-seconds", type=float, default=0.5, help="of each measurement")
+    parser.add_argument("--ports", nargs="?", const=20, type=int, default=0, help="measure this instead: rounds per engine, with many published ports")
+    parser.add_argument("--many", type=int, default=1000, help="ports then")
     parser.add_argument("--restarts", type=int, default=10, help="kills of a running container's main process, per engine")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS))
@@ -293,6 +307,8 @@ def main():
         return dns(args)
     if args.gaps:
         return gaps_in(args)
+    if args.ports:
+        return many_ports(args)
     result = whole(args)
     print(summary(result))
     if not args.trial:

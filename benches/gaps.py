@@ -13,7 +13,7 @@ import time
 
 import engines
 from damage import PORT
-from host import HOST, NEIGHBOUR, Unable, enter_net
+from host import HOST, NEIGHBOUR, Asking, Unable, enter_net
 from scene import WharfScene
 
 FIREWALLS = engines.REPO / "tests/hosts/firewalls"
@@ -133,27 +133,14 @@ def serve(net):
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-class Connection:
+class Connection(Asking):
     def __init__(self, at, port):
-        self.began, self.got, self.sent = time.monotonic(), b"", False
-        self.socket = socket.socket()
-        self.socket.setblocking(False)
-        self.socket.connect_ex((at, port))
+        self.began = time.monotonic()
+        super().__init__(at, port)
 
     def step(self):
         """Whether it is over; an answer that is refused is none."""
-        try:
-            if not self.sent:
-                self.socket.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                self.sent = True
-            more = self.socket.recv(4096)
-            self.got += more
-            return not more or b"hello from" in self.got
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as e:
-            # ENOTCONN, EAGAIN: it is still being made.
-            return e.errno not in (107, 11)
+        return super().step() or self.over
 
     def answered(self):
         return b"hello from" in self.got

@@ -15,8 +15,6 @@ from host import Host, Unable, run
 GATEWAY, FIRST, PREFIX = "10.90.0.1", "10.90.1.0", 16
 # The cores of the server and of whoever asks.
 SERVER, ASKER = 0, 1
-# Both go before whatever else runs on the machine (setpriority(2)).
-FIRST_OF_ALL = -20
 WINDOW, SOURCES = 64, 8
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -47,12 +45,11 @@ class Server:
 
     def prepare(self):
         os.sched_setaffinity(0, {SERVER})
-        os.setpriority(os.PRIO_PROCESS, 0, FIRST_OF_ALL)
 
     def ask(self, seconds, window, rate):
         """What the asker found, and the CPU seconds of the server meanwhile."""
         before = self.host.cgroup.cpu()
-        told = run(*Host._net(self.host.neighbour), "taskset", "-c", str(ASKER), "nice", "-n", str(FIRST_OF_ALL), self.work.parent / "asker", GATEWAY, FIRST,
+        told = run(*Host._net(self.host.neighbour), "taskset", "-c", str(ASKER), self.work.parent / "asker", GATEWAY, FIRST,
                    SOURCES, self.args.names, seconds, window, rate)
         return {**json.loads(told), "cpu": self.host.cgroup.cpu() - before}
 
