@@ -1,6 +1,7 @@
 //! Why something with the network could not be done. The texts are for users.
 
 use std::io;
+use std::path::Path;
 
 use crate::dbus::CallError;
 use crate::netlink::KernelError;
@@ -92,4 +93,10 @@ impl<T> Doing<T> for io::Result<T> {
             source: e.into(),
         })
     }
+}
+
+/// What happened to a file.
+pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetError {
+    let path = path.display().to_string();
+    move |source| NetError::File { doing, path, source }
 }

@@ -2,6 +2,7 @@
 //!
 //! Blocking calls, no program of the host is run; firewalld, where it is, is asked over D-Bus. What is not marked as this agent's is never changed.
 
+mod apart;
 mod dbus;
 pub mod dns;
 mod error;

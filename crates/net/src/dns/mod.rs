@@ -5,26 +5,26 @@
 //! asks the servers it was given for all others. It outlives the agent, and lives iff it holds the lock on
 //! `RUN_DIR/dns/lock`.
 //!
-//! Agent's side: [`NameServer`], with [`bind`], [`resolv`], [`spawn`]. Both sides: [`control`], [`files`]. The process:
-//! [`start`], [`sandbox`], [`server`], on the pure [`name`], [`message`],
+//! How such a process begins, is talked to and gives up its rights is in [`crate::apart`]. Agent's side: [`NameServer`],
+//! with [`bind`], [`resolv`]. Both sides: [`control`]. The process: [`server`], on the pure [`name`], [`message`],
 //! [`zone`], [`cache`] and [`upstreams`].
 
 mod bind;
 mod cache;
-pub(crate) mod control;
-pub(crate) mod files;
+mod control;
 mod limits;
 mod message;
 mod name;
 mod name_server;
 mod resolv;
-pub(crate) mod sandbox;
 mod server;
-pub(crate) mod spawn;
-pub(crate) mod start;
 mod upstreams;
 mod zone;
 
 pub use name_server::NameServer;
-pub(crate) use name_server::stop;
-pub use start::main;
+
+/// Entry point of `wharf dns`: to be called before anything large is touched or a thread is started. Returns in the
+/// process that was called when the server is ready or has failed to be, and in the server itself when it leaves.
+pub fn main() -> std::process::ExitCode {
+    crate::apart::main::<server::Server>()
+}

@@ -1,39 +1,28 @@
-//! What agent and relay say to each other, in the frames of [`crate::dns::control`].
+//! What agent and relay say to each other, in the frames of [`crate::apart`].
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use model::firewall::{PortRule, Protocol};
 use serde::{Deserialize, Serialize};
 
-/// Changed with the meaning of these frames: a relay that speaks another one is replaced.
-pub const PROTOCOL: u32 = 1;
+use crate::apart::Role;
+
+/// Open files: two for each connection, one for each port and for whoever sends datagrams.
+pub const ROLE: Role = Role {
+    command: "relay",
+    called: "the relay for [::1]",
+    protocol: 2,
+    open_files: 16_384,
+};
 
 /// A port on `[::1]`.
 pub type Port = (Protocol, u16);
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Request {
-    /// What it is and where it listens.
-    Hello,
-    /// Listens on this socket from now on, which is bound to that port and has this inode.
-    Listen { port: Port, inode: u64 },
-    /// Serves from now on what the memfd says (a list of [`Served`]), and listens nowhere else.
-    Give,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case")]
-pub enum Reply {
-    Here {
-        protocol: u32,
-        version: String,
-        ports: Vec<(Port, u64)>,
-    },
-    Done,
-    Failed {
-        why: String,
-    },
+/// Where it listens: with one socket that is bound to that port and has this inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub port: Port,
+    pub inode: u64,
 }
 
 /// A port and where it leads: a new connection to one of these.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::poller::{Interest, Poller, Token};
+use super::token::{Kind, Poller, Token};
+use crate::apart::poller::Interest;
 
 /// Who sent or got nothing for so long is forgotten, as connection tracking does it with flows that were answered.
 const IDLE: Duration = Duration::from_secs(120);
@@ -71,7 +72,7 @@ impl Sessions {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
         connect(&socket, &target)?;
-        poller.add(&socket, Token::Session(number), Interest::READ)?;
+        poller.add(&socket, Token::Own(Kind::Session, number), Interest::READ)?;
         let session = Session {
             socket: socket.into(),
             port,

@@ -5,17 +5,21 @@
 //! the agent, and lives iff it holds the lock on `RUN_DIR/relay/lock`. Only what is published on `[::1]`, or on all IPv6
 //! addresses of the host, is served; all other addresses are the firewall's.
 //!
-//! Agent's side: [`Relay`]. Both sides: [`control`]. The process: [`start`], [`server`], with [`stream`] and
-//! [`datagrams`]. How such a process begins, is talked to and gives up its rights it has from [`crate::dns`].
+//! How such a process begins, is talked to and gives up its rights is in [`crate::apart`]. Agent's side: [`Relay`]. Both
+//! sides: [`control`]. The process: [`server`], with [`stream`] and [`datagrams`].
 
 mod control;
 mod datagrams;
 mod handle;
-mod poller;
 mod server;
-mod start;
 mod stream;
+mod token;
 
 pub(crate) use control::is_bound;
 pub use handle::Relay;
-pub use start::main;
+
+/// Entry point of `wharf relay`: to be called before anything large is touched or a thread is started. Returns in the
+/// process that was called when the relay is ready or has failed to be, and in the relay itself when it leaves.
+pub fn main() -> std::process::ExitCode {
+    crate::apart::main::<server::Server>()
+}

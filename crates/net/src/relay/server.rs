@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use model::firewall::Protocol;
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with, sockopt};
+use rustix::net::{SocketFlags, accept_with};
 
-use super::control::{PROTOCOL, Port, Reply, Request, Served};
+use super::control::{Place, Port, ROLE, Served};
 use super::datagrams::Sessions;
-use super::poller::{Interest, Poller, Token};
 use super::stream::{Stream, refuse};
-use crate::dns::control;
+use super::token::{Kind, Poller, Token};
+use crate::apart::agents::{self, Agents, exactly};
+use crate::apart::poller::Interest;
+use crate::apart::{self, Role};
 
 /// As large as a datagram can be.
 const BUFFER: usize = 65_536;
@@ -24,8 +26,6 @@ const BUFFER: usize = 65_536;
 const TURN: usize = 64;
 /// Connections at once; who comes when there are so many is turned away.
 const MOST: usize = 2048;
-/// Connections of agents: one, and another that takes over from it.
-const MOST_AGENTS: usize = 8;
 /// How often it is looked who is idle, where there is somebody who may be.
 const TICK: Duration = Duration::from_secs(15);
 
@@ -33,8 +33,7 @@ const TICK: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Server {
     poller: Poller,
-    control: OwnedFd,
-    agents: BTreeMap<u64, OwnedFd>,
+    agents: Agents,
     ports: BTreeMap<u64, Listener>,
     streams: HashMap<u64, Stream>,
     sessions: Sessions,
@@ -45,8 +44,7 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Listener {
-    port: Port,
-    inode: u64,
+    place: Place,
     socket: Socket,
     targets: Vec<SocketAddr>,
     /// Counts what came, so that several targets take turns.
@@ -76,15 +74,15 @@ impl Listener {
     }
 }
 
-impl Server {
-    /// One that serves nothing yet and listens to agents alone.
-    pub fn new(control: OwnedFd) -> io::Result<Self> {
+impl apart::Server for Server {
+    const ROLE: Role = ROLE;
+    type Place = Place;
+
+    fn new(control: OwnedFd) -> io::Result<Self> {
         let poller = Poller::new()?;
-        poller.add(&control, Token::Control, Interest::READ)?;
         Ok(Self {
+            agents: Agents::new(control, &poller)?,
             poller,
-            control,
-            agents: BTreeMap::new(),
             ports: BTreeMap::new(),
             streams: HashMap::new(),
             sessions: Sessions::default(),
@@ -93,13 +91,12 @@ impl Server {
         })
     }
 
-    /// Serves until the kernel gives no more events.
-    pub fn run(&mut self) -> io::Result<Infallible> {
+    fn run(&mut self) -> io::Result<Infallible> {
         let mut ready = Vec::new();
         let mut looked = Instant::now();
         loop {
-            let most = (!self.sessions.is_empty()).then_some(TICK);
-            self.poller.wait(&mut ready, most)?;
+            let next = (!self.sessions.is_empty()).then(|| Instant::now() + TICK);
+            self.poller.wait(&mut ready, next)?;
             for token in &ready {
                 self.ready(*token);
             }
@@ -111,12 +108,61 @@ impl Server {
         }
     }
 
+    fn agents(&mut self) -> &mut Agents {
+        &mut self.agents
+    }
+
+    fn places(&self) -> Vec<Place> {
+        self.ports.values().map(|l| l.place).collect()
+    }
+
+    fn listen(&mut self, place: Place, sockets: Vec<OwnedFd>) -> io::Result<()> {
+        let [socket] = exactly(sockets)?;
+        self.close_others(|listener| listener.place.port != place.port);
+        self.counter += 1;
+        self.poller
+            .add(&socket, Token::Own(Kind::Port, self.counter), Interest::READ)?;
+        let socket = match place.port.0 {
+            Protocol::Tcp => Socket::Tcp(socket),
+            Protocol::Udp => Socket::Udp(socket.into()),
+        };
+        let listener = Listener {
+            place,
+            socket,
+            targets: Vec::new(),
+            turn: 0,
+        };
+        self.ports.insert(self.counter, listener);
+        Ok(())
+    }
+
+    /// Connections go on as they began; datagrams go where the port leads now.
+    fn take(&mut self, memory: File) -> io::Result<()> {
+        let served: Vec<Served> = serde_json::from_reader(io::BufReader::new(memory))?;
+        let served: BTreeMap<Port, Vec<SocketAddr>> = served
+            .into_iter()
+            .map(|served| (served.port, served.targets))
+            .collect();
+        self.close_others(|listener| served.contains_key(&listener.place.port));
+        for listener in self.ports.values_mut() {
+            if let Some(targets) = served.get(&listener.place.port) {
+                listener.targets.clone_from(targets);
+            }
+        }
+        let ports = &self.ports;
+        self.sessions
+            .keep(|port, target| ports.get(&port).is_some_and(|l| l.targets.contains(target)));
+        Ok(())
+    }
+}
+
+impl Server {
     fn ready(&mut self, token: Token) {
         match token {
-            Token::Control => self.accept_agent(),
-            Token::Agent(number) => self.agent(number),
-            Token::Port(number) => self.come(number),
-            Token::Client(number) | Token::Target(number) => {
+            Token::Control => self.agents.accept(&self.poller),
+            Token::Agent(number) => agents::serve(self, number),
+            Token::Own(Kind::Port, number) => self.come(number),
+            Token::Own(Kind::Client | Kind::Target, number) => {
                 let Some(stream) = self.streams.get_mut(&number) else {
                     return;
                 };
@@ -124,7 +170,7 @@ impl Server {
                     self.streams.remove(&number);
                 }
             }
-            Token::Session(number) => self.answer(number),
+            Token::Own(Kind::Session, number) => self.answer(number),
         }
     }
 
@@ -188,99 +234,6 @@ impl Server {
         }
     }
 
-    fn accept_agent(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(agent) = accept_with(&self.control, flags) else {
-            return; // whoever it was is gone
-        };
-        let is_root = sockopt::socket_peercred(&agent).is_ok_and(|who| who.uid.is_root());
-        self.counter += 1;
-        let token = Token::Agent(self.counter);
-        let room = self.agents.len() < MOST_AGENTS;
-        if is_root && room && self.poller.add(&agent, token, Interest::READ).is_ok() {
-            self.agents.insert(self.counter, agent);
-        }
-    }
-
-    /// Does what an agent asks.
-    fn agent(&mut self, number: u64) {
-        let Some(agent) = self.agents.get(&number) else {
-            return;
-        };
-        let reply = match control::receive::<Request>(agent) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(None) => None,
-            Ok(Some((request, fds))) => Some(self.obey(request, fds)),
-            Err(e) => Some(failed("cannot read what the agent asks", &e)),
-        };
-        let sent = match (&reply, self.agents.get(&number)) {
-            (Some(reply), Some(agent)) => control::send(agent, reply, &[]).is_ok(),
-            _ => false,
-        };
-        if !sent {
-            self.agents.remove(&number);
-        }
-    }
-
-    fn obey(&mut self, request: Request, fds: Vec<OwnedFd>) -> Reply {
-        let one = <[OwnedFd; 1]>::try_from(fds);
-        let done = match (request, one) {
-            (Request::Hello, _) => {
-                return Reply::Here {
-                    protocol: PROTOCOL,
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                    ports: self.ports.values().map(|l| (l.port, l.inode)).collect(),
-                };
-            }
-            (Request::Listen { port, inode }, Ok([socket])) => self.listen(port, inode, socket),
-            (Request::Give, Ok([memory])) => self.take(File::from(memory)),
-            (_, Err(_)) => return failed("cannot do that", &"a descriptor is needed"),
-        };
-        match done {
-            Ok(()) => Reply::Done,
-            Err(e) => failed("cannot do that", &e),
-        }
-    }
-
-    fn listen(&mut self, port: Port, inode: u64, socket: OwnedFd) -> io::Result<()> {
-        self.close_others(|listener| listener.port != port);
-        self.counter += 1;
-        self.poller
-            .add(&socket, Token::Port(self.counter), Interest::READ)?;
-        let socket = match port.0 {
-            Protocol::Tcp => Socket::Tcp(socket),
-            Protocol::Udp => Socket::Udp(socket.into()),
-        };
-        let listener = Listener {
-            port,
-            inode,
-            socket,
-            targets: Vec::new(),
-            turn: 0,
-        };
-        self.ports.insert(self.counter, listener);
-        Ok(())
-    }
-
-    /// Connections go on as they began; datagrams go where the port leads now.
-    fn take(&mut self, memory: File) -> io::Result<()> {
-        let served: Vec<Served> = serde_json::from_reader(io::BufReader::new(memory))?;
-        let served: BTreeMap<Port, Vec<SocketAddr>> = served
-            .into_iter()
-            .map(|served| (served.port, served.targets))
-            .collect();
-        self.close_others(|listener| served.contains_key(&listener.port));
-        for listener in self.ports.values_mut() {
-            if let Some(targets) = served.get(&listener.port) {
-                listener.targets.clone_from(targets);
-            }
-        }
-        let ports = &self.ports;
-        self.sessions
-            .keep(|port, target| ports.get(&port).is_some_and(|l| l.targets.contains(target)));
-        Ok(())
-    }
-
     fn close_others(&mut self, keep: impl Fn(&Listener) -> bool) {
         let poller = &self.poller;
         self.ports.retain(|_, listener| {
@@ -291,11 +244,5 @@ impl Server {
             }
             kept
         });
-    }
-}
-
-fn failed(what: &str, why: &dyn std::fmt::Display) -> Reply {
-    Reply::Failed {
-        why: format!("{what}: {why}"),
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-use super::poller::{Interest, Poller, Token};
+use super::token::{Kind, Poller, Token};
+use crate::apart::poller::Interest;
 
 /// Reads of one side before others have their turn.
 const TURN: usize = 16;
@@ -39,7 +40,7 @@ impl Stream {
     /// Begins to connect to a container; where that cannot be, the client is refused.
     pub fn begin(poller: &Poller, number: u64, client: TcpStream, to: SocketAddr) -> io::Result<Self> {
         let target = connecting(to).and_then(|target| {
-            poller.add(&target, Token::Target(number), Interest::WRITE)?;
+            poller.add(&target, Token::Own(Kind::Target, number), Interest::WRITE)?;
             // What is sent in small pieces is passed on as it comes.
             target.set_nodelay(true)?;
             client.set_nodelay(true)?;
@@ -98,8 +99,18 @@ impl Stream {
         let client = interest(&self.there, &self.back);
         let target = interest(&self.back, &self.there);
         let [was_client, was_target] = self.watched;
-        poller.change(&self.client, Token::Client(self.number), was_client, client)?;
-        poller.change(&self.target, Token::Target(self.number), was_target, target)?;
+        poller.change(
+            &self.client,
+            Token::Own(Kind::Client, self.number),
+            was_client,
+            client,
+        )?;
+        poller.change(
+            &self.target,
+            Token::Own(Kind::Target, self.number),
+            was_target,
+            target,
+        )?;
         self.watched = [client, target];
         Ok(())
     }

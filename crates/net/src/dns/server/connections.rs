@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::exchange::{framed, send, unframed};
-use super::poller::{Interest, Poller, Token};
+use super::token::{Kind, Poller, Token};
+use crate::apart::poller::Interest;
 
 /// Connections at once, and those of one client among them.
 const MOST: usize = 256;
@@ -51,7 +52,7 @@ impl Connections {
         self.counter += 1;
         let interest = Interest::READ;
         if poller
-            .add(&stream, Token::Connection(self.counter), interest)
+            .add(&stream, Token::Own(Kind::Connection, self.counter), interest)
             .is_err()
         {
             return;
@@ -158,7 +159,7 @@ impl Connections {
         let mut went = went;
         if interest != connection.interest {
             connection.interest = interest;
-            let changed = poller.change(&connection.stream, Token::Connection(number), interest);
+            let changed = poller.modify(&connection.stream, Token::Own(Kind::Connection, number), interest);
             went = went.and(changed);
         }
         if over || went.is_err() {

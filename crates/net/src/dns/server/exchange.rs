@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::poller::{Interest, Poller, Token};
+use super::token::{Poller, Token};
+use crate::apart::poller::Interest;
 use crate::dns::message::Sent;
 
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Exchange {
             } => {
                 if !unsent.is_empty() {
                     if send(stream, unsent)? {
-                        poller.change(&*stream, token, Interest::READ)?;
+                        poller.modify(&*stream, token, Interest::READ)?;
                     }
                     return Ok(Heard::Nothing);
                 }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Way};
-use super::poller::{Poller, Token};
+use super::token::{Kind, Poller, Token};
 use super::waiting::{Verdict, Waiting, judge};
 use crate::dns::cache::Cache;
 use crate::dns::limits::Limits;
@@ -292,7 +292,14 @@ impl Forwards {
         let ([high, low], case) = (random()?, random()?);
         let id = u16::from_ne_bytes([high, low]);
         let (packet, sent) = message::ask(&waiting.question, id, cased.then_some(&case), way.edns);
-        let exchange = Exchange::begin(poller, Token::Try(at), server, way, (packet, sent), now)?;
+        let exchange = Exchange::begin(
+            poller,
+            Token::Own(Kind::Try, at),
+            server,
+            way,
+            (packet, sent),
+            now,
+        )?;
         waiting.tries.insert(at, exchange);
         self.tries.insert(at, number);
         Ok(())

@@ -1,30 +1,30 @@
 //! The loop: one thread, everything it waits for in one epoll.
 
-mod agents;
 mod connections;
 mod exchange;
 mod forward;
-mod poller;
+mod listeners;
+mod token;
 mod waiting;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use self::agents::{Agents, Listener};
 use self::connections::Connections;
 use self::forward::{Finished, Forwards, Origin};
-use self::poller::{Poller, Token};
+use self::listeners::Listener;
+use self::token::{Kind, Poller, Token};
 use super::limits::Allowance;
 use super::message::{self, Answer, Question, Read, kind};
 use super::name;
 use super::zone::{Client, Known, Zone};
+use crate::apart::agents::{self, Agents};
 
 /// As large as a packet can be.
 const PACKET: usize = 65_536;
@@ -66,11 +66,10 @@ enum Asked {
 }
 
 impl Server {
-    /// A server that knows nothing yet and listens to agents alone.
-    pub fn new(control: OwnedFd) -> io::Result<Self> {
-        let poller = Poller::new()?;
-        Ok(Self {
-            agents: Agents::new(control, &poller)?,
+    /// One that knows nothing yet.
+    fn waiting(agents: Agents, poller: Poller) -> Self {
+        Self {
+            agents,
             poller,
             listeners: BTreeMap::new(),
             counter: 0,
@@ -81,11 +80,11 @@ impl Server {
             reply: Vec::with_capacity(PACKET),
             found: Vec::new(),
             strangers: Allowance::UNUSED,
-        })
+        }
     }
 
     /// Serves until the kernel gives no more events.
-    pub fn run(&mut self) -> io::Result<Infallible> {
+    fn serve(&mut self) -> io::Result<Infallible> {
         let mut ready = Vec::new();
         loop {
             let due = [self.forwards.due(), self.connections.due()];
@@ -103,14 +102,14 @@ impl Server {
     fn ready(&mut self, token: Token, now: Instant) {
         match token {
             Token::Control => self.agents.accept(&self.poller),
-            Token::Agent(number) => self.agent(number),
-            Token::Udp(listener) => self.receive(listener, now),
-            Token::Tcp(listener) => self.accept(listener),
-            Token::Connection(number) => {
+            Token::Agent(number) => agents::serve(self, number),
+            Token::Own(Kind::Udp, listener) => self.receive(listener, now),
+            Token::Own(Kind::Tcp, listener) => self.accept(listener),
+            Token::Own(Kind::Connection, number) => {
                 self.connections.ready(&self.poller, number, &mut self.buffer);
                 self.read_questions(number, now);
             }
-            Token::Try(number) => {
+            Token::Own(Kind::Try, number) => {
                 let finished = self.forwards.ready(&self.poller, number, &mut self.buffer, now);
                 self.conclude(finished, now);
             }

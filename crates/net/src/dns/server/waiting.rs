@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Heard};
 use super::forward::Origin;
-use super::poller::{Poller, Token};
+use super::token::{Kind, Poller, Token};
 use crate::dns::message::{self, Match, Question, Relayed, code};
 
 /// After so long the client is told that it failed. The usual resolver libraries wait 5 s.
@@ -88,7 +88,7 @@ pub fn judge(
     question: &Question,
 ) -> Verdict {
     loop {
-        let packet = match exchange.hear(poller, Token::Try(at), buffer) {
+        let packet = match exchange.hear(poller, Token::Own(Kind::Try, at), buffer) {
             Ok(Heard::Nothing) => return Verdict::Nothing,
             Ok(Heard::Packet(length)) => &buffer[..length],
             Err(_) => return Verdict::Unreachable,

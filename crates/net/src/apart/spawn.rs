@@ -1,4 +1,4 @@
-//! Executing `wharf dns`.
+//! Executing a server.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,24 +6,21 @@ use std::path::Path;
 
 use rustix::net::{SocketAddrUnix, bind, listen};
 
-use super::control;
 use super::files::{self, Files};
+use super::{Role, frame};
 use crate::NetError;
 
-/// Starts the server; returns when it waits for what it is to know. It is nobody's child, and gets nothing of ours but
-/// its control socket.
-pub fn start(run_dir: &Path, exe: &Path, files: &Files) -> Result<(), NetError> {
-    start_as("dns", run_dir, exe, files)
-}
-
-/// The same for another process of this kind. `command`: what it is told to be.
-pub fn start_as(command: &str, run_dir: &Path, exe: &Path, files: &Files) -> Result<(), NetError> {
-    let what = command;
-    let failed = |why: String| NetError::invalid(format!("cannot start `wharf {what}`"), why);
+/// Starts one; returns when it waits for what it is to know. It is nobody's child, and gets nothing of ours but its
+/// control socket.
+pub fn start(role: &Role, run_dir: &Path, exe: &Path, files: &Files) -> Result<(), NetError> {
+    let failed = |why: String| NetError::invalid(format!("cannot start `wharf {}`", role.command), why);
     let socket = control_socket(files)
         .map_err(|e| failed(format!("its control socket {}: {e}", files.socket.display())))?;
     let mut command = detach::command(exe);
-    command.arg(what).env("WHARF_RUN_DIR", run_dir).stdin(socket);
+    command
+        .arg(role.command)
+        .env("WHARF_RUN_DIR", run_dir)
+        .stdin(socket);
     detach::start(command).map_err(|why| failed(why.to_string()))
 }
 
@@ -31,7 +28,7 @@ pub fn start_as(command: &str, run_dir: &Path, exe: &Path, files: &Files) -> Res
 fn control_socket(at: &Files) -> io::Result<OwnedFd> {
     at.make_dir()?;
     files::remove(&at.socket)?;
-    let socket = control::socket()?;
+    let socket = frame::socket()?;
     bind(&socket, &SocketAddrUnix::new(&at.socket)?)?;
     std::fs::set_permissions(&at.socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     listen(&socket, 8)?;

@@ -13,18 +13,12 @@ use seccompiler::{
 
 /// `nobody` and `nogroup` everywhere (the kernel's overflowuid).
 const NOBODY: u32 = 65534;
-/// Descriptors: queries in flight, connections, two for each network.
-const OPEN_FILES: u64 = 4096;
-/// Address space, bytes: no more than a flood of queries may take.
+/// Address space, bytes: no more than a flood may take.
 const ADDRESS_SPACE: u64 = 512 << 20;
 
-/// Makes this process nobody: for good, and with no way to become somebody by executing anything.
-pub fn enter() -> io::Result<()> {
-    enter_with(OPEN_FILES)
-}
-
-/// The same with so many descriptors.
-pub fn enter_with(open_files: u64) -> io::Result<()> {
+/// Makes this process nobody: for good, and with no way to become somebody by executing anything. `open_files`: the most
+/// descriptors it may have.
+pub fn enter(open_files: u64) -> io::Result<()> {
     limit_resources(open_files)?;
     nix::unistd::setgroups(&[])?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));

@@ -1,8 +1,7 @@
-//! `RUN_DIR/dns`: the lock the server lives by, its socket, which process it is, what it was last given.
+//! `RUN_DIR/COMMAND`: the lock a server lives by, its socket, which process it is, what it was last given.
 //!
 //! The agent writes and reads these; the server only makes lock and process record, before it gives up its rights.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,12 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use detach::process::start_time;
-use model::name::Name;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::control::Given;
+use super::Role;
 
 /// Where things lie.
 #[derive(Clone, Debug)]
@@ -35,21 +33,9 @@ pub struct Process {
     pub start_time: u64,
 }
 
-/// What a server was last given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Last {
-    pub given: Given,
-    /// Networks whose server listens on another port than 53.
-    pub ports: BTreeMap<Name, u16>,
-}
-
 impl Files {
-    pub fn new(run_dir: &Path) -> Self {
-        Self::at(run_dir.join("dns"))
-    }
-
-    /// In that directory.
-    pub fn at(dir: PathBuf) -> Self {
+    pub fn new(run_dir: &Path, role: &Role) -> Self {
+        let dir = run_dir.join(role.command);
         Self {
             lock: dir.join("lock"),
             socket: dir.join("control.sock"),
@@ -149,12 +135,9 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("last.json");
-        assert_eq!(read::<Last>(&path).unwrap(), None);
-        let last = Last {
-            ports: [("a".parse().unwrap(), 1053)].into(),
-            ..Last::default()
-        };
-        write(&path, &last).unwrap();
-        assert_eq!(read(&path).unwrap(), Some(last));
+        assert_eq!(read::<Process>(&path).unwrap(), None);
+        let own = Process::own().unwrap();
+        write(&path, &own).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(own));
     }
 }
