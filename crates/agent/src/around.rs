@@ -12,13 +12,16 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use model::cluster::ClusterState;
 use model::desired::Desired;
 use model::ledger::Ledger;
-use model::network::Driver;
+use model::network::{Driver, HostNetwork};
 use model::observed::Look;
-use model::spec::OverlaySpec;
+use model::spec::{NetworkDriver, OverlaySpec};
 use model::surroundings::{Surroundings, Way};
 use net::Net;
+
+use crate::cluster;
 
 /// The agent's own mount namespace (proc(5)); poll(2) tells of its changes.
 pub const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -38,6 +41,8 @@ pub struct Wanted {
     /// The ends of overlays, as tables name them.
     ends: BTreeSet<IpAddr>,
     peers_files: BTreeSet<PathBuf>,
+    /// A network is made of Open vSwitch, or was.
+    switch: bool,
 }
 
 impl Wanted {
@@ -60,11 +65,11 @@ impl Wanted {
             wanted.peers_files.extend(overlay.peers_file.clone());
         }
         // Whether this host has them still.
-        for entry in ledger.networks.values() {
-            if let Driver::Overlay(tunnel) = &entry.network.driver {
-                wanted.ends.insert(tunnel.local);
-            }
-        }
+        let accepted = ledger.networks.values().map(|entry| &entry.network);
+        wanted
+            .ends
+            .extend(accepted.filter_map(|n| Some(n.driver.tunnel()?.local)));
+        wanted.switch = uses_switch(desired, ledger);
         wanted
     }
 }
@@ -74,6 +79,14 @@ fn overlays<'a>(desired: &'a Desired, ledger: &'a Ledger) -> impl Iterator<Item 
     let declared = desired.networks.values().map(|d| &d.spec);
     let accepted = ledger.networks.values().map(|e| &e.spec);
     declared.chain(accepted).filter_map(|spec| spec.overlay.as_ref())
+}
+
+fn uses_switch(desired: &Desired, ledger: &Ledger) -> bool {
+    let of_switch = |n: &HostNetwork| matches!(n.driver, Driver::Ovs { .. });
+    let mut declared = desired.networks.values();
+    let mut accepted = ledger.networks.values();
+    declared.any(|d| d.spec.driver == NetworkDriver::Ovs)
+        || accepted.any(|e| of_switch(&e.network) || e.replacing.as_ref().is_some_and(of_switch))
 }
 
 /// The files that overlays have their peers from.
@@ -102,15 +115,23 @@ impl Around {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
     }
 
-    pub fn look(&self, net: &Net) -> Surroundings {
+    /// Open vSwitch is to be looked at.
+    pub fn wants_switch(&self) -> bool {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).switch
+    }
+
+    pub fn look(&self, net: &Net, cluster: Option<ClusterState>) -> Surroundings {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let zones = wanted.zones.into_iter();
         let peers = peers::look(&wanted.peers_files);
         let mut ends = wanted.ends;
         ends.extend(peers.values().filter_map(Look::known).flatten());
+        ends.extend(cluster::ends(cluster.as_ref()));
         Surroundings {
             ways: ways(net, &ends),
             peers,
+            cluster,
+            switch: net.switch_trouble().map_or(Look::Known(()), Look::Unknown),
             mounts: mounts(&wanted.mounts),
             online: match wanted.online {
                 true => net

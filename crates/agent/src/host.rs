@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use net::Net;
+use model::spec::FirewallChoice;
 use net::dns::NameServer;
 use net::relay::Relay;
+use net::{FirewallOptions, Net};
 use runtime::client::Runtime;
 use storage::{Store, Volumes};
 
 use crate::around::Around;
+use crate::cluster::Cluster;
+use crate::config_dir;
 use crate::contents::Contents;
 use crate::places::Places;
 
@@ -23,6 +26,7 @@ pub struct Host {
     pub names: NameServer,
     pub contents: Contents,
     pub around: Around,
+    pub cluster: Cluster,
     /// There when forwarding was off before us, of IPv4 and of IPv6; of this boot, as the settings are.
     guards: Mutex<[PathBuf; 2]>,
 }
@@ -32,7 +36,13 @@ impl Host {
     pub fn open(places: &Places) -> anyhow::Result<Arc<Self>> {
         let roots = places.roots();
         let exe = Path::new("/proc/self/exe");
-        let net = Net::new(&owner(places)).context("cannot speak with the kernel about networks")?;
+        let options = FirewallOptions {
+            choice: firewall_choice(places),
+            note: Some(roots.run.join("iptables.json")),
+            ..FirewallOptions::default()
+        };
+        let net = Net::with_firewall(&owner(places), options)
+            .context("cannot speak with the kernel about networks")?;
         let net = net.with_relay(Relay::new(&roots.run, exe));
         let guards = ["forward_guard", "forward_guard6"].map(|name| roots.run.join(name));
         if guards[0].exists() {
@@ -49,6 +59,7 @@ impl Host {
             names: NameServer::new(&roots.run, exe),
             contents: Contents::open(&roots)?,
             around: Around::new(),
+            cluster: Cluster::open(&roots.state),
             runtime: Runtime::new(roots, places.cgroup_parent())
                 .context("cannot set up the container runtime")?,
         }))
@@ -63,6 +74,23 @@ impl Host {
         keep(&guards[0], self.net.forward_guard())?;
         keep(&guards[1], self.net.forward_guard6())
     }
+}
+
+/// What the settings say at the start. While they cannot be read it is what they said last.
+fn firewall_choice(places: &Places) -> FirewallChoice {
+    let file = places.roots().state.join("firewall.json");
+    let last = || serde_json::from_slice(&std::fs::read(&file).ok()?).ok();
+    let Ok(settings) = config_dir::read_settings(&places.settings) else {
+        return last().unwrap_or(FirewallChoice::Auto);
+    };
+    let choice = settings.firewall;
+    if last().unwrap_or(FirewallChoice::Auto) != choice {
+        let text = serde_json::to_vec(&choice).expect("a word is plain data");
+        if let Err(e) = std::fs::write(&file, text) {
+            tracing::warn!("cannot note the firewall backend in {}: {e}", file.display());
+        }
+    }
+    choice
 }
 
 /// Makes the file be there, or not.

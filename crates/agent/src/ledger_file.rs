@@ -2,7 +2,7 @@
 //!
 //! Nothing is ever done by a damaged ledger, and a damaged one is never taken for an empty one: everything that runs
 //! would count as nobody's. It is set aside under another name, and a copy takes its place. The copies, one on disk and
-//! one in the run dir, are written after the ledger itself and are not waited for.
+//! one in the run dir, are written after what the ledger was written for has begun.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -24,6 +24,8 @@ pub struct LedgerFile {
     path: PathBuf,
     copies: [PathBuf; 2],
     written: Option<Stamp>,
+    /// What the copies do not hold yet.
+    uncopied: Option<Vec<u8>>,
 }
 
 /// What differs once somebody else wrote a file.
@@ -53,6 +55,7 @@ impl LedgerFile {
             ],
             path,
             written: None,
+            uncopied: None,
         }
     }
 
@@ -111,7 +114,8 @@ impl LedgerFile {
         Ok(None)
     }
 
-    /// Writes it beside, syncs, renames over, syncs the directory (invariant 5). A failure leaves the old one in force.
+    /// Writes it beside, syncs, renames over, syncs the directory (invariant 5). A failure leaves the old one in force. The
+    /// copies are as they were until [`Self::copy`].
     pub fn write(&mut self, ledger: &Ledger) -> anyhow::Result<()> {
         let dir = self.path.parent().context("the ledger has a directory")?;
         let body = serde_json::to_vec(ledger).context("the ledger is plain data")?;
@@ -121,13 +125,21 @@ impl LedgerFile {
         std::fs::rename(beside(&self.path), &self.path).with_context(doing)?;
         File::open(dir).and_then(|d| d.sync_all()).with_context(doing)?;
         self.written = stamp(&self.path);
+        self.uncopied = Some(body);
+        Ok(())
+    }
+
+    /// Writes the copies, where they are not up to date: what the ledger was written for need not wait for that.
+    pub fn copy(&mut self) {
+        let Some(body) = self.uncopied.take() else {
+            return;
+        };
         for copy in &self.copies {
             let copied = write_beside(copy, &body).and_then(|_| std::fs::rename(beside(copy), copy));
             if let Err(e) = copied {
                 warn!(path = %copy.display(), "a copy of the ledger cannot be written: {e}");
             }
         }
-        Ok(())
     }
 
     /// Whether somebody else deleted it, or wrote to it, since it was last written or read here: what is left is set
@@ -267,7 +279,9 @@ mod tests {
     #[test]
     fn a_missing_or_damaged_one_is_set_aside_and_a_copy_taken() {
         let dir = tempfile::tempdir().unwrap();
-        file(dir.path()).write(&ledger(7)).unwrap();
+        let mut one = file(dir.path());
+        one.write(&ledger(7)).unwrap();
+        one.copy();
         let path = dir.path().join("state/ledger.json");
         for garbage in [&b"{"[..], b"\xff\xfe", b"", b"{\"version\":1}"] {
             std::fs::write(&path, garbage).unwrap();

@@ -6,6 +6,7 @@
 mod api;
 mod around;
 mod cli;
+mod cluster;
 mod config_dir;
 mod contents;
 mod engine;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
-use model::firewall::Protocol;
+use model::firewall::{Backend, Protocol};
 use model::image::Image;
 use model::name::ContainerId;
 use model::observed::{Listener, Look, Observed};
@@ -78,7 +78,9 @@ pub fn unknown(observed: &Observed) -> Dirty {
         volumes: blind(&observed.volumes),
         // What is missing or too large is so until somebody changes it, which is watched.
         contents: false,
-        around: blind(&observed.around.mounts) || blind(&observed.around.online),
+        around: blind(&observed.around.mounts)
+            || blind(&observed.around.online)
+            || blind(&observed.around.switch),
     }
 }
 
@@ -97,6 +99,7 @@ pub fn blank() -> Observed {
         firewall: unseen(),
         firewall_there: false,
         foreign_drops: Vec::new(),
+        backend: Default::default(),
         around: Default::default(),
         listeners: unseen(),
         dns: unseen(),
@@ -144,6 +147,7 @@ pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &
     if dirty.images {
         put!(observed.images = look(host.store.images().map(shared)));
     }
+    host.net.want_switch(host.around.wants_switch());
     if dirty.links {
         put!(observed.links = look(host.net.links()));
         put!(observed.foreign_addresses = look(host.net.foreign_addresses()));
@@ -170,7 +174,7 @@ pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &
         put!(observed.volumes = look(host.volumes.list()));
     }
     if dirty.around {
-        put!(observed.around = host.around.look(&host.net));
+        put!(observed.around = host.around.look(&host.net, host.cluster.seen()));
     }
     if dirty.contents {
         put!(observed.contents = host.contents.look());
@@ -209,16 +213,20 @@ pub fn look_for_damage(
 
 /// Bridges of ours whose settings are as they should be.
 pub fn bridges(observed: &Observed) -> Vec<String> {
+    // Without a firewall of ours they are nobody's business here.
+    let kept = observed.backend.kind != Backend::None;
     let links = observed.links.known().into_iter().flatten();
-    let right = links.filter(|(_, link)| link.ours && link.route_localnet);
+    let right = links.filter(|(_, link)| kept && link.ours && link.route_localnet);
     right.map(|(name, _)| name.clone()).collect()
 }
 
 fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {
     let seen = look(host.net.look_at_firewall());
+    let mut backend = host.net.backend();
     let state = match seen {
         Look::Known(seen) => {
             put!(observed.firewall_there = seen.there);
+            backend.unjudged = seen.unjudged;
             match seen.foreign_drops {
                 Ok(drops) => {
                     put!(observed.foreign_drops = drops);
@@ -229,6 +237,7 @@ fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {
         }
         Look::Unknown(why) => Look::Unknown(why),
     };
+    put!(observed.backend = backend);
     put!(observed.firewall = state);
 }
 

@@ -12,6 +12,7 @@ use crate::content::{ContentKey, ContentState, Delivered, Then};
 use crate::dns::DnsState;
 use crate::firewall::FirewallState;
 use crate::image::{Image, ImageSource};
+use crate::links::Linked;
 use crate::name::{ContainerId, Name};
 use crate::network::{Attachment, HostNetwork};
 use crate::plan::fingerprint;
@@ -88,6 +89,9 @@ pub struct Instance {
     /// The configs and secrets it sees.
     #[serde(default)]
     pub contents: Vec<Delivered>,
+    /// The containers it is linked to.
+    #[serde(default)]
+    pub links: Vec<Linked>,
 }
 
 /// The containers whose namespaces an instance lives in (`container:NAME`), by their ids at its start.

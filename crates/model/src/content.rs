@@ -178,6 +178,9 @@ pub fn differ(a: &str, b: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentRecord {
     pub files: BTreeMap<ContentKey, ContentState>,
+    /// Lines of `/etc/hosts` that lead to the containers it is linked to.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// Runs up to the one of this number are to be ended for it: they began before all of it was there.
     #[serde(default)]
     pub outdated_run: Option<u64>,

@@ -25,6 +25,27 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// What published ports, masquerading and isolation are made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    #[default]
+    Nftables,
+    Iptables,
+    /// Nothing: whoever runs the host does it himself.
+    None,
+}
+
+impl Backend {
+    /// As the settings and `wharf status` have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::None => "none",
+        }
+    }
+}
+
 /// One bridge the table speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FirewallBridge {

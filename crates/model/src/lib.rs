@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod calendar;
+pub mod cluster;
 pub mod content;
 pub mod damage;
 pub mod desired;
@@ -16,6 +17,7 @@ pub mod firewall;
 pub mod health;
 pub mod image;
 pub mod ledger;
+pub mod links;
 pub mod name;
 pub mod network;
 pub mod observed;

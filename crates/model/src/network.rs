@@ -85,7 +85,7 @@ pub struct HostNetwork {
     /// (`wh-…` unless the user named it).
     pub bridge: String,
     pub subnet: Ipv4Net,
-    /// The bridge's own address.
+    /// The bridge's own address; of a network that was there before ([`HostNetwork::is_lan`]), its router's.
     pub gateway: Ipv4Addr,
     /// The part of the subnet leases are taken from; the subnet when none.
     pub range: Option<Ipv4Net>,
@@ -114,7 +114,7 @@ impl HostNetwork {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet6 {
     pub subnet: Ipv6Net,
-    /// The host's address in it.
+    /// The host's address in it, or that of the LAN's router.
     pub gateway: Ipv6Addr,
     /// The part of the subnet leases are taken from; the subnet when none.
     pub range: Option<Ipv6Net>,
@@ -132,10 +132,9 @@ pub enum Driver {
         adopt: bool,
     },
     /// Interfaces below a device of the host, with MAC addresses of their own.
-    /// `host_access`: the host has one as well, by which it reaches them.
-    Macvlan { parent: String, host_access: bool },
+    Macvlan(Below),
     /// Interfaces below a device of the host that share its MAC address.
-    Ipvlan { parent: String, host_access: bool },
+    Ipvlan(Below),
     /// A bridge with a VXLAN device of the kernel as a port.
     Overlay(Tunnel),
     /// A bridge of Open vSwitch with a tunnel to each peer.
@@ -146,7 +145,41 @@ pub enum Driver {
     },
 }
 
+/// What interfaces hang below.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    pub parent: Parent,
+    /// The host has an interface there as well, by which it reaches those of containers.
+    pub host_access: bool,
+}
+
+/// A device of the host with interfaces below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    pub name: String,
+    /// Its number when it was last seen (`ip link`); 0: never. A device that is made anew has another one, and what was
+    /// below the one before went with that.
+    #[serde(default)]
+    pub index: u32,
+}
+
 impl Driver {
+    /// What its interfaces are below, where they are.
+    pub fn below(&self) -> Option<&Below> {
+        match self {
+            Self::Macvlan(below) | Self::Ipvlan(below) => Some(below),
+            Self::Bridge { .. } | Self::Overlay(_) | Self::Ovs { .. } => None,
+        }
+    }
+
+    /// What leads to the other hosts, where something does.
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        match self {
+            Self::Overlay(tunnel) | Self::Ovs { tunnel, .. } => Some(tunnel),
+            Self::Bridge { .. } | Self::Macvlan(_) | Self::Ipvlan(_) => None,
+        }
+    }
+
     /// As tables have it.
     pub fn word(&self) -> &'static str {
         match self {
@@ -171,7 +204,7 @@ pub struct Tunnel {
     /// `vxlan`, `gre`, `geneve`. In the ledger it stands beside the kind of driver.
     #[serde(rename = "tunnel")]
     pub kind: String,
-    /// The kernel's tunnel device, a port of the network's bridge; empty where Open vSwitch has ports instead.
+    /// The kernel's tunnel device, a port of the network's bridge; of Open vSwitch, the bridge that the tunnels are ports of.
     #[serde(default)]
     pub device: String,
     pub vni: u32,
@@ -185,12 +218,66 @@ pub struct Tunnel {
 }
 
 impl HostNetwork {
+    /// It was there before: router, and who else is on it, are not ours. The host forwards nothing to or from it, and the
+    /// firewall knows nothing of it.
+    pub fn is_lan(&self) -> bool {
+        self.driver.below().is_some() || self.driver == Driver::Bridge { adopt: true }
+    }
+
+    /// The host's addresses in it that are ours to give, with the prefix of what is reached by each: gateways, or what
+    /// `host_access` reaches the containers' part of a LAN by, which is the first address of that.
+    pub fn host_addresses(&self) -> Vec<IpNet> {
+        let v6 = self.v6.as_ref();
+        if !self.is_lan() {
+            let four = Ipv4Net::new(self.gateway, self.subnet.prefix_len()).ok();
+            let six = v6.and_then(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).ok());
+            return four
+                .map(IpNet::V4)
+                .into_iter()
+                .chain(six.map(IpNet::V6))
+                .collect();
+        }
+        if !self.driver.below().is_some_and(|below| below.host_access) {
+            return Vec::new();
+        }
+        let four = self.range.and_then(|range| {
+            let first = range.hosts().find(|ip| *ip != self.gateway)?;
+            Ipv4Net::new(first, range.prefix_len()).ok()
+        });
+        let six = v6.and_then(|v6| {
+            let range = v6.range?;
+            // The first address of the subnet is that of every router (RFC 4291).
+            let good = |ip: &Ipv6Addr| *ip != v6.gateway && *ip != v6.subnet.network();
+            Ipv6Net::new(range.hosts().find(good)?, range.prefix_len()).ok()
+        });
+        four.map(IpNet::V4)
+            .into_iter()
+            .chain(six.map(IpNet::V6))
+            .collect()
+    }
+
+    /// The device of the host that it is, or is below: for messages.
+    pub fn device(&self) -> &str {
+        match self.driver.below() {
+            Some(below) if !below.host_access => &below.parent.name,
+            _ => &self.bridge,
+        }
+    }
+
+    /// How a container's interface hangs on it.
+    pub fn link(&self) -> Link {
+        match &self.driver {
+            Driver::Macvlan(below) => Link::Macvlan(below.parent.clone()),
+            Driver::Ipvlan(below) => Link::Ipvlan(below.parent.clone()),
+            Driver::Bridge { adopt: true } => Link::Adopted,
+            Driver::Bridge { adopt: false } | Driver::Overlay(_) => Link::Bridge,
+            Driver::Ovs { vlan, .. } => Link::Ovs { vlan: *vlan },
+        }
+    }
+
     /// Names of the devices that are the network's own.
     pub fn devices(&self) -> impl Iterator<Item = &str> {
-        let tunnel = match &self.driver {
-            Driver::Overlay(tunnel) => Some(tunnel.device.as_str()),
-            _ => None,
-        };
+        let tunnel = self.driver.tunnel().map(|tunnel| tunnel.device.as_str());
         [self.bridge.as_str()].into_iter().chain(tunnel)
     }
 }
@@ -222,10 +309,12 @@ pub enum Link {
     /// A veth whose host end is a port of a bridge.
     #[default]
     Bridge,
+    /// A veth whose host end is a port of a bridge that is not ours.
+    Adopted,
     /// The device inside is a macvlan below the parent; the host has no end of it.
-    Macvlan { parent: String },
+    Macvlan(Parent),
     /// The same with ipvlan.
-    Ipvlan { parent: String },
+    Ipvlan(Parent),
     /// A veth whose host end is a port of a bridge of Open vSwitch. `vlan`: its tag, 0 for none.
     Ovs { vlan: u16 },
 }
@@ -258,6 +347,21 @@ pub struct Attachment {
     pub link: Link,
 }
 
+impl Link {
+    /// On a network that was there before: see [`HostNetwork::is_lan`].
+    pub fn is_lan(&self) -> bool {
+        match self {
+            Self::Adopted | Self::Macvlan(_) | Self::Ipvlan(_) => true,
+            Self::Bridge | Self::Ovs { .. } => false,
+        }
+    }
+
+    /// The host has no end of it.
+    pub fn is_inside_alone(&self) -> bool {
+        matches!(self, Self::Macvlan(_) | Self::Ipvlan(_))
+    }
+}
+
 impl Attachment {
     /// Its addresses, IPv4 first.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
@@ -281,18 +385,19 @@ mod tests {
             peers: vec!["192.0.2.2".parse().unwrap()],
             encryption: "none".to_owned(),
         };
-        let parent = || "eth0".to_owned();
+        let below = |host_access| Below {
+            parent: Parent {
+                name: "eth0".to_owned(),
+                index: 2,
+            },
+            host_access,
+        };
         let (datapath, vlan) = ("system".to_owned(), 7);
         for driver in [
             Driver::default(),
-            Driver::Macvlan {
-                parent: parent(),
-                host_access: true,
-            },
-            Driver::Ipvlan {
-                parent: parent(),
-                host_access: false,
-            },
+            Driver::Bridge { adopt: true },
+            Driver::Macvlan(below(true)),
+            Driver::Ipvlan(below(false)),
             Driver::Overlay(tunnel.clone()),
             Driver::Ovs {
                 tunnel,
@@ -302,6 +407,24 @@ mod tests {
         ] {
             let text = serde_json::to_string(&driver).unwrap();
             assert_eq!(serde_json::from_str::<Driver>(&text).unwrap(), driver, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_link_is_read_back_from_the_ledger() {
+        let parent = Parent {
+            name: "eth0".to_owned(),
+            index: 2,
+        };
+        for link in [
+            Link::Bridge,
+            Link::Adopted,
+            Link::Macvlan(parent.clone()),
+            Link::Ipvlan(parent),
+            Link::Ovs { vlan: 7 },
+        ] {
+            let text = serde_json::to_string(&link).unwrap();
+            assert_eq!(serde_json::from_str::<Link>(&text).unwrap(), link, "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is on the host, as far as it could be seen.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::{ContentKey, ContentRecord};
 use crate::damage::Damage;
 use crate::dns::DnsState;
-use crate::firewall::{FirewallState, Protocol};
+use crate::firewall::{Backend, FirewallState, Protocol};
 use crate::health::HealthState;
 use crate::image::Image;
 use crate::name::{ContainerId, Name};
@@ -59,6 +59,8 @@ pub struct Observed {
     pub firewall_there: bool,
     /// Foreign firewalls that keep traffic from our networks and that we have no hand in.
     pub foreign_drops: Vec<ForeignDrop>,
+    /// What the firewall is made with.
+    pub backend: BackendSeen,
     /// Sockets bound on the host by any process.
     pub listeners: Look<Vec<Listener>>,
     /// What the name server was last given; none where it does not run.
@@ -79,6 +81,16 @@ pub struct Observed {
     pub around: Surroundings,
     /// Every container that has a directory, a shim or a cgroup of ours.
     pub containers: Look<BTreeMap<ContainerId, Look<ObservedContainer>>>,
+}
+
+/// What the firewall is made with, and what there is to know of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendSeen {
+    pub kind: Backend,
+    /// For users: which program, and what it cannot do.
+    pub remark: Option<String>,
+    /// What keeps from telling who reaches a published port.
+    pub unjudged: Option<String>,
 }
 
 /// A firewall of somebody else that drops traffic of our networks, and that we cannot put right.
@@ -105,6 +117,15 @@ pub struct ObservedLink {
     pub mtu: u32,
     /// Device name of the bridge it is a port of.
     pub master: Option<String>,
+    /// As such a port it reaches no other one that is isolated as well.
+    #[serde(default)]
+    pub isolated: bool,
+    /// The kernel's number of it, which no other device gets as long as the host is up.
+    #[serde(default)]
+    pub index: u32,
+    /// Macvlan and ipvlan devices only: the device they are below.
+    #[serde(default)]
+    pub below: Option<String>,
     pub addresses: Vec<Ipv4Net>,
     /// Of global scope; of ours, those that are reached as they should be.
     #[serde(default)]
@@ -114,12 +135,12 @@ pub struct ObservedLink {
     /// Bridges of ours only.
     #[serde(default)]
     pub ipv6: Ipv6State,
-    /// VXLAN devices of ours only.
+    /// VXLAN devices and bridges of Open vSwitch of ours only.
     #[serde(default)]
     pub tunnel: Option<ObservedTunnel>,
 }
 
-/// What is special about a VXLAN device.
+/// What is special about a VXLAN device, or about a bridge of Open vSwitch with its tunnels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedTunnel {
     pub vni: u32,
@@ -129,6 +150,25 @@ pub struct ObservedTunnel {
     pub peers: Vec<IpAddr>,
     /// Nothing of the gateway of its bridge, and nothing that asks for it, crosses it.
     pub sealed: bool,
+    /// Where it is of Open vSwitch.
+    #[serde(default)]
+    pub switch: Option<ObservedSwitch>,
+}
+
+/// What a network's bridge of Open vSwitch was made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedSwitch {
+    /// `vxlan`, `gre`, `geneve`.
+    pub kind: String,
+    /// `system`, `netdev`.
+    pub datapath: String,
+    pub vlan: u16,
+    pub mtu: Option<u32>,
+    pub gateway: Ipv4Addr,
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
+    /// All of it is as it was made: bridges, their ports, and what these are set to.
+    pub whole: bool,
 }
 
 /// What a device does with IPv6.

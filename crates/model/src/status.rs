@@ -14,6 +14,9 @@ pub struct Status {
     pub converged: bool,
     pub config_dir: String,
     pub firewall: String,
+    /// What is to be known of that beyond its name: which program, and that it has no atomic switch.
+    #[serde(default)]
+    pub firewall_note: Option<String>,
     pub version: String,
     pub errors: Vec<Diagnostic>,
     pub containers: Vec<ContainerStatus>,
@@ -109,12 +112,16 @@ pub struct PortStatus {
     pub container: u16,
     pub protocol: String,
     pub allow: Vec<String>,
-    /// Who can reach it: `everybody`, `sources` (those of `allow`), `host` (published on a loopback address).
+    /// Who can reach it: `everybody`, `sources` (those of `allow`), `host` (published on a loopback address), `nobody` (there
+    /// is no firewall of ours that publishes it).
     #[serde(default)]
     pub open_to: String,
     /// Somebody else's firewall that keeps out whoever is not this host, be they let in by us.
     #[serde(default)]
     pub closed_by: Option<String>,
+    /// What may keep others out and is not judged; null where all is known.
+    #[serde(default)]
+    pub unjudged: Option<String>,
 }
 
 /// A row of `networks`.
@@ -127,8 +134,26 @@ pub struct NetworkStatus {
     pub gateway: Option<String>,
     pub subnet6: Option<String>,
     pub gateway6: Option<String>,
+    /// The part of the subnet that addresses are given out from, where it is not all of it.
+    #[serde(default)]
+    pub range: Option<String>,
     pub containers: Vec<String>,
+    /// The other hosts of an overlay.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     pub error: Option<String>,
+}
+
+/// Another host of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub address: String,
+    /// Where it is known from: `peers`, `peers_file`, `etcd`.
+    pub from: String,
+    /// What it calls itself, where etcd says so.
+    pub host: Option<String>,
+    /// Its part of the subnet, likewise.
+    pub range: Option<String>,
 }
 
 /// A row of `volumes`.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::cluster::ClusterState;
 use crate::observed::Look;
 
 /// What a route leads by (ip-route(8), `get`).
@@ -36,6 +37,10 @@ pub struct Surroundings {
     pub ways: BTreeMap<IpAddr, Way>,
     /// What the files of overlays' peers say.
     pub peers: BTreeMap<PathBuf, Look<Vec<IpAddr>>>,
+    /// What etcd said of overlays' hosts; none where the settings name no etcd.
+    pub cluster: Option<ClusterState>,
+    /// Open vSwitch is there to make networks of. Looked at only where a network is to be made of it.
+    pub switch: Look<()>,
     /// Since when this agent has been here to start what is due.
     pub here_since: Timestamp,
 }
@@ -50,6 +55,8 @@ impl Default for Surroundings {
             zones: BTreeMap::new(),
             ways: BTreeMap::new(),
             peers: BTreeMap::new(),
+            cluster: None,
+            switch: Look::Known(()),
             here_since: Timestamp::MIN,
         }
     }

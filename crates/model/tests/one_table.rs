@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use model::file::keys::{self, DESIRED, FORMS, Key, SETTINGS, Type};
+use model::file::keys::{self, DESIRED, Key, SETTINGS, Type};
 use model::file::{Outcome, Source, parse, schema, settings_schema};
 use serde_json::Value;
 
@@ -160,8 +160,6 @@ fn every_row_says_something_and_stands_once() {
             );
         }
     }
-    let forms: BTreeSet<_> = FORMS.iter().map(|f| (f.path, f.name)).collect();
-    assert_eq!(forms.len(), FORMS.len());
 }
 
 /// A small part of JSON Schema 2020-12: the keywords that ours use.
@@ -270,7 +268,7 @@ fn the_schema_takes_nothing_that_is_not_supported_yet() {
         assert!(!valid(&schema(), &json(&text).unwrap()), "{text}");
         refused += 1;
     }
-    assert!(refused > 1);
+    assert!(refused > 0);
     for value in [
         "rootfs = '/s'\nlogging = { driver = 'journald' }",
         "rootfs = '/s'\nuserns = 'auto'",

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::dbus::CallError;
 use crate::netlink::KernelError;
+use crate::ovs::SwitchError;
 
 /// A failure of [`crate::Net`] or [`crate::Monitor`].
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +47,30 @@ pub enum NetError {
          an agent that was not stopped; stop it"
     )]
     HeldTable { table: &'static str, holder: u32 },
+    #[error(
+        "there is no program {program}: install the package iptables (or iptables-nft, iptables-legacy), or set `backend` \
+         in [firewall] of the settings to something else"
+    )]
+    NoIptables { program: String },
+    /// It said no.
+    #[error("{program} failed: {said}")]
+    Iptables { program: String, said: String },
+    #[error(
+        "chains WHARF-… of iptables belong to another wharf agent ({owner}): one agent owns one network namespace; stop \
+         the other one, or, if it is gone for good, take them out with iptables -D, -F and -X"
+    )]
+    ForeignChains { owner: String },
     #[error("cannot have firewalld forget {bridges}: {source}")]
     Firewalld {
         bridges: String,
         #[source]
         source: CallError,
+    },
+    #[error("cannot {doing}: {source}")]
+    Switch {
+        doing: String,
+        #[source]
+        source: SwitchError,
     },
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },

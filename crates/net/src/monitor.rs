@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Doing, NetError};
 use crate::netlink::u32_at;
+use crate::ovs::SwitchWatch;
 use crate::{firewall, link};
 
 /// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
@@ -51,10 +52,13 @@ pub struct MonitorEvent {
     pub overrun: bool,
 }
 
-/// Two nonblocking sockets in the network namespace of the thread that made them.
+/// Nonblocking sockets in the network namespace of the thread that made them.
 pub struct Monitor {
     route: Socket,
     firewall: Socket,
+    /// See [`Monitor::heeding_iptables`].
+    iptables: bool,
+    switch: Option<SwitchWatch>,
 }
 
 impl Monitor {
@@ -64,12 +68,41 @@ impl Monitor {
             listen(NETLINK_ROUTE, &ROUTE_GROUPS).doing(|| "listen to changes of devices".to_owned())?;
         let firewall = listen(NETLINK_NETFILTER, &[FIREWALL_GROUP])
             .doing(|| "listen to changes of nftables".to_owned())?;
-        Ok(Self { route, firewall })
+        Ok(Self {
+            route,
+            firewall,
+            iptables: false,
+            switch: None,
+        })
+    }
+
+    /// Listens to Open vSwitch as well.
+    #[must_use]
+    pub fn with_switch(self, switch: SwitchWatch) -> Self {
+        let switch = Some(switch);
+        Self { switch, ..self }
+    }
+
+    /// Tells of every change by iptables-nft, too: where our rules are there.
+    #[must_use]
+    pub fn heeding_iptables(self, iptables: bool) -> Self {
+        Self { iptables, ..self }
     }
 
     /// Readable when there is something to drain.
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.route.as_fd(), self.firewall.as_fd()]
+    }
+
+    /// Readable when there may be news of Open vSwitch. They are others each time that it was asked for news.
+    pub fn switch_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.switch.iter().flat_map(SwitchWatch::fds)
+    }
+
+    /// Whether something of Open vSwitch may be different. To be asked now and then in any case: nobody tells that it was
+    /// started.
+    pub fn switch_has_news(&mut self) -> bool {
+        self.switch.as_mut().is_some_and(SwitchWatch::has_news)
     }
 
     /// Takes all that has come.
@@ -86,11 +119,13 @@ impl Monitor {
         let lost_rules = drain(&self.firewall, |datagram| {
             for (kind, payload) in messages(datagram) {
                 transaction |= firewall::is_about_us(kind, payload);
+                transaction |= self.iptables && firewall::is_of_iptables(kind, payload);
                 event.firewall |= transaction;
                 // The last message of a transaction.
                 if let Some((pid, name)) = firewall::committed_by(kind, payload)
                     && std::mem::take(&mut transaction)
                     && !is_own(pid)
+                    && !firewall::was_run(pid)
                 {
                     event.by = Some(Changer { pid, name });
                 }

@@ -3,6 +3,7 @@
 mod devices;
 mod forwarding;
 mod rules;
+mod switch;
 
 pub use rules::FirewallLook;
 
@@ -10,18 +11,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use model::network::{Attachment, Driver, HostNetwork};
+use model::firewall::Backend as Kind;
+use model::network::{Attachment, Driver, HostNetwork, Link};
 use model::observed::{ForeignAddress, ForeignAddress6, Ipv6State, Listener, ObservedLink};
 use model::surroundings::Way;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 
 use crate::error::{Doing, NetError};
-use crate::firewall::Keeper;
+use crate::firewall::{Backend, FirewallOptions};
 use crate::link::{self, Mark};
 use crate::netlink::Netlink;
+use crate::ovs::{self, Switch};
 use crate::relay::Relay;
 use crate::{firewall, listeners, sysctl};
 use devices::Devices;
@@ -31,7 +34,7 @@ use devices::Devices;
 /// Its sockets belong to the network namespace of the thread that called [`Net::new`]; kernel settings are read and
 /// written in the namespace of the calling thread. Both must be the same: an agent never leaves its own.
 pub struct Net {
-    keeper: Keeper,
+    backend: Backend,
     mark: Mark,
     route: Mutex<Netlink>,
     filter: Mutex<Netlink>,
@@ -46,6 +49,7 @@ pub struct Net {
     guarded6: AtomicBool,
     /// Serves ports on `[::1]`.
     relay: Option<Relay>,
+    switch: Arc<Switch>,
 }
 
 impl Net {
@@ -55,15 +59,21 @@ impl Net {
     /// first [`Net::apply_firewall`] on. When the agent ends the table stays, for anybody to change, and is taken over
     /// here again.
     pub fn new(owner: &str) -> Result<Self, NetError> {
-        Self::open(owner, false)
+        Self::with_firewall(owner, FirewallOptions::default())
     }
 
     /// As on a kernel without such tables: others can change ours, and it is put right after them.
     pub fn sharing_its_table(owner: &str) -> Result<Self, NetError> {
-        Self::open(owner, true)
+        let shared = true;
+        let options = FirewallOptions {
+            shared,
+            ..FirewallOptions::default()
+        };
+        Self::with_firewall(owner, options)
     }
 
-    fn open(owner: &str, shared: bool) -> Result<Self, NetError> {
+    /// With the firewall kept as these say.
+    pub fn with_firewall(owner: &str, options: FirewallOptions) -> Result<Self, NetError> {
         if owner.is_empty()
             || owner.len() > 64
             || !owner.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -76,9 +86,10 @@ impl Net {
         let open =
             |protocol, name| Netlink::open(protocol).doing(|| format!("open a netlink socket ({name})"));
         let mut filter = open(NETLINK_NETFILTER, "nfnetlink")?;
+        let backend = Backend::new(&mut filter, owner, options)?;
         Ok(Self {
-            keeper: Keeper::new(&mut filter, owner, shared)?,
-            mark: Mark::new(owner),
+            mark: Mark::new(owner, backend.kind != Kind::None),
+            backend,
             route: Mutex::new(open(NETLINK_ROUTE, "rtnetlink")?),
             filter: Mutex::new(filter),
             diag: Mutex::new(open(NETLINK_SOCK_DIAG, "sock_diag")?),
@@ -88,6 +99,7 @@ impl Net {
             guarded: AtomicBool::new(false),
             guarded6: AtomicBool::new(false),
             relay: None,
+            switch: Arc::new(Switch::new(owner)),
         })
     }
 
@@ -95,10 +107,14 @@ impl Net {
     /// without its routes, or whose bridge has lost the forwarding entry of itself, is left out: it is as good as none.
     pub fn links(&self) -> Result<BTreeMap<String, ObservedLink>, NetError> {
         let mut links = self.devices(|seen| seen.links.clone())?;
-        for (name, link) in links.iter_mut().filter(|(_, l)| l.ours && l.kind == "bridge") {
+        if let Some(Ok(shown)) = self.switch.look() {
+            shown.into_links(&mut links);
+        }
+        let is_bridge = |l: &ObservedLink| l.ours && (l.kind == "bridge" || l.kind == ovs::KIND);
+        for (name, link) in links.iter_mut().filter(|(_, l)| is_bridge(l)) {
             // A device that went away since has no settings any more. Of these the kernel tells no change.
-            link.route_localnet = sysctl::bridge_settings_are_on(name);
-            if link.ipv6 == Ipv6State::On && !sysctl::bridge_settings6_are_on(name) {
+            link.route_localnet = !self.publishes() || sysctl::bridge_settings_are_on(name);
+            if link.ipv6 == Ipv6State::On && !sysctl::bridge_settings6_are_on(name, self.publishes()) {
                 link.ipv6 = Ipv6State::Wrong;
             }
         }
@@ -115,9 +131,9 @@ impl Net {
         self.devices(|seen| seen.foreign6.clone())
     }
 
-    /// Whether the host forwards IPv4 packets.
+    /// Whether the host forwards IPv4 packets. Without a firewall of ours that is not asked: it is as it must be.
     pub fn forwarding(&self) -> Result<bool, NetError> {
-        Ok(sysctl::read(sysctl::FORWARD)? != 0)
+        Ok(!self.publishes() || sysctl::read(sysctl::FORWARD)? != 0)
     }
 
     /// Whether the host has a way to the network that is not ours: a device that is up with a default route, and an
@@ -136,10 +152,18 @@ impl Net {
     ///
     /// The firewall learns of the bridge before anything of it can be reached: the bridge is added to the table's
     /// content where it is missing, because `route_localnet` opens the host's loopback to it otherwise.
-    /// Refuses a device of that name that is not ours.
+    /// Refuses a device of that name that is not ours. Of a network that was there before, it makes what the host has of
+    /// it, or takes it away where nothing asks for it.
     pub fn apply_bridge(&self, n: &HostNetwork) -> Result<(), NetError> {
         link::check_bridge(n)?;
+        if n.is_lan() {
+            return link::apply_lan(&mut self.route(), &self.mark, n);
+        }
         forwarding::check(n)?;
+        ovs::check(n)?;
+        if let Driver::Ovs { .. } = n.driver {
+            return self.apply_switch(n);
+        }
         if let Driver::Overlay(tunnel) = &n.driver {
             link::check_tunnel(n, tunnel)?;
         }
@@ -154,6 +178,9 @@ impl Net {
 
     /// Removes a bridge of ours; absent is fine.
     pub fn remove_bridge(&self, bridge: &str) -> Result<(), NetError> {
+        if self.remove_from_switch(bridge)? {
+            return Ok(());
+        }
         link::remove_bridge(&mut self.route(), &self.mark, bridge)
     }
 
@@ -161,11 +188,15 @@ impl Net {
     ///
     /// `whose`: for messages and the device's alias (the container's name or id).
     pub fn attach(&self, netns: BorrowedFd<'_>, a: &Attachment, whose: &str) -> Result<(), NetError> {
+        if let Link::Ovs { .. } = a.link {
+            return self.attach_to_switch(netns, a, whose);
+        }
         link::attach(&mut self.route(), &self.mark, netns, a, whose)
     }
 
     /// Removes a host end of ours, and with it the container's; absent is fine.
     pub fn detach(&self, host_device: &str) -> Result<(), NetError> {
+        self.detach_from_switch(host_device)?;
         link::detach(&mut self.route(), &self.mark, host_device)
     }
 
@@ -215,7 +246,7 @@ impl Net {
 }
 
 /// A conversation that panicked left at most an unread answer, which the next one skips by its number.
-fn lock<T>(socket: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(socket: &Mutex<T>) -> MutexGuard<'_, T> {
     socket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

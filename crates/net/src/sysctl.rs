@@ -14,10 +14,11 @@ pub fn bridge_settings_are_on(bridge: &str) -> bool {
     on(route_localnet(bridge)) && on(forwarding(bridge))
 }
 
-/// Whether the bridge takes no router advertisements and forwards as a router does. Of the first the kernel tells nobody.
-pub(crate) fn bridge_settings6_are_on(bridge: &str) -> bool {
+/// Whether the bridge takes no router advertisements and, where that is ours to say, forwards as a router does. Of the
+/// first the kernel tells nobody.
+pub(crate) fn bridge_settings6_are_on(bridge: &str, forwards: bool) -> bool {
     let is = |setting: String, wanted| read(&setting).is_ok_and(|value| value == wanted);
-    is(accept_ra(bridge), 0) && is(forwarding6(bridge), 1)
+    is(accept_ra(bridge), 0) && (!forwards || is(forwarding6(bridge), 1))
 }
 
 /// The files of these settings, as seen from the network namespace of the calling thread: whoever writes to one by this
@@ -96,6 +97,16 @@ pub(crate) fn accept_ra(device: &str) -> String {
 /// Whether another one who has an address is looked for before it is used.
 pub(crate) fn accept_dad(device: &str) -> String {
     format!("ipv6/conf/{device}/accept_dad")
+}
+
+/// Which requests for an address of this host are answered there (ARP).
+pub(crate) fn arp_ignore(device: &str) -> String {
+    format!("ipv4/conf/{device}/arp_ignore")
+}
+
+/// Which of its addresses the host asks for a neighbour by (ARP).
+pub(crate) fn arp_announce(device: &str) -> String {
+    format!("ipv4/conf/{device}/arp_announce")
 }
 
 pub(crate) fn disable_ipv6(device: &str) -> String {

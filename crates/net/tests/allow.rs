@@ -6,8 +6,8 @@ mod host;
 use std::net::{Ipv4Addr, UdpSocket};
 
 use host::{
-    Container, HOST, Host, LOCALHOST, NEIGHBOUR, SECOND, ask, attachment, network, port, refuse_all, serve,
-    talk_long,
+    Container, HOST, Host, LOCALHOST, NEIGHBOUR, On, SECOND, ask, attachment, network, port, refuse_all,
+    serve, talk_long,
 };
 use ipnet::IpNet;
 use model::firewall::Protocol::{self, Tcp, Udp};
@@ -18,6 +18,12 @@ const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// A second address of the neighbour.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
+host::on_every_backend! {
+    only_those_on_the_list_get_in
+    a_list_is_changed_on_the_running_port
+    names_are_asked_where_the_name_server_listens
+}
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
     let mut nets: Vec<IpNet> = list.iter().map(|net| net.parse().unwrap()).collect();
@@ -39,10 +45,9 @@ fn listed(c: &Container, ip: Option<Ipv4Addr>, number: u16, allow: &[&str]) -> V
     BOTH.map(rule).to_vec()
 }
 
-#[test]
-fn only_those_on_the_list_get_in() {
+fn only_those_on_the_list_get_in(on: On) {
     for bridge_nf in [true, false] {
-        let host = Host::with_bridge_nf(Some(bridge_nf));
+        let host = on.bridge_nf(bridge_nf);
         let (n, other) = (network("front", 1), network("back", 2));
         host.apply(&[&n, &other], Vec::new());
         let c = web(&host, &n, 5);
@@ -110,9 +115,8 @@ fn as_stranger(host: &Host, work: impl FnOnce(&host::Space)) {
         .sh("ip route replace 192.0.2.0/24 dev eth0 src 192.0.2.2; ip route del 10.88.1.0/24");
 }
 
-#[test]
-fn a_list_is_changed_on_the_running_port() {
-    let host = Host::new();
+fn a_list_is_changed_on_the_running_port(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let c = web(&host, &n, 5);
@@ -201,10 +205,9 @@ fn the_list_is_needed() {
     }
 }
 
-#[test]
-fn names_are_asked_where_the_name_server_listens() {
+fn names_are_asked_where_the_name_server_listens(on: On) {
     for bridge_nf in [true, false] {
-        let host = Host::with_bridge_nf(Some(bridge_nf));
+        let host = on.bridge_nf(bridge_nf);
         let (n, other) = (network("front", 1), network("back", 2));
         host.apply(&[&n, &other], Vec::new());
         let (c, plain) = (host.container(&n, 5), host.container(&other, 5));

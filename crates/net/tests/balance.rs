@@ -6,7 +6,9 @@ mod host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, UdpSocket};
 
-use host::{Container, HOST, Host, LOCALHOST, SECOND, Space, ask, network, port, refuse, serve, talk_long};
+use host::{
+    Container, HOST, Host, LOCALHOST, On, SECOND, Space, ask, network, port, refuse, serve, talk_long,
+};
 use model::firewall::PortRule;
 use model::firewall::Protocol::{self, Tcp, Udp};
 use model::network::HostNetwork;
@@ -16,6 +18,14 @@ const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const WORDS: [&str; 3] = ["one", "two", "three"];
 /// Tries after which a target of three that is never seen gets nothing: (2/3)^100 is less than 10^-17.
 const TRIES: usize = 100;
+
+host::on_every_backend! {
+    every_target_is_reached_from_everywhere_by_any_address
+    every_target_is_reached_by_the_one_address_alone
+    a_target_that_left_gets_nothing_and_one_that_came_gets_its_share
+    udp_flows_stay_with_their_target_until_it_leaves
+    a_list_holds_for_every_target
+}
 
 /// Instances of one service, each saying its word.
 fn instances(host: &Host, n: &HostNetwork) -> Vec<Container> {
@@ -56,9 +66,8 @@ fn words(numbers: &[usize]) -> BTreeSet<String> {
     numbers.iter().map(|n| WORDS[n - 1].to_owned()).collect()
 }
 
-#[test]
-fn every_target_is_reached_from_everywhere_by_any_address() {
-    let host = Host::new();
+fn every_target_is_reached_from_everywhere_by_any_address(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let all = instances(&host, &n);
@@ -78,9 +87,8 @@ fn every_target_is_reached_from_everywhere_by_any_address() {
     }
 }
 
-#[test]
-fn every_target_is_reached_by_the_one_address_alone() {
-    let host = Host::new();
+fn every_target_is_reached_by_the_one_address_alone(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let all = instances(&host, &n);
@@ -98,9 +106,8 @@ fn every_target_is_reached_by_the_one_address_alone() {
     }
 }
 
-#[test]
-fn a_target_that_left_gets_nothing_and_one_that_came_gets_its_share() {
-    let host = Host::new();
+fn a_target_that_left_gets_nothing_and_one_that_came_gets_its_share(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let all = instances(&host, &n);
@@ -130,9 +137,8 @@ fn word(socket: &UdpSocket) -> String {
     talk_long(socket).split(' ').next().unwrap().to_owned()
 }
 
-#[test]
-fn udp_flows_stay_with_their_target_until_it_leaves() {
-    let host = Host::new();
+fn udp_flows_stay_with_their_target_until_it_leaves(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let all = instances(&host, &n);
@@ -160,9 +166,8 @@ fn udp_flows_stay_with_their_target_until_it_leaves() {
     }
 }
 
-#[test]
-fn a_list_holds_for_every_target() {
-    let host = Host::new();
+fn a_list_holds_for_every_target(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let all = instances(&host, &n);

@@ -101,7 +101,9 @@ fn a_bridge_is_put_right_after_every_damage_and_then_left_alone() {
         let settings = host.space.sh(
             "cat /proc/sys/net/ipv4/conf/wh-front/route_localnet /proc/sys/net/ipv6/conf/wh-front/disable_ipv6 /proc/sys/net/ipv4/ip_forward",
         );
-        let link = host.space.run(|| host.net.links().unwrap()["wh-front"].clone());
+        let mut link = host.space.run(|| host.net.links().unwrap()["wh-front"].clone());
+        // One that is made anew has another number.
+        link.index = 0;
         let shown = host.space.sh("ip -d -o link show wh-front | grep -oE 'alias.*|link/ether [^ ]*|forward_delay [0-9]*|stp_state [0-9]'");
         let firewall = host.space.run(|| host.net.firewall().unwrap());
         format!("{settings}{link:?}\n{shown}{firewall:?}")

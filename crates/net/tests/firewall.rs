@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use host::{HOST, Host, LOCALHOST, SECOND, Space, ask, attachment, bridge_rule, network, port, serve};
 use model::firewall::Protocol::{Tcp, Udp};
-use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
 use net::Net;
 use proptest::prelude::*;
 
@@ -399,6 +399,23 @@ fn of_family(number: u32, six: bool) -> IpAddr {
     }
 }
 
+/// From one end of each of its subnets to the other, where its containers are isolated.
+fn links_of(bridge: &FirewallBridge) -> Vec<LinkRule> {
+    let six = bridge.subnet6.map(ipnet::IpNet::V6);
+    let subnets = [Some(ipnet::IpNet::V4(bridge.subnet)), six];
+    let both = |net: ipnet::IpNet| {
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| LinkRule {
+            bridge: bridge.bridge.clone(),
+            from: net.network(),
+            to: net.broadcast(),
+            protocol,
+            port: 5432,
+        })
+    };
+    let isolated = subnets.into_iter().flatten().filter(|_| bridge.isolated);
+    isolated.flat_map(both).collect()
+}
+
 fn states() -> impl Strategy<Value = FirewallState> {
     let bridges = prop::collection::btree_map(
         "[a-z][a-z0-9.@-]{0,13}[a-z]",
@@ -408,6 +425,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
             any::<(bool, bool)>(),
             prop::option::of(1..=u16::MAX),
             prop::option::of((any::<u128>(), 8..=126_u8, any::<bool>())),
+            any::<bool>(),
         ),
         1..6,
     );
@@ -415,7 +433,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
         let bridges: Vec<FirewallBridge> = bridges
             .into_iter()
             .map(
-                |(bridge, (ip, prefix, (masquerade, internal), dns_port, six))| FirewallBridge {
+                |(bridge, (ip, prefix, (masquerade, internal), dns_port, six, isolated))| FirewallBridge {
                     bridge,
                     subnet: ipnet::Ipv4Net::new(ip.into(), prefix).unwrap().trunc(),
                     masquerade,
@@ -424,7 +442,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
                     subnet6: six
                         .map(|(ip, prefix, _)| ipnet::Ipv6Net::new(ip.into(), prefix).unwrap().trunc()),
                     masquerade6: six.is_some_and(|(_, _, masquerade)| masquerade),
-                    isolated: false,
+                    isolated,
                 },
             )
             .collect();
@@ -482,6 +500,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
             FirewallState {
                 bridges: bridges.clone(),
                 ports: ports.filter(|p| is_new(p)).collect(),
+                links: bridges.iter().flat_map(links_of).collect(),
                 ..FirewallState::default()
             }
             .sorted()

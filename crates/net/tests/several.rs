@@ -6,7 +6,7 @@ mod host;
 use std::net::{Ipv4Addr, UdpSocket};
 
 use host::{
-    HOST, Host, LOCALHOST, NEIGHBOUR, SECOND, Space, ask, attachment, network, port, refuse, refuse_all,
+    HOST, Host, LOCALHOST, NEIGHBOUR, On, SECOND, Space, ask, attachment, network, port, refuse, refuse_all,
     serve,
 };
 use model::firewall::Protocol::{self, Tcp, Udp};
@@ -14,6 +14,14 @@ use model::network::{Attachment, HostNetwork, MacAddr};
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+host::on_every_backend! {
+    a_container_is_on_several_networks_and_goes_out_by_one
+    a_container_does_not_reach_other_networks_whatever_it_sends
+    a_container_does_not_reach_the_hosts_loopback_by_any_of_its_networks
+    an_internal_network_has_no_way_out_and_no_way_in
+    a_bridge_of_the_users_name_and_size_carries_traffic
+}
 
 /// The container's interface number so and so on that network; only `gateway` ones have a default route.
 fn interface(n: &HostNetwork, index: usize, gateway: bool) -> Attachment {
@@ -31,9 +39,8 @@ fn attach(host: &Host, space: &Space, at: &[Attachment]) {
     }
 }
 
-#[test]
-fn a_container_is_on_several_networks_and_goes_out_by_one() {
-    let host = Host::new();
+fn a_container_is_on_several_networks_and_goes_out_by_one(on: On) {
+    let host = on.host();
     let (mut front, back, mut closed) = (network("front", 1), network("back", 2), network("closed", 3));
     front.mtu = Some(1400);
     closed.internal = true;
@@ -196,10 +203,9 @@ fn a_change_of_a_forwarding_setting_is_told_seen_and_put_right() {
 }
 
 /// A container as an attacker: root in its namespace, free to set addresses, routes and kernel settings there.
-#[test]
-fn a_container_does_not_reach_other_networks_whatever_it_sends() {
+fn a_container_does_not_reach_other_networks_whatever_it_sends(on: On) {
     for bridge_nf in [true, false] {
-        let host = Host::with_bridge_nf(Some(bridge_nf));
+        let host = on.bridge_nf(bridge_nf);
         let (front, back, mut closed) = (network("front", 1), network("back", 2), network("closed", 3));
         closed.internal = true;
         host.apply(&[&front, &back, &closed], Vec::new());
@@ -257,9 +263,8 @@ fn a_container_does_not_reach_other_networks_whatever_it_sends() {
     }
 }
 
-#[test]
-fn a_container_does_not_reach_the_hosts_loopback_by_any_of_its_networks() {
-    let host = Host::new();
+fn a_container_does_not_reach_the_hosts_loopback_by_any_of_its_networks(on: On) {
+    let host = on.host();
     let (front, mut closed) = (network("front", 1), network("closed", 2));
     closed.internal = true;
     host.apply(&[&front, &closed], Vec::new());
@@ -285,10 +290,9 @@ fn a_container_does_not_reach_the_hosts_loopback_by_any_of_its_networks() {
     assert_eq!(ask(&host.space, Tcp, LOCALHOST, 7000), "secret 127.0.0.1");
 }
 
-#[test]
-fn an_internal_network_has_no_way_out_and_no_way_in() {
+fn an_internal_network_has_no_way_out_and_no_way_in(on: On) {
     for bridge_nf in [true, false] {
-        let host = Host::with_bridge_nf(Some(bridge_nf));
+        let host = on.bridge_nf(bridge_nf);
         let (front, mut closed) = (network("front", 1), network("closed", 2));
         closed.internal = true;
         host.apply(&[&front, &closed], Vec::new());
@@ -328,9 +332,8 @@ fn an_internal_network_has_no_way_out_and_no_way_in() {
     }
 }
 
-#[test]
-fn a_bridge_of_the_users_name_and_size_carries_traffic() {
-    let host = Host::new();
+fn a_bridge_of_the_users_name_and_size_carries_traffic(on: On) {
+    let host = on.host();
     let mut n = network("front", 1);
     n.bridge = "br-shop".to_owned();
     n.mtu = Some(1300);

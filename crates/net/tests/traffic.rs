@@ -6,13 +6,29 @@ mod host;
 use std::net::{Ipv4Addr, UdpSocket};
 
 use host::{
-    Container, HOST, Host, LOCALHOST, NEIGHBOUR, SECOND, Space, ask, network, port, refuse, serve, talk_long,
+    Container, HOST, Host, LOCALHOST, NEIGHBOUR, On, SECOND, Space, ask, network, port, refuse, serve,
+    talk_long,
 };
 use model::firewall::Protocol::{self, Tcp, Udp};
 use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+host::on_every_backend! {
+    a_published_port_is_reached_from_everywhere_with_bridge_nf
+    a_published_port_is_reached_from_everywhere_without_bridge_nf
+    the_way_out_is_masqueraded_unless_told_otherwise
+    a_neighbour_reaches_nothing_but_published_ports
+    a_port_on_127_0_0_1_is_for_the_host_alone
+    a_container_cannot_pose_as_the_hosts_loopback
+    a_bound_port_answers_on_its_address_alone
+    a_port_on_an_address_the_host_does_not_have_takes_nobodys_traffic
+    networks_are_apart_but_for_published_ports
+    a_port_moves_and_udp_flows_move_with_it
+    forwarding_is_off_again_without_its_guard
+    forwarding_that_was_off_is_for_our_bridges_alone
+}
 
 fn web(host: &Host, n: &HostNetwork, number: u8) -> Container {
     let c = host.container(n, number);
@@ -25,8 +41,8 @@ fn published(host: &Host, n: &HostNetwork, c: &Container) {
     host.apply(&[n], vec![rule(Tcp), rule(Udp)]);
 }
 
-fn published_port_is_reached_from_everywhere(bridge_nf: bool) {
-    let host = Host::with_bridge_nf(Some(bridge_nf));
+fn published_port_is_reached_from_everywhere(on: On, bridge_nf: bool) {
+    let host = on.bridge_nf(bridge_nf);
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let c = web(&host, &n, 5);
@@ -58,19 +74,16 @@ fn published_port_is_reached_from_everywhere(bridge_nf: bool) {
     }
 }
 
-#[test]
-fn a_published_port_is_reached_from_everywhere_with_bridge_nf() {
-    published_port_is_reached_from_everywhere(true);
+fn a_published_port_is_reached_from_everywhere_with_bridge_nf(on: On) {
+    published_port_is_reached_from_everywhere(on, true);
 }
 
-#[test]
-fn a_published_port_is_reached_from_everywhere_without_bridge_nf() {
-    published_port_is_reached_from_everywhere(false);
+fn a_published_port_is_reached_from_everywhere_without_bridge_nf(on: On) {
+    published_port_is_reached_from_everywhere(on, false);
 }
 
-#[test]
-fn the_way_out_is_masqueraded_unless_told_otherwise() {
-    let host = Host::new();
+fn the_way_out_is_masqueraded_unless_told_otherwise(on: On) {
+    let host = on.host();
     let (mut n, mut open) = (network("front", 1), network("open", 2));
     open.masquerade = false;
     host.apply(&[&n, &open], Vec::new());
@@ -94,9 +107,8 @@ fn the_way_out_is_masqueraded_unless_told_otherwise() {
     }
 }
 
-#[test]
-fn a_neighbour_reaches_nothing_but_published_ports() {
-    let host = Host::new();
+fn a_neighbour_reaches_nothing_but_published_ports(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let c = web(&host, &n, 5);
@@ -120,9 +132,8 @@ fn route_loopback_to(space: &Space, via: Ipv4Addr) {
     ));
 }
 
-#[test]
-fn a_port_on_127_0_0_1_is_for_the_host_alone() {
-    let host = Host::new();
+fn a_port_on_127_0_0_1_is_for_the_host_alone(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let (c, other) = (web(&host, &n, 5), host.container(&n, 6));
@@ -150,9 +161,8 @@ fn a_port_on_127_0_0_1_is_for_the_host_alone() {
     }
 }
 
-#[test]
-fn a_container_cannot_pose_as_the_hosts_loopback() {
-    let host = Host::new();
+fn a_container_cannot_pose_as_the_hosts_loopback(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let c = host.container(&n, 5);
@@ -176,9 +186,8 @@ fn a_container_cannot_pose_as_the_hosts_loopback() {
     heard.recv_from(&mut buffer).unwrap();
 }
 
-#[test]
-fn a_bound_port_answers_on_its_address_alone() {
-    let host = Host::new();
+fn a_bound_port_answers_on_its_address_alone(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let (a, b) = (web(&host, &n, 5), host.container(&n, 6));
@@ -208,9 +217,8 @@ fn a_bound_port_answers_on_its_address_alone() {
     }
 }
 
-#[test]
-fn a_port_on_an_address_the_host_does_not_have_takes_nobodys_traffic() {
-    let host = Host::new();
+fn a_port_on_an_address_the_host_does_not_have_takes_nobodys_traffic(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let (c, other) = (web(&host, &n, 5), host.container(&n, 6));
@@ -220,9 +228,8 @@ fn a_port_on_an_address_the_host_does_not_have_takes_nobodys_traffic() {
     assert!(ask(&host.space, Tcp, NEIGHBOUR, 8080).starts_with("lan "));
 }
 
-#[test]
-fn networks_are_apart_but_for_published_ports() {
-    let host = Host::new();
+fn networks_are_apart_but_for_published_ports(on: On) {
+    let host = on.host();
     let (front, back, mut closed) = (network("front", 1), network("back", 2), network("closed", 3));
     closed.internal = true;
     let all = [&front, &back, &closed];
@@ -252,9 +259,8 @@ fn networks_are_apart_but_for_published_ports() {
     }
 }
 
-#[test]
-fn a_port_moves_and_udp_flows_move_with_it() {
-    let host = Host::new();
+fn a_port_moves_and_udp_flows_move_with_it(on: On) {
+    let host = on.host();
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let (a, b) = (web(&host, &n, 5), host.container(&n, 6));
@@ -324,17 +330,16 @@ fn udp_flows_move_also_when_the_agent_died_over_it() {
     assert!(talk_long(&flow).starts_with("new "));
 }
 
-#[test]
-fn forwarding_is_off_again_without_its_guard() {
+fn forwarding_is_off_again_without_its_guard(on: On) {
     for (was_on, another) in [(false, false), (false, true), (true, false)] {
-        let host = Host::shared();
+        let host = on.shared();
         let setting = u8::from(was_on);
         host.space
             .sh(&format!("echo {setting} > /proc/sys/net/ipv4/ip_forward"));
         host.apply(&[&network("front", 1)], Vec::new());
         assert!(host.space.run(|| host.net.forwarding().unwrap()));
         // One that was just started knows it from the table alone.
-        let new = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
+        let new = host.another_agent();
         let net = if another { &new } else { &host.net };
         host.space.run(|| net.remove_firewall().unwrap());
         assert_eq!(host.space.run(|| net.forwarding().unwrap()), was_on);
@@ -343,19 +348,13 @@ fn forwarding_is_off_again_without_its_guard() {
         host.space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
         host.space.run(|| net.apply_bridge(&network("front", 1)).unwrap());
         assert!(!net.forward_guard());
-        assert!(
-            !host
-                .space
-                .sh("nft list table inet wharf")
-                .contains("forwarding was off")
-        );
+        assert!(!host.rules().contains("forwarding was off"));
     }
 }
 
-#[test]
-fn forwarding_that_was_off_is_for_our_bridges_alone() {
+fn forwarding_that_was_off_is_for_our_bridges_alone(on: On) {
     for was_on in [false, true] {
-        let host = Host::shared();
+        let host = on.shared();
         host.space.sh(&format!(
             "echo {} > /proc/sys/net/ipv4/ip_forward",
             u8::from(was_on)
@@ -391,8 +390,8 @@ fn forwarding_that_was_off_is_for_our_bridges_alone() {
             refuse(&host.neighbour, Tcp, Ipv4Addr::new(198, 51, 100, 2), 80);
         }
         // A new agent learns it from the table.
-        let again = host.space.run(|| net::Net::sharing_its_table("test").unwrap());
-        again.firewall().unwrap().unwrap();
+        let again = host.another_agent();
+        host.space.run(|| again.firewall().unwrap().unwrap());
         assert_eq!(again.forward_guard(), !was_on);
     }
 }

@@ -35,6 +35,35 @@ fn main() {
         let [new, pending, half, idle] = measure(size).map(|took| took.as_secs_f64() * 1_000.0);
         println!("{size:>10}  {new:>13.1}  {pending:>12.1}  {half:>12.1}  {idle:>13.1}");
     }
+    println!("one port more for a container with so many   (ms)");
+    for size in SIZES {
+        println!(
+            "{size:>10}  {:>13.1}",
+            one_port_more(size).as_secs_f64() * 1_000.0
+        );
+    }
+}
+
+/// A container with so many ports gets another one.
+fn one_port_more(size: usize) -> Duration {
+    let with = |count: usize| ContainerSpec {
+        ports: (0..count).map(port).collect(),
+        ..spec()
+    };
+    let mut lab = Lab::new(&[("c", with(size))]);
+    loop {
+        let desired = lab.desired();
+        let (_, plan) = planned(&mut lab, &desired);
+        if plan.actions.is_empty() {
+            break;
+        }
+        carry_out(&mut lab, plan, |_| true);
+    }
+    lab.containers = Lab::new(&[("c", with(size + 1))]).containers;
+    let desired = lab.desired();
+    let (took, plan) = best(&mut lab, &desired);
+    assert!(!plan.actions.is_empty(), "the port is missing");
+    took
 }
 
 /// From an empty host to one on which all runs: what planning took at each of four moments.
@@ -83,15 +112,19 @@ fn container(number: usize) -> ContainerSpec {
     let mut spec = spec();
     let network = name(&format!("n{}", number / A_NETWORK));
     spec.networks = vec![NetworkUse::new(network)];
+    spec.ports = vec![port(number)];
+    spec
+}
+
+fn port(number: usize) -> PortSpec {
     let host = 10_000 + u16::try_from(number).unwrap();
-    spec.ports = vec![PortSpec {
+    PortSpec {
         ip: None,
         host: Some((host, host)),
         container: (80, 80),
         protocol: Protocol::Tcp,
         allow: Vec::new(),
-    }];
-    spec
+    }
 }
 
 fn best(lab: &mut Lab, desired: &Desired) -> (Duration, Plan) {

@@ -1,6 +1,7 @@
 //! `wharf status`: what is, in the contract's words, from the same inputs as the plan.
 
 mod beside;
+mod peers;
 mod reach;
 mod schedule;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use model::action::{Action, Noun};
 use model::ledger::{Accepted, ContainerEntry};
 use model::name::{ContainerId, Name};
+use model::network::Link;
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::plan::Plan;
 use model::spec::VolumeSpec;
@@ -18,7 +20,7 @@ use model::status::{
 
 use crate::plan::{Input, Sight, driver, health_of, mounted, plan};
 
-/// The status as of these inputs. Paths, version and firewall are filled in by the agent, which knows them.
+/// The status as of these inputs. Paths and version are filled in by the agent, which knows them.
 pub fn status(input: &Input<'_>) -> Status {
     // The ids of containers that would be made are shown nowhere.
     let mut ids = || ContainerId::from_bytes([0; 32]);
@@ -39,7 +41,8 @@ pub fn status_of(input: &Input<'_>, plan: &Plan) -> Status {
         generation: input.ledger.generation,
         converged,
         config_dir: String::new(),
-        firewall: String::new(),
+        firewall: input.observed.backend.kind.word().to_owned(),
+        firewall_note: input.observed.backend.remark.clone(),
         version: String::new(),
         errors: input.desired.errors.clone(),
         containers,
@@ -275,7 +278,8 @@ impl View<'_> {
     }
 
     fn network(&self, name: &Name) -> NetworkStatus {
-        let network = self.input.ledger.networks.get(name).map(|n| &n.network);
+        let entry = self.input.ledger.networks.get(name);
+        let network = entry.map(|n| &n.network);
         let v6 = network.and_then(|n| n.v6.as_ref());
         let uses = |a: &Accepted| a.attachments.iter().any(|at| at.network == *name);
         let containers = self
@@ -287,16 +291,19 @@ impl View<'_> {
         NetworkStatus {
             name: name.to_string(),
             driver: network.map_or("bridge", |n| n.driver.word()).to_owned(),
-            device: network.map(|n| n.bridge.clone()).unwrap_or_default(),
+            device: network.map(|n| n.device().to_owned()).unwrap_or_default(),
             subnet: network.map(|n| n.subnet.to_string()),
             gateway: network.map(|n| n.gateway.to_string()),
             subnet6: v6.map(|v6| v6.subnet.to_string()),
             gateway6: v6.map(|v6| v6.gateway.to_string()),
             containers: containers.map(|(name, _)| name.to_string()).collect(),
+            range: network.and_then(|n| n.range).map(|range| range.to_string()),
+            peers: entry.map(|entry| self.peers(entry)).unwrap_or_default(),
             error: self
                 .wait_error(&Noun::Network(name.clone()))
                 .or_else(|| self.table_error("network", name))
-                .or_else(|| self.foreign_drops(name)),
+                .or_else(|| self.foreign_drops(name))
+                .or_else(|| self.cluster_trouble(name)),
         }
     }
 
@@ -421,7 +428,11 @@ fn endpoints(accepted: &Accepted) -> BTreeMap<String, EndpointStatus> {
         device: a.device.clone(),
         ip: a.ip.to_string(),
         ip6: a.v6.as_ref().map(|v6| v6.ip.to_string()),
-        mac: a.mac.to_string(),
+        // That of the parent, which is not ours.
+        mac: match a.link {
+            Link::Ipvlan(_) => String::new(),
+            _ => a.mac.to_string(),
+        },
         gateway: a.gateway.map(|g| g.to_string()),
         gateway6: a.v6.as_ref().and_then(|v6| v6.gateway).map(|g| g.to_string()),
     };

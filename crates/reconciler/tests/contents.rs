@@ -142,6 +142,21 @@ fn a_restart_that_was_cut_off_is_made_once() {
     assert_eq!(run(&lab), (before.0, before.1 + 1));
 }
 
+/// What was written and not noted is not what the note says, though the source is that again.
+#[test]
+fn what_is_changed_back_while_it_is_written_is_written_once_more() {
+    let mut lab = running(OnChange::None, OnChange::None);
+    let before = run(&lab);
+    lab.host.contents.set("config x0", Look::Known("other"));
+    let planned = lab.plan().actions.remove(0).action;
+    lab.host.apply(&planned, lab.now, true).unwrap_err();
+    lab.host.contents.set("config x0", Look::Known("1"));
+    assert!(lab.settle().is_empty());
+    let files = &lab.host.contents.files[&lab.id("web")];
+    assert_eq!(files[&"config x0".parse().unwrap()], "sha256:1");
+    assert_eq!(run(&lab), before);
+}
+
 #[test]
 fn a_run_that_began_before_its_files_were_there_is_told_as_well() {
     let mut lab = running(signal("SIGHUP"), OnChange::None);

@@ -578,3 +578,59 @@ fn each_port_leads_to_those_who_publish_it_be_they_ready_or_not() {
     assert_eq!(ports, [(8080, "web-2"), (8080, "web-3"), (8081, "web")]);
     assert_eq!(answers(&lab, "web"), ["web-2", "web-3"], "the name is one of all");
 }
+
+/// Its table goes and comes back with fewer, when the first one was removed already and the others were not.
+#[test]
+fn one_that_comes_back_alone_has_no_traffic_before_it_is_up() {
+    let mut lab = service();
+    lab.settle();
+    let first = lab.id("web");
+    lab.ends("web", 0, Phase::Exited);
+    lab.host.containers.remove(&first);
+    lab.ledger.containers.remove("web");
+    lab.spec("web").replicas = 1;
+    lab.pass();
+    assert_eq!(behind(&lab), ["web-2", "web-3"]);
+    assert!(lab.settle().is_empty());
+    assert_eq!(behind(&lab), ["web"]);
+}
+
+/// Two are down and wait for `db`, which waits for a port that the third one gives away.
+#[test]
+fn an_instance_does_not_wait_for_others_that_wait_for_it_in_the_end() {
+    let mut lab = service();
+    lab.settle();
+    let mut db = spec();
+    db.ports = vec![published(Some(8080))];
+    lab.containers.insert(name("db"), db);
+    let web = lab.spec("web");
+    web.ports = Vec::new();
+    web.env.insert("WORD".to_owned(), "new".to_owned());
+    web.depends_on.insert(name("db"), dependency(Condition::Started));
+    for of in ["web-2", "web-3"] {
+        lab.ends(of, 137, Phase::Lost);
+    }
+    assert!(lab.settle().is_empty());
+    assert!(["db", "web", "web-2", "web-3"].iter().all(|of| lab.runs(of)));
+    assert_eq!(behind(&lab), ["db"]);
+}
+
+/// The others wait for a network that is made anew, which waits for the first one to leave it.
+#[test]
+fn an_instance_that_has_to_leave_its_network_does_not_wait_for_its_turn() {
+    let mut web = NetworkUse::new(name("n"));
+    web.ip = Some("10.80.0.101".parse().unwrap());
+    let mut lab = Lab::new(&[("web", spec())]);
+    let subnet = |text: &str| NetworkSpec {
+        subnet: Some(text.parse().unwrap()),
+        ..NetworkSpec::default()
+    };
+    lab.networks.insert(name("n"), subnet("10.80.0.0/24"));
+    lab.spec("web").networks = vec![web];
+    assert!(lab.settle().is_empty());
+    lab.networks.insert(name("n"), subnet("10.80.1.0/24"));
+    lab.spec("web").networks = vec![NetworkUse::new(name("n"))];
+    lab.spec("web").replicas = 3;
+    assert_eq!(lab.settle(), [""; 0]);
+    assert!(ALL.iter().all(|name| lab.runs(name)));
+}

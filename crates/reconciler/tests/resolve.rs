@@ -105,6 +105,25 @@ fn a_host_port_is_published_once() {
 }
 
 #[test]
+fn nothing_is_published_at_a_tunnels_port() {
+    let mesh = "[network.mesh]\ndriver = \"overlay\"\nsubnet = \"10.81.0.0/16\"\n[network.mesh.overlay]\nvni = 7\n\
+                local = \"192.0.2.1\"\npeers = []\n";
+    let taken = container("a", "ports = [\"4780-4790:4780-4790/udp\"]");
+    let beside = container(
+        "b",
+        "ports = [\"4789:80\", \"192.0.2.9:4789:53/udp\", \"127.0.0.1::53/udp\"]",
+    );
+    let desired = files(&[mesh, &beside]);
+    assert_eq!(errors(&desired), [""; 0]);
+    let other = container("c", "ports = [\"4789:80\"]");
+    case(
+        &[mesh, &taken, &other],
+        "b.toml:3:1 + a.toml:1:1: port 4789/udp is the tunnel's of network mesh, and container a publishes it",
+        &["c"],
+    );
+}
+
+#[test]
 fn what_is_named_is_declared() {
     let text = container("web", "networks = [\"fornt\"]") + "[network.front]\n";
     let desired = files(&[&text]);
@@ -329,4 +348,57 @@ fn an_exclusive_volume_has_one_container() {
     case(&texts.each_ref().map(String::as_str), error, &["c"]);
     let desired = files(&[volume, &mounts("a")]);
     assert_eq!(errors(&desired), Vec::<String>::new());
+}
+
+#[test]
+fn links_lead_to_others_on_the_same_network() {
+    let nets = "[network.a]\n[network.b]\n";
+    let web = |rest: &str| container("web", rest);
+    let db = |rest: &str| container("db", rest);
+    let refused = |web: &str, db: &str, error: &str, left: &[&str]| case(&[nets, web, db], error, left);
+    let linked = web("links = [\"db:database\"]");
+    let fine = files(&[nets, &linked, &db("")]);
+    assert_eq!(errors(&fine), [""; 0]);
+    refused(
+        &linked,
+        "",
+        "b.toml:3:1: container web names container db, which is not declared",
+        &[],
+    );
+    refused(
+        &web("links = [\"web:me\"]"),
+        &db(""),
+        "b.toml:3:1: container web is linked to itself",
+        &["db"],
+    );
+    refused(
+        &web("links = [\"db:web\"]"),
+        &db(""),
+        "b.toml:3:1: container web has its own name as the alias of a link",
+        &["db"],
+    );
+    refused(
+        &web("links = [\"db\"]\nnetworks = [\"a\"]"),
+        &db("networks = [\"b\"]"),
+        "b.toml:3:1 + c.toml:3:1: container web is linked to db, but they share no network",
+        &[],
+    );
+    refused(
+        &linked,
+        &db("network_mode = \"host\""),
+        "b.toml:3:1 + c.toml:3:1: container web is linked to db, which has no network of its own: network_mode = \"host\"",
+        &[],
+    );
+    refused(
+        &linked,
+        &db("links = [\"web\"]"),
+        "c.toml:3:1 + b.toml:3:1: containers wait for each other: db → web → db",
+        &[],
+    );
+    refused(
+        &web("links = [\"db-2\"]"),
+        &db("replicas = 2"),
+        "b.toml:3:1: container web names db-2, which is one of the 2 instances of container db",
+        &["db", "db-2"],
+    );
 }

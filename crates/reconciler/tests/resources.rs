@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 
 use lab::{Lab, lines, name, spec};
 use model::action::{Action, Noun};
-use model::firewall::Protocol;
+use model::firewall::{Backend, Protocol};
 use model::image::ImageSource;
-use model::observed::{ForeignDrop, Phase};
+use model::observed::{BackendSeen, ForeignDrop, Phase};
 use model::spec::*;
 use model::status::{NetworkStatus, State};
 
@@ -453,4 +453,48 @@ fn a_foreign_firewall_in_the_way_is_named_at_the_networks_and_is_nothing_to_wait
         assert_eq!(said(network).contains("inet mine forward"), first, "{status:#?}");
     }
     assert!(status.converged);
+}
+
+#[test]
+fn what_the_firewall_is_made_with_says_who_is_let_in() {
+    let port = |ip: &str, number| PortSpec {
+        ip: Some(ip.parse().unwrap()),
+        host: Some((number, number)),
+        container: (80, 80),
+        protocol: Protocol::Tcp,
+        allow: Vec::new(),
+    };
+    let mut web = spec();
+    web.ports = vec![port("0.0.0.0", 8080), port("127.0.0.1", 8081), port("::1", 8082)];
+    let mut lab = Lab::new(&[("web", web)]);
+    assert!(lab.settle().is_empty());
+    let seen = |lab: &mut Lab, kind, unjudged: Option<&str>| {
+        let remark = Some("which one".to_owned());
+        let unjudged = unjudged.map(str::to_owned);
+        lab.host.backend = BackendSeen {
+            kind,
+            remark,
+            unjudged,
+        };
+        let status = lab.status();
+        assert_eq!(status.firewall_note.as_deref(), Some("which one"));
+        let ports = status.containers[0].ports.iter();
+        let said: Vec<String> = ports
+            .map(|p| format!("{} {} {:?}", p.host, p.open_to, p.unjudged))
+            .collect();
+        (status.firewall, said)
+    };
+    let (word, said) = seen(&mut lab, Backend::Iptables, Some("others"));
+    assert_eq!(word, "iptables");
+    assert_eq!(
+        said,
+        [
+            "8080 everybody Some(\"others\")",
+            "8081 host None",
+            "8082 host None"
+        ]
+    );
+    let (word, said) = seen(&mut lab, Backend::None, None);
+    assert_eq!(word, "none");
+    assert_eq!(said, ["8080 nobody None", "8081 nobody None", "8082 host None"]);
 }

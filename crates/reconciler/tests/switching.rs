@@ -14,8 +14,9 @@ use model::action::{Failure, Noun};
 use model::firewall::Protocol;
 use model::ledger::{Hold, ReplacePhase};
 use model::name::ContainerId;
+use model::observed::Phase;
 use model::plan::fingerprint;
-use model::spec::PortSpec;
+use model::spec::{NetworkMode, NetworkSpec, NetworkUse, PortSpec};
 
 /// `web` runs, and its table has changed so that another one takes its place.
 fn changed() -> (Lab, ContainerId) {
@@ -133,4 +134,75 @@ fn of_two_that_change_who_has_a_port_keeps_it() {
     assert!(lines(&plan).contains(&waits.to_owned()), "{:?}", lines(&plan));
     assert_eq!(plan.ledger.containers["web"].current.spec.labels["tier"], "front");
     assert_eq!(phase(&lab, "api"), Some(ReplacePhase::Preparing));
+}
+
+/// Its table was moved to a file that is gone by now, while the one it came from cannot be read.
+#[test]
+fn what_takes_the_place_of_another_one_is_of_its_own_file() {
+    let (mut lab, old) = changed();
+    lab.pass();
+    let entry = lab.ledger.containers.get_mut("web").unwrap();
+    entry.current.origin.file = "old.toml".to_owned();
+    lab.broken.insert("old.toml".to_owned());
+    lab.containers.remove("web");
+    lab.ends("web", 137, Phase::Lost);
+    let plan = lab.plan();
+    let entry = &plan.ledger.containers["web"];
+    assert!(entry.current.id != old && entry.gone_since.is_some());
+}
+
+/// `web` is to live with `app`, which is to have the port that `web` had, once `other` has let go of another one.
+#[test]
+fn one_that_was_stopped_does_not_keep_what_the_next_one_waits_for() {
+    let mut lab = Lab::new(&[("other", spec()), ("web", spec())]);
+    let subnet = |text: &str| NetworkSpec {
+        subnet: Some(text.parse().unwrap()),
+        ..NetworkSpec::default()
+    };
+    lab.networks.insert(name("n"), subnet("10.80.0.0/24"));
+    lab.spec("other").ports = vec![port(8081)];
+    lab.spec("web").ports = vec![port(8080)];
+    lab.spec("web").networks = vec![NetworkUse::new(name("n"))];
+    assert!(lab.settle().is_empty());
+    // It has to leave its network at once.
+    lab.networks.insert(name("n"), subnet("10.80.1.0/24"));
+    let mut web = spec();
+    web.network_mode = NetworkMode::Container(name("app"));
+    lab.containers.insert(name("web"), web);
+    let mut app = spec();
+    app.ports = vec![port(8080), port(8081)];
+    lab.containers.insert(name("app"), app);
+    lab.containers.remove("other");
+    assert_eq!(lab.settle(), [""; 0]);
+    assert!(lab.runs("web") && lab.runs("app"));
+}
+
+/// `app` took the port of `web`, which was to have another one and went back to what it was.
+#[test]
+fn a_port_that_was_given_up_stays_with_its_taker_when_a_network_changes() {
+    let mut lab = Lab::new(&[("web", spec())]);
+    let subnet = |text: &str| NetworkSpec {
+        subnet: Some(text.parse().unwrap()),
+        ..NetworkSpec::default()
+    };
+    lab.networks.insert(name("n"), subnet("10.80.0.0/24"));
+    lab.spec("web").networks = vec![NetworkUse::new(name("n"))];
+    lab.spec("web").ports = vec![port(8080)];
+    assert!(lab.settle().is_empty());
+    lab.spec("web").ports = vec![port(8081)];
+    lab.spec("web").command = Some(vec!["bad".to_owned()]);
+    lab.pass();
+    let mut app = spec();
+    app.ports = vec![port(8080)];
+    lab.containers.insert(name("app"), app);
+    let published = |lab: &Lab| -> Vec<String> {
+        let state = lab.host.firewall.as_ref().unwrap();
+        state.ports.iter().map(|p| p.container.to_string()).collect()
+    };
+    lab.settle();
+    assert_eq!(published(&lab), ["app"]);
+    lab.networks.insert(name("n"), subnet("10.80.1.0/24"));
+    lab.settle();
+    assert!(lab.runs("web") && lab.ledger.containers["web"].rejected.is_some());
+    assert_eq!(published(&lab), ["app"]);
 }

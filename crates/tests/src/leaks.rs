@@ -207,6 +207,7 @@ impl Seen<'_> {
         let names = [
             "ledger.json",
             "ledger.copy.json",
+            "cluster.json",
             "events.jsonl",
             "events.jsonl.1",
             "run/forward_guard",

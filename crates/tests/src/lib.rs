@@ -9,11 +9,13 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 pub mod agent;
+pub mod backends;
 pub mod binary;
 pub mod calls;
 pub mod cgroups;
 pub mod client;
 pub mod docker;
+pub mod etcd;
 pub mod firewalls;
 pub mod host;
 pub mod http;
@@ -22,6 +24,7 @@ pub mod lan;
 pub mod leaks;
 pub mod load;
 pub mod namespace;
+pub mod ovs;
 pub mod process;
 pub mod pty;
 pub mod random;
@@ -29,6 +32,8 @@ pub mod registry;
 pub mod survey;
 pub mod systemd_host;
 
+pub use backends::Backend;
+pub use etcd::Etcd;
 pub use host::{From, Host};
 pub use lan::Lan;
 pub use systemd_host::SystemdHost;

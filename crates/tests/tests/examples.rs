@@ -357,6 +357,26 @@ fn slow_three_of_one_share_a_port_and_change_one_after_the_other() {
 }
 
 #[test]
+fn slow_a_container_is_a_host_of_the_lan() {
+    let example = Example::new("lan", &[]);
+    let host = &example.host;
+    let said = example.readme();
+    assert!(said.contains("page"), "{said}");
+    let asked = http::get_within(&host.neighbour, "http://192.0.2.80:80/", Duration::from_secs(60));
+    assert!(
+        asked.as_ref().is_ok_and(|page| page.body.contains("page")),
+        "{asked:?}"
+    );
+    example.change("host_access = true", "host_access = false");
+    host.until("the host's device gone", |s| {
+        s.networks[0].device == "eth0" && s.converged
+    });
+    assert!(!host.ns.sh("ip -o link").contains("wh-"));
+    example.end();
+    assert!(!http::reaches(&host.neighbour, "192.0.2.80:80"));
+}
+
+#[test]
 fn slow_a_job_runs_by_the_calendar_and_when_asked() {
     let example = Example::new("schedule", &["redis"]);
     let host = &example.host;

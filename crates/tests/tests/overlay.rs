@@ -5,39 +5,13 @@ mod mesh;
 
 use std::time::Duration;
 
-use mesh::{Mesh, flow, frames, once};
+use mesh::{Mesh, checks, once};
 use tests::{Host, Lan, binary, http};
 
 #[test]
 fn containers_of_three_hosts_are_on_one_network() {
     let mesh = Mesh::new();
-    // By name and by address, each from each.
-    for (from, to) in mesh::pairs() {
-        let said = mesh.inside(from, &format!("ping -c1 -W5 c{to} && ping -c1 -W5 10.81.{to}.1"));
-        assert!(
-            said.contains(&format!("(10.81.{to}.1)")),
-            "{from} to {to}: {said}"
-        );
-    }
-    // A megabyte, whole.
-    let sum = mesh.inside(2, "sha256sum </www/data");
-    let got = mesh.inside(1, "wget -q -O - http://c2/data | sha256sum");
-    assert_eq!(sum, got);
-    // Who asked is who it says: nothing of it is translated.
-    mesh.hosts[1].until("c2 tells who asked", |_| {
-        let logs = mesh.hosts[1].wharf(["logs", "c2"]);
-        (logs.stdout + &logs.stderr).contains("10.81.1.1]:")
-    });
-    // Own ports lead to own containers, and the world is reached by each host's own address.
-    for n in mesh::ALL {
-        let page = http::get_within(
-            &mesh.stranger,
-            &format!("http://198.51.100.{n}:8080/name"),
-            mesh::LIMIT,
-        );
-        assert_eq!(page.unwrap().body, format!("c{n}\n"));
-        mesh.inside(n, "ping -c1 -W5 192.0.2.2");
-    }
+    checks::all_reach_each_other(&mesh);
     let shown = mesh.hosts[0].status().networks;
     let shown = shown.iter().find(|n| n.name == "mesh").unwrap();
     assert_eq!(shown.driver, "overlay");
@@ -45,91 +19,22 @@ fn containers_of_three_hosts_are_on_one_network() {
 
 #[test]
 fn packets_are_as_long_as_fits_and_the_sender_refuses_longer_ones() {
-    let mesh = Mesh::new();
-    assert_eq!(mesh.inside(1, "cat /sys/class/net/eth0/mtu"), "1450\n");
-    let receiver = mesh.within(2, || std::net::UdpSocket::bind("0.0.0.0:7000").unwrap());
-    receiver.set_read_timeout(Some(mesh::LIMIT)).unwrap();
-    let send = |bytes: usize| mesh.within(1, || mesh::send_whole("10.81.2.1:7000", bytes));
-    // What a ping of as many bytes is: 20 of IP and 8 more are before them.
-    send(1450 - 28).unwrap();
-    let mut buffer = [0; 2000];
-    assert_eq!(receiver.recv(&mut buffer).unwrap(), 1450 - 28);
-    let refused = send(1450 - 27).unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(nix::libc::EMSGSIZE));
+    checks::packets_fit(&Mesh::new(), 1450);
 }
 
 #[test]
 fn the_gateway_never_crosses() {
-    let mesh = Mesh::new();
-    let watch = frames(&mesh.lan);
-    for n in mesh::ALL {
-        mesh.as_root(n, "ip neigh flush dev eth0");
-        mesh.inside(n, "ping -c2 -W5 10.81.0.1");
-        // A host is not on the overlay itself: what it sends by the gateway's address stays.
-        let to = n % 3 + 1;
-        let said = mesh.hosts[n - 1]
-            .ns
-            .command("busybox")
-            .args(["ping", "-c2", "-W1", &format!("10.81.{to}.1")])
-            .output();
-        assert!(!said.unwrap().status.success());
-        mesh.as_root(n, "ip neigh flush dev eth0");
-        mesh.inside(n, &format!("ping -c1 -W5 10.81.{to}.1"));
-    }
-    let seen = watch.stop();
-    assert!(
-        seen.iter().any(|f| f.asks_for == Some([10, 81, 2, 1])),
-        "nothing was seen: {seen:?}"
-    );
-    let gateway = [0x02, 0x57, 10, 81, 0, 1];
-    let of_gateway = |f: &&mesh::Frame| {
-        f.from == gateway
-            || f.to == gateway
-            || f.asks_for == Some([10, 81, 0, 1])
-            || f.asks_from == Some([10, 81, 0, 1])
-    };
-    let crossed: Vec<_> = seen.iter().filter(of_gateway).collect();
-    assert!(crossed.is_empty(), "{crossed:?}");
+    checks::the_gateway_never_crosses(&Mesh::new());
 }
 
 #[test]
 fn a_killed_agent_loses_no_flow() {
-    let mut mesh = Mesh::new();
-    let flow = flow(&mesh, 1, 2);
-    flow.until_more(20);
-    for n in [0, 1] {
-        mesh.hosts[n].kill_agent();
-        flow.until_more(20);
-        mesh.hosts[n].start_agent();
-        mesh.hosts[n].converge();
-        flow.until_more(20);
-    }
-    assert_eq!(flow.stop(), 0, "datagrams without an answer");
+    checks::a_killed_agent_loses_no_flow(&mut Mesh::new());
 }
 
 #[test]
 fn a_host_that_is_no_peer_any_more_is_cut_off() {
-    let mesh = Mesh::new();
-    let pids: Vec<_> = mesh.pids();
-    for n in [1, 2] {
-        mesh.write(n, &[1, 2], "");
-        mesh.hosts[n - 1].wharf(["reload"]).ok();
-        mesh.hosts[n - 1].converge();
-    }
-    assert!(mesh.reaches(1, 2) && mesh.reaches(2, 1));
-    for (from, to) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
-        assert!(!mesh.reaches(from, to), "{from} to {to}");
-    }
-    // And back again.
-    for n in [1, 2] {
-        mesh.write(n, &mesh::ALL, "");
-        mesh.hosts[n - 1].wharf(["reload"]).ok();
-        mesh.hosts[n - 1].converge();
-    }
-    for (from, to) in mesh::pairs() {
-        mesh.until_reaches(from, to);
-    }
-    assert_eq!(mesh.pids(), pids, "all in place");
+    checks::a_host_that_is_no_peer_any_more_is_cut_off(&Mesh::new());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry};
 use model::observed::ExitRecord;
+use model::spec::{ContainerSpec, LinkSpec};
 use model::status::{ContainerStatus, EndpointStatus, State as ContainerState};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -133,6 +134,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
         },
         "HostConfig": {
             "NetworkMode": "default",
+            "Links": links(c, spec),
             "Privileged": spec.is_some_and(|s| s.privileged),
             "ReadonlyRootfs": spec.is_some_and(|s| s.read_only),
             "CapAdd": spec.map(|s| s.cap_add.clone()).unwrap_or_default(),
@@ -144,6 +146,13 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
         "Mounts": details::mounts(&snapshot, spec),
         "Wharf": c,
     })))
+}
+
+/// As Docker has them: `/TARGET:/NAME/ALIAS`; null where there are none.
+fn links(c: &ContainerStatus, spec: Option<&ContainerSpec>) -> Option<Vec<String>> {
+    let links = spec.map(|spec| &spec.links).filter(|links| !links.is_empty())?;
+    let one = |link: &LinkSpec| format!("/{}:/{}/{}", link.container, c.name, link.alias);
+    Some(links.iter().map(one).collect())
 }
 
 fn networks<'c>(c: &'c ContainerStatus, accepted: Option<&Accepted>) -> BTreeMap<&'c str, Value> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use model::network::{Driver, HostNetwork};
 use model::status::{ContainerStatus, NetworkStatus};
 use serde_json::{Value, json};
 
@@ -51,9 +52,21 @@ fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
         "Containers": containers(snapshot, &network.name),
-        "Options": { "com.docker.network.bridge.name": network.device },
+        "Options": options(known.map(|entry| &entry.network), network),
         "Labels": {},
     })
+}
+
+/// By docker's names.
+fn options(known: Option<&HostNetwork>, network: &NetworkStatus) -> Value {
+    match known.map(|known| &known.driver) {
+        Some(Driver::Macvlan(below)) => json!({ "parent": below.parent.name, "macvlan_mode": "bridge" }),
+        Some(Driver::Ipvlan(below)) => json!({ "parent": below.parent.name, "ipvlan_mode": "l2" }),
+        _ => json!({
+            "com.docker.network.bridge.name": network.device,
+            "com.docker.network.bridge.enable_icc": known.is_none_or(|known| !known.isolated).to_string(),
+        }),
+    }
 }
 
 /// Its subnets, one of each family.

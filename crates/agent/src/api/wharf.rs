@@ -63,6 +63,7 @@ fn told(status: &Status, brief: bool) -> Status {
             converged: status.converged,
             config_dir: status.config_dir.clone(),
             firewall: status.firewall.clone(),
+            firewall_note: status.firewall_note.clone(),
             version: status.version.clone(),
             errors: status.errors.clone(),
             containers: Vec::new(),

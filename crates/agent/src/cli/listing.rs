@@ -52,6 +52,9 @@ pub fn status(status: &Status, one: bool) -> String {
             text += &format!("  hint: {hint}\n");
         }
     }
+    if let Some(note) = status.firewall_note.iter().find(|_| !one) {
+        text += &format!("firewall {}: {note}\n", status.firewall);
+    }
     if !one {
         text += if status.converged {
             "converged\n"
@@ -67,12 +70,20 @@ fn reach(port: &PortStatus) -> String {
     let whom = match port.open_to.as_str() {
         "host" => "this host".to_owned(),
         "sources" => format!("{} and this host", port.allow.join(", ")),
+        "nobody" => {
+            return format!(
+                "{} is published by nobody (`backend = \"none\"`)",
+                published(port)
+            );
+        }
         _ => "everybody".to_owned(),
     };
-    match &port.closed_by {
-        Some(by) => format!("{} is open to {whom}, but closed by {by}", published(port)),
-        None => format!("{} is open to {whom}", published(port)),
-    }
+    let but = match (&port.closed_by, &port.unjudged) {
+        (Some(by), _) => format!(", but closed by {by}"),
+        (None, Some(what)) => format!(", as far as is known: {what} are not judged"),
+        (None, None) => String::new(),
+    };
+    format!("{} is open to {whom}{but}", published(port))
 }
 
 fn published(p: &PortStatus) -> String {

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use model::action::Instance;
 use model::content::{ContentKey, ContentState, Then, differ, keys_of};
+use model::links;
 use runtime::shim::files::Stage;
 
+use super::Parcel;
 use crate::execute::chain;
 use crate::host::Host;
 
 /// Has the files of a container that is about to be prepared or started be what their sources hold now. One whose
 /// payload was begun already is left alone: what it lacks is planned.
 pub fn give(host: &Host, instance: &Instance) -> Result<(), String> {
-    if keys_of(&instance.spec).next().is_none() {
+    if keys_of(&instance.spec).next().is_none() && instance.links.is_empty() {
         return Ok(());
     }
     let state = host.runtime.shim_state(&instance.id).map_err(chain)?;
@@ -20,16 +22,16 @@ pub fn give(host: &Host, instance: &Instance) -> Result<(), String> {
         return Ok(());
     }
     host.contents.note_environment(instance)?;
-    if instance.contents.is_empty() {
+    if instance.contents.is_empty() && instance.links.is_empty() {
         return Ok(());
     }
     let parcel = host.contents.parcel(instance)?;
-    host.runtime.deliver(&instance.id, &parcel.files).map_err(chain)?;
+    bring(host, instance, &parcel)?;
     note(host, instance, parcel.states, None)
 }
 
-/// Brings a running container what changed, and does what then follows. What is noted last is what was done: cut off
-/// anywhere, it is done again.
+/// Brings a running container what changed, and does what then follows. That its files change is noted first, and last
+/// what was done: cut off anywhere, it is done again, also where the sources are changed back meanwhile.
 pub fn renew(
     host: &Host,
     instance: &Instance,
@@ -48,7 +50,10 @@ pub fn renew(
         tracing::debug!(container = %instance.name, "the contents changed since they were looked at");
         return Ok(());
     }
-    host.runtime.deliver(id, &parcel.files).map_err(chain)?;
+    host.contents
+        .doubt(id, &parcel.states, &links::lines(&instance.links))
+        .map_err(|e| not_noted(instance, e))?;
+    bring(host, instance, &parcel)?;
     match then {
         Then::Nothing => {
             host.runtime.refresh_contents(id).map_err(chain)?;
@@ -76,6 +81,17 @@ pub fn renew(
     }
 }
 
+/// Everything into its place.
+fn bring(host: &Host, instance: &Instance, parcel: &Parcel) -> Result<(), String> {
+    if !instance.links.is_empty() {
+        host.runtime.renew_hosts(instance).map_err(chain)?;
+    }
+    if instance.contents.is_empty() {
+        return Ok(());
+    }
+    host.runtime.deliver(&instance.id, &parcel.files).map_err(chain)
+}
+
 fn note(
     host: &Host,
     instance: &Instance,
@@ -83,6 +99,10 @@ fn note(
     outdated: Option<u64>,
 ) -> Result<(), String> {
     host.contents
-        .note(&instance.id, states, outdated)
-        .map_err(|e| format!("cannot note in the run dir what {} was given: {e}", instance.name))
+        .note(&instance.id, states, links::lines(&instance.links), outdated)
+        .map_err(|e| not_noted(instance, e))
+}
+
+fn not_noted(instance: &Instance, e: std::io::Error) -> String {
+    format!("cannot note in the run dir what {} was given: {e}", instance.name)
 }

@@ -109,17 +109,41 @@ impl Contents {
         Ok(parcel)
     }
 
-    /// Notes what a container has from now on. `outdated`: the run that began before, and is to be ended for it.
+    /// Notes what a container has from now on. `hosts`: the lines of its links. `outdated`: the run that began before, and is to be ended for it.
     pub fn note(
         &self,
         id: &ContainerId,
         states: BTreeMap<ContentKey, ContentState>,
+        hosts: Vec<String>,
         outdated: Option<u64>,
     ) -> std::io::Result<()> {
         let mut record = self.records.of(id).unwrap_or_default();
         record.files.retain(|key, _| key.table().is_none());
         record.files.extend(states);
+        record.hosts = hosts;
         record.outdated_run = outdated;
+        self.records.write(id, &record)
+    }
+
+    /// Notes, before a running container is brought what changed, that what its files hold is not known from now on: cut
+    /// off in the middle, they are written again, even where their sources hold what they held before.
+    pub fn doubt(
+        &self,
+        id: &ContainerId,
+        states: &BTreeMap<ContentKey, ContentState>,
+        hosts: &[String],
+    ) -> std::io::Result<()> {
+        let Some(mut record) = self.records.of(id) else {
+            return Ok(());
+        };
+        let (noted, led) = (record.files.len(), record.hosts == hosts);
+        record
+            .files
+            .retain(|key, had| states.get(key).is_none_or(|state| state == had));
+        if record.files.len() == noted && led {
+            return Ok(());
+        }
+        record.hosts.retain(|_| led);
         self.records.write(id, &record)
     }
 

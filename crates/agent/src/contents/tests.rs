@@ -92,9 +92,37 @@ fn notes_outlive_the_agent_and_go_with_the_container() {
     let dir = tempfile::tempdir().unwrap();
     let id = ContainerId::from_bytes([7; 32]);
     let first = contents(dir.path());
-    first.note(&id, BTreeMap::new(), Some(3)).unwrap();
+    let state = |bytes: &str| ContentState {
+        fingerprint: keyed::plain(bytes.as_bytes()),
+        file: None,
+    };
+    let states = |of_b: &str| -> BTreeMap<ContentKey, ContentState> {
+        let all = [("config a", "one"), ("config b", of_b)];
+        all.map(|(key, bytes)| (key.parse().unwrap(), state(bytes)))
+            .into()
+    };
+    let hosts = |ip: &str| vec![format!("{ip}\tdb")];
+    first
+        .note(&id, states("one"), hosts("10.0.0.2"), Some(3))
+        .unwrap();
+    first.doubt(&id, &states("one"), &hosts("10.0.0.2")).unwrap();
     let second = contents(dir.path());
     assert_eq!(second.delivered()[&id].outdated_run, Some(3));
+    assert_eq!(second.delivered()[&id].files, states("one"));
+    assert_eq!(second.delivered()[&id].hosts, hosts("10.0.0.2"));
+    second.doubt(&id, &states("two"), &hosts("10.0.0.3")).unwrap();
+    let third = contents(dir.path());
+    let known: Vec<String> = third.delivered()[&id]
+        .files
+        .keys()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        known,
+        ["config a"],
+        "what is about to change is not what was noted any more"
+    );
+    assert!(third.delivered()[&id].hosts.is_empty());
     second.forget(&id).unwrap();
     assert!(second.delivered().is_empty());
     fs::write(dir.path().join(format!("run/delivered/{id}.json")), "{").unwrap();

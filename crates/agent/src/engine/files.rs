@@ -1,11 +1,12 @@
 //! Reading the config dir, and taking up what it says.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::desired::Desired;
 use model::diagnostic::Diagnostic;
+use model::ledger::Ledger;
 use model::spec::Settings;
 use storage::RegistryConfig;
 use tracing::warn;
@@ -28,6 +29,14 @@ pub(super) struct TakenUp {
     settings: ReadSettings,
     /// Why nothing may be removed.
     unreadable: Option<Diagnostic>,
+}
+
+/// The files that the wish and the ledger name: with many containers it takes long to find them.
+#[derive(Default)]
+pub(super) struct Named {
+    /// That they are of.
+    revision: u64,
+    paths: Vec<PathBuf>,
 }
 
 /// One reading.
@@ -81,12 +90,12 @@ impl Engine {
         let mut watched = read.contents.watched.clone();
         watched.path(&self.places.settings);
         watched.path(Path::new(RESOLV_CONF));
-        let desired = read.desired.as_ref().unwrap_or(&self.desired);
-        for path in contents::paths(&contents::sources(desired, &self.ledger)) {
-            watched.path(&path);
-        }
-        for path in crate::around::peers_files(desired, &self.ledger) {
-            watched.path(&path);
+        let found = match &read.desired {
+            None if self.named.revision == self.revision => None,
+            desired => Some(named(desired.as_ref().unwrap_or(&self.desired), &self.ledger)),
+        };
+        for path in found.as_ref().unwrap_or(&self.named.paths) {
+            watched.path(path);
         }
         self.watch.arm(&watched)
     }
@@ -115,14 +124,24 @@ impl Engine {
                 });
             }
         }
-        self.host
-            .contents
-            .set_sources(contents::sources(&self.desired, &self.ledger));
+        if self.named.revision != self.revision {
+            self.look_for_named();
+        }
         self.dirty.contents = true;
+        self.dirty.around = true;
+    }
+
+    /// From now on what the wish and the ledger name is looked at.
+    fn look_for_named(&mut self) {
+        let (desired, ledger) = (&self.desired, &self.ledger);
+        self.host.contents.set_sources(contents::sources(desired, ledger));
         self.host
             .around
-            .set_wanted(crate::around::Wanted::by(&self.desired, &self.ledger));
-        self.dirty.around = true;
+            .set_wanted(crate::around::Wanted::by(desired, ledger));
+        self.named = Named {
+            revision: self.revision,
+            paths: named(desired, ledger),
+        };
     }
 
     fn wish_for(&mut self, mut desired: Desired, unreadable: Option<Diagnostic>) {
@@ -140,4 +159,11 @@ impl Engine {
         self.desired = desired;
         self.revision += 1;
     }
+}
+
+/// Files of the host that containers see, and those that overlays have their peers from.
+fn named(desired: &Desired, ledger: &Ledger) -> Vec<PathBuf> {
+    let sources = contents::sources(desired, ledger);
+    let peers = crate::around::peers_files(desired, ledger);
+    contents::paths(&sources).chain(peers).collect()
 }

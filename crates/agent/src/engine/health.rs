@@ -25,6 +25,8 @@ pub struct Probers {
     wakes: UnboundedSender<Wake>,
     states: States,
     tasks: BTreeMap<ContainerId, Prober>,
+    /// The revision of the ledger they follow.
+    revision: u64,
 }
 
 struct Prober {
@@ -47,20 +49,28 @@ impl Probers {
             wakes,
             states: States::default(),
             tasks: BTreeMap::new(),
+            revision: 0,
         }
     }
 
-    /// Probes exactly the runs that are there by the latest look, and gives what is known of them so far.
+    /// What is probed follows that revision of the ledger already, and goes on.
+    pub fn are_settled(&self, revision: u64) -> bool {
+        self.revision == revision && !self.tasks.values().any(|prober| prober.task.is_finished())
+    }
+
+    /// Probes exactly the runs that are there by the latest look, and gives what is known of them so far. The ledger comes
+    /// with its revision.
     pub fn follow(
         &mut self,
         host: &Arc<Host>,
-        ledger: &Ledger,
+        (ledger, revision): (&Ledger, u64),
         observed: &Observed,
     ) -> BTreeMap<ContainerId, HealthState> {
         let Some(runs) = runs(ledger, observed) else {
             // What cannot be seen is as it was.
             return self.known();
         };
+        self.revision = revision;
         // What another check found counts no more.
         let mut anew = BTreeSet::new();
         self.tasks.retain(|id, prober| {
@@ -94,7 +104,8 @@ impl Probers {
         self.known()
     }
 
-    fn known(&self) -> BTreeMap<ContainerId, HealthState> {
+    /// What is known so far.
+    pub fn known(&self) -> BTreeMap<ContainerId, HealthState> {
         lock(&self.states).clone()
     }
 

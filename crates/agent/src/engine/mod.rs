@@ -130,6 +130,7 @@ pub struct Engine {
     published: watch::Sender<Arc<Snapshot>>,
     reader: Reader,
     taken_up: Option<files::TakenUp>,
+    named: files::Named,
     desired: Desired,
     /// Counts changes of the wish and the ledger.
     revision: u64,
@@ -192,11 +193,13 @@ impl Engine {
             error!("{found}");
             events.emit("agent", "ledger", "repair", found);
             ledger_file.write(&ledger)?;
+            ledger_file.copy();
         }
         let places = Arc::new(places);
         let (published, snapshot) = watch::channel(publish::blank(&places, &ledger));
         let bridges = sources::Bridges::default();
-        sources::start(&places, &wakes, &bridges)?;
+        sources::start(&places, &wakes, &bridges, &host.net)?;
+        host.cluster.start(wakes.clone(), Arc::clone(&events));
         let handle = Handle {
             wakes: wakes.clone(),
             snapshot,
@@ -220,6 +223,7 @@ impl Engine {
             published,
             reader: Reader::default(),
             taken_up: None,
+            named: files::Named::default(),
             desired: Desired::default(),
             // What is told before the first pass is of none.
             revision: 1,

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Done, Engine, Wake, fresh_id, last_words};
+use crate::cluster::Wanted;
 use crate::observe::{self, Dirty};
 use crate::{events, execute};
 
@@ -65,7 +66,11 @@ impl Engine {
                     .for_each(|planned| self.dispatch(planned));
             }
             self.publish(reconciler::status::status(&self.input(now)));
+            self.ledger_file.copy();
         }
+        self.host
+            .cluster
+            .set_wanted(Wanted::by(&self.desired, &self.ledger, &self.observed));
         for answer in self.after_pass.drain(..) {
             answer.send(()).ok(); // likewise
         }
@@ -134,10 +139,16 @@ impl Engine {
         if dirty.links {
             self.bridges.set(observe::bridges(&self.observed));
         }
-        self.shims.follow(&self.host, &self.observed);
+        self.shims.follow(&self.host, &self.observed, changed);
         self.shims.follow_names(&self.host, &self.observed);
         self.shims.follow_relay(&self.host, &self.observed);
-        let health = self.probers.follow(&self.host, &self.ledger, &self.observed);
+        let revision = self.revision;
+        let health = match changed || !self.probers.are_settled(revision) {
+            true => self
+                .probers
+                .follow(&self.host, (&self.ledger, revision), &self.observed),
+            false => self.probers.known(),
+        };
         if health != self.observed.health {
             let seen = Arc::make_mut(&mut self.observed);
             let before = std::mem::replace(&mut seen.health, health);

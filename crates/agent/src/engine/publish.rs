@@ -74,7 +74,6 @@ impl Engine {
 fn fill_in(status: &mut Status, places: &Places) {
     status.config_dir = places.config_dir.display().to_string();
     status.version = env!("CARGO_PKG_VERSION").to_owned();
-    status.firewall = "nftables".to_owned();
 }
 
 /// What there is to be seen before the first pass.
@@ -96,6 +95,7 @@ fn empty_status(places: &Places) -> Status {
         converged: false,
         config_dir: String::new(),
         firewall: String::new(),
+        firewall_note: None,
         version: String::new(),
         errors: Vec::new(),
         containers: Vec::new(),

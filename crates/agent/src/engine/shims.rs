@@ -16,6 +16,8 @@ use crate::host::Host;
 pub struct ShimWatches {
     wakes: UnboundedSender<Wake>,
     tasks: BTreeMap<ContainerId, JoinHandle<()>>,
+    /// One that is alive could not be waited for.
+    has_gaps: bool,
     names: Option<JoinHandle<()>>,
     relay: Option<JoinHandle<()>>,
 }
@@ -26,6 +28,7 @@ impl ShimWatches {
         Self {
             wakes,
             tasks: BTreeMap::new(),
+            has_gaps: false,
             names: None,
             relay: None,
         }
@@ -62,8 +65,13 @@ impl ShimWatches {
         }
     }
 
-    /// Waits for exactly the shims that are alive by the latest look.
-    pub fn follow(&mut self, host: &Host, observed: &Observed) {
+    /// Waits for exactly the shims that are alive by the latest look. `changed`: it showed something else than the one
+    /// before.
+    pub fn follow(&mut self, host: &Host, observed: &Observed, changed: bool) {
+        let settled = !self.has_gaps && !self.tasks.values().any(JoinHandle::is_finished);
+        if settled && !changed {
+            return;
+        }
         let Some(containers) = observed.containers.known() else {
             return;
         };
@@ -82,21 +90,27 @@ impl ShimWatches {
             }
             keep
         });
+        self.has_gaps = false;
         for id in containers.keys().filter(|id| alive(id)) {
             if !self.tasks.contains_key(id) {
-                self.start(host, id);
+                self.has_gaps |= !self.start(host, id);
             }
         }
     }
 
-    fn start(&mut self, host: &Host, id: &ContainerId) {
+    /// False where it cannot be waited for, or not yet.
+    fn start(&mut self, host: &Host, id: &ContainerId) -> bool {
         let pidfd = match host.runtime.shim_pidfd(id) {
             Ok(Some(fd)) => fd,
-            Ok(None) => return,
-            Err(e) => return warn!(%id, "its shim cannot be watched, the full pass has to find its end: {e}"),
+            Ok(None) => return false,
+            Err(e) => {
+                warn!(%id, "its shim cannot be watched, the full pass has to find its end: {e}");
+                return false;
+            }
         };
         let task = self.wait(pidfd, "a shim", || Wake::Shim);
         self.tasks.insert(id.clone(), task);
+        true
     }
 
     fn wait(&self, pidfd: OwnedFd, what: &'static str, wake: fn() -> Wake) -> JoinHandle<()> {

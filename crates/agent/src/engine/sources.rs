@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use model::firewall::Backend;
+use net::Net;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -43,10 +45,16 @@ impl Bridges {
 }
 
 /// Starts listening to all of them.
-pub fn start(places: &Places, wakes: &UnboundedSender<Wake>, bridges: &Bridges) -> anyhow::Result<()> {
+pub fn start(
+    places: &Places,
+    wakes: &UnboundedSender<Wake>,
+    bridges: &Bridges,
+    net: &Net,
+) -> anyhow::Result<()> {
     shim_reports(&places.run_dir.join("agent.sock"), wakes.clone())?;
     reports_around(wakes.clone())?;
-    kernel_reports(wakes.clone(), bridges.clone())
+    let iptables = net.backend().kind == Backend::Iptables;
+    kernel_reports(net.watch_switch(), wakes.clone(), bridges.clone(), iptables)
 }
 
 /// A thread of its own, which sleeps until something is mounted or unmounted (proc(5), "mountinfo") or the clock is set.
@@ -126,8 +134,14 @@ fn shim_reports(path: &Path, wakes: UnboundedSender<Wake>) -> anyhow::Result<()>
 }
 
 /// A thread of its own: netlink sockets belong to the network namespace of the thread that made them.
-fn kernel_reports(wakes: UnboundedSender<Wake>, bridges: Bridges) -> anyhow::Result<()> {
-    let mut monitor = net::Monitor::new().context("cannot listen to the kernel's network notifications")?;
+fn kernel_reports(
+    switch: net::SwitchWatch,
+    wakes: UnboundedSender<Wake>,
+    bridges: Bridges,
+    iptables: bool,
+) -> anyhow::Result<()> {
+    let monitor = net::Monitor::new().context("cannot listen to the kernel's network notifications")?;
+    let mut monitor = monitor.heeding_iptables(iptables).with_switch(switch);
     std::thread::Builder::new()
         .name("wharf-monitor".to_owned())
         .spawn(move || {
@@ -139,11 +153,8 @@ fn kernel_reports(wakes: UnboundedSender<Wake>, bridges: Bridges) -> anyhow::Res
                         return;
                     }
                 }
-                let [a, b] = monitor.fds();
-                let mut fds = [
-                    PollFd::new(a, PollFlags::POLLIN),
-                    PollFd::new(b, PollFlags::POLLIN),
-                ];
+                let fds = monitor.fds().into_iter().chain(monitor.switch_fds());
+                let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
                 // Rounded up, so that the time is over when it wakes.
                 let rest = u16::try_from(LOOK.saturating_sub(looked.elapsed()).as_millis() + 1);
                 match poll(&mut fds, PollTimeout::from(rest.unwrap_or(u16::MAX))) {
@@ -176,7 +187,7 @@ fn report(monitor: &mut net::Monitor, wakes: &UnboundedSender<Wake>) -> bool {
     if seen.overrun {
         list.push(Wake::Everything);
     }
-    if seen.links {
+    if monitor.switch_has_news() || seen.links {
         list.push(Wake::Links);
     }
     if seen.way_out {

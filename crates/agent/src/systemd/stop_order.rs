@@ -17,7 +17,7 @@ pub fn of(ledger: &Ledger) -> Waves {
     let needs = ledger
         .containers
         .iter()
-        .map(|(name, entry)| (name, entry.current.spec.depends_on.keys().collect()))
+        .map(|(name, entry)| (name, model::links::relied_on(&entry.current.spec).collect()))
         .collect();
     let depths = depths(&needs);
     let deepest = depths.values().copied().max().unwrap_or_default();

@@ -7,7 +7,6 @@ mod networks;
 mod ports;
 mod process;
 
-pub(super) use checks::drivers as check_drivers;
 pub(super) use mounts::mode;
 
 use crate::image::ImageSource;

@@ -7,9 +7,9 @@ mod docs;
 mod table;
 
 pub use docs::{key_tables, refused_list};
-pub use table::{DESIRED, FORMS, SETTINGS};
+pub use table::{DESIRED, SETTINGS};
 
-/// Whether a key, a word or a form does anything yet.
+/// Whether a key or a word does anything yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Works,
@@ -92,16 +92,6 @@ impl Key {
     }
 }
 
-/// A way to write a key that works which does not.
-#[derive(Clone, Copy, Debug)]
-pub struct Form {
-    pub path: &'static str,
-    pub name: &'static str,
-    pub status: Status,
-    /// As it stands in messages and in the docs' list: "an IPv6 address in `ports`".
-    pub what: &'static str,
-}
-
 /// The keys one level below `parent`.
 pub fn below<'a>(keys: &'static [Key], parent: &'a str) -> impl Iterator<Item = &'static Key> + 'a {
     keys.iter().filter(move |key| key.parent() == parent)
@@ -110,14 +100,4 @@ pub fn below<'a>(keys: &'static [Key], parent: &'a str) -> impl Iterator<Item = 
 /// The row of a path.
 pub fn find(keys: &'static [Key], path: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.path == path)
-}
-
-/// The form called `name` of the key at `path`; none where it works.
-pub fn form(path: &str, name: &str) -> Option<&'static Form> {
-    FORMS.iter().find(|form| form.path == path && form.name == name)
-}
-
-/// Whether that form works.
-pub fn form_works(path: &str, name: &str) -> bool {
-    form(path, name).is_none()
 }

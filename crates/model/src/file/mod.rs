@@ -30,7 +30,7 @@ pub use source::Source;
 use crate::diagnostic::{Diagnostic, Location};
 use crate::image::ImageSource;
 use crate::name::Name;
-use crate::spec::{NetworkDriver, Origin, Parsed, ParsedFile, Settings};
+use crate::spec::{Origin, Parsed, ParsedFile, Settings};
 
 use reader::{Item, Report, Table};
 use tree::{Entry, Map, Node, Value};
@@ -187,15 +187,9 @@ impl Document {
 
     fn file(&self, report: &Report<'_>, root: &Table<'_>) -> ParsedFile {
         let networks = each(report, root, "network", |table| Some(network::read(table)));
-        let drivers: BTreeMap<Name, NetworkDriver> =
-            networks.iter().map(|n| (n.name.clone(), n.spec.driver)).collect();
         let file = ParsedFile {
             file: self.sources.first().map(|s| s.file.clone()).unwrap_or_default(),
-            containers: each(report, root, "container", |table| {
-                let spec = container::read(table);
-                container::check_drivers(table, &spec, &drivers);
-                Some(spec)
-            }),
+            containers: each(report, root, "container", |table| Some(container::read(table))),
             networks,
             volumes: each(report, root, "volume", |table| Some(tables::volume(table))),
             images: each(report, root, "image", |table| Some(tables::image(table))),

@@ -1,7 +1,8 @@
 //! `[network.NAME]`.
 
 pub(super) mod ipv6;
-mod overlay;
+mod lan;
+pub(super) mod overlay;
 
 use std::net::Ipv4Addr;
 
@@ -30,13 +31,7 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
     });
     table.fill("range", &mut spec.range, subnet);
     table.set("internal", &mut spec.internal, Item::boolean);
-    table.set("icc", &mut spec.icc, |item| {
-        let icc = item.boolean()?;
-        if !icc {
-            item.form("off");
-        }
-        Some(icc)
-    });
+    table.set("icc", &mut spec.icc, Item::boolean);
     table.fill("mtu", &mut spec.mtu, Item::integer);
     table.set("masquerade", &mut spec.masquerade, Item::boolean);
     table.fill("bridge", &mut spec.bridge, device);
@@ -50,6 +45,7 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
     addresses(table, &spec);
     ipv6::check(table, &spec);
     overlay::check(table, inner.as_ref(), &spec);
+    lan::check(table, &spec);
     spec
 }
 

@@ -249,16 +249,6 @@ impl<'a> Item<'a> {
         self.fault(format!("must be {wanted}, not {found}"), hint.unwrap_or(""));
     }
 
-    /// Refuses a form of this key that does not work yet.
-    pub fn form(&self, name: &str) {
-        let form = keys::form(&self.path, name).filter(|_| !self.refused);
-        let Some(form) = form else { return };
-        if let Some(refusal) = form.status.refusal() {
-            let message = format!("{} {refusal}", form.what);
-            self.report.push(&self.node.span, message, None);
-        }
-    }
-
     /// This value under a longer label.
     pub fn part(&self, node: &'a Node, label: String) -> Item<'a> {
         Item {

@@ -31,7 +31,7 @@ fn whole(title: &str, keys: &'static [Key]) -> Value {
 fn table(keys: &'static [Key], path: &str) -> Map<String, Value> {
     let mut properties = Map::new();
     for key in keys::below(keys, path).filter(|key| key.status.works() && key.name() != "*") {
-        let mut schema = narrowed(keys, key);
+        let mut schema = of(keys, key.path, &key.ty);
         schema.insert("description".to_owned(), json!(description(key)));
         properties.insert(key.name().to_owned(), Value::Object(schema));
     }
@@ -65,14 +65,6 @@ fn description(key: &Key) -> String {
         default => format!(" Default: {default}."),
     };
     format!("{start}{rest}.{default}")
-}
-
-/// A key's type without the forms that do not work yet.
-fn narrowed(keys: &'static [Key], key: &'static Key) -> Map<String, Value> {
-    match key.path {
-        "network.*.icc" if !keys::form_works(key.path, "off") => object(json!({ "const": true })),
-        path => of(keys, path, &key.ty),
-    }
 }
 
 fn of(keys: &'static [Key], path: &str, ty: &'static Type) -> Map<String, Value> {

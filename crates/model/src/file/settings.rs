@@ -1,8 +1,9 @@
 //! `wharf.toml`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::spec::{FirewallChoice, RegistrySettings, Settings};
+use crate::spec::{ClusterSettings, EtcdUrl, FirewallChoice, RegistrySettings, Settings};
 
 use super::network;
 use super::reader::{Item, Table};
@@ -21,6 +22,8 @@ pub(super) fn read(root: &Table<'_>) -> Settings {
         table.set("backend", &mut settings.firewall, |item| {
             Some(match item.word()?.0 {
                 "nftables" => FirewallChoice::Nftables,
+                "iptables" => FirewallChoice::Iptables,
+                "none" => FirewallChoice::None,
                 _ => FirewallChoice::Auto,
             })
         });
@@ -31,6 +34,7 @@ pub(super) fn read(root: &Table<'_>) -> Settings {
         });
     }
     root.set("registry", &mut settings.registries, registries);
+    settings.cluster = root.table("cluster").map(|table| cluster(&table));
     later(root, &mut settings);
     settings
 }
@@ -120,15 +124,52 @@ fn registry(table: &Table<'_>) -> RegistrySettings {
     spec
 }
 
+fn cluster(table: &Table<'_>) -> ClusterSettings {
+    let mut spec = ClusterSettings::default();
+    table.set("etcd", &mut spec.etcd, |item| {
+        let urls = item.each(|url| url.or_fault(url.text()?.parse::<EtcdUrl>()))?;
+        if item.list()?.is_empty() {
+            item.fault(
+                "is empty",
+                "name at least one member of etcd, or take out [cluster]",
+            );
+        }
+        Some(urls)
+    });
+    if !table.has("etcd") {
+        table.missing(
+            "etcd",
+            "the URLs of its members: etcd = [\"http://192.0.2.1:2379\"]",
+        );
+    }
+    table.fill("host", &mut spec.host, network::overlay::host);
+    table.set("lease", &mut spec.lease, lease);
+    table.fill("ca", &mut spec.ca, Item::path);
+    spec
+}
+
+/// etcd counts in seconds, and takes nothing shorter than a few of its elections.
+fn lease(item: &Item<'_>) -> Option<Duration> {
+    let lease = item.duration()?;
+    let whole = lease.subsec_nanos() == 0;
+    if !whole || !(5..=24 * 3600).contains(&lease.as_secs()) {
+        item.fault(
+            format!(
+                "must be whole seconds, from \"5s\" to \"24h\", not {:?}",
+                item.text()?
+            ),
+            "how long this host counts as there without being heard of",
+        );
+        return None;
+    }
+    Some(lease)
+}
+
 /// Tables of later issues.
 fn later(root: &Table<'_>, settings: &mut Settings) {
     if let Some(table) = root.table("gc") {
         table.set("max_age", &mut settings.gc_max_age, Item::duration);
         table.set("keep_free", &mut settings.gc_keep_free, percent);
-    }
-    if let Some(table) = root.table("cluster") {
-        table.set("etcd", &mut settings.etcd, |item| item.each(Item::filled));
-        table.fill("host", &mut settings.cluster_host, Item::filled);
     }
     if let Some(table) = root.table("host") {
         table.set("labels", &mut settings.labels, |item| item.texts(|_| None));

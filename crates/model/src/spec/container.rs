@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::calendar::Calendar;
 use crate::firewall::Protocol;
 use crate::image::ImageSource;
-use crate::name::Name;
+use crate::name::{Name, NameError};
 use crate::network::MacAddr;
 
 /// A whole container table. `None` and empty mean "as the image says" where the image has a say.
@@ -38,7 +38,7 @@ pub struct ContainerSpec {
     /// In the order of eth0, eth1, …; empty with mode bridge: the network `default`.
     pub networks: Vec<NetworkUse>,
     pub network_mode: NetworkMode,
-    pub links: Vec<String>,
+    pub links: Vec<LinkSpec>,
     pub dns: Vec<IpAddr>,
     pub dns_search: Vec<String>,
     pub extra_hosts: BTreeMap<String, IpAddr>,
@@ -162,6 +162,30 @@ pub struct PortSpec {
     pub container: (u16, u16),
     pub protocol: Protocol,
     pub allow: Vec<IpNet>,
+}
+
+/// One entry of `links`; as text `NAME:ALIAS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkSpec {
+    pub container: Name,
+    pub alias: Name,
+}
+
+impl TryFrom<String> for LinkSpec {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let (container, alias) = text.split_once(':').unwrap_or((&text, &text));
+        let (container, alias) = (container.parse()?, alias.parse()?);
+        Ok(Self { container, alias })
+    }
+}
+
+impl From<LinkSpec> for String {
+    fn from(link: LinkSpec) -> Self {
+        format!("{}:{}", link.container, link.alias)
+    }
 }
 
 /// One entry of `networks`.

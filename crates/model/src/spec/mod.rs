@@ -5,6 +5,7 @@
 
 mod container;
 mod content;
+mod etcd;
 mod network;
 mod settings;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use container::*;
 pub use content::*;
+pub use etcd::*;
 pub use network::*;
 pub use settings::*;
 

@@ -45,6 +45,11 @@ impl NetworkSpec {
     pub fn has_ipv6(&self) -> bool {
         self.subnet6.is_some() || self.ipv6
     }
+
+    /// It joins what was there before: see [`crate::network::HostNetwork::is_lan`].
+    pub fn is_lan(&self) -> bool {
+        self.adopt || matches!(self.driver, NetworkDriver::Macvlan | NetworkDriver::Ipvlan)
+    }
 }
 
 impl Default for NetworkSpec {
@@ -73,7 +78,7 @@ impl Default for NetworkSpec {
     }
 }
 
-/// `driver` of a network. Only bridges are built; the others are known so that their rules can be checked.
+/// `driver` of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkDriver {
@@ -94,6 +99,9 @@ pub struct OverlaySpec {
     pub local: Option<IpAddr>,
     pub peers: Vec<IpAddr>,
     pub peers_file: Option<PathBuf>,
+    /// Neither of both is written: the other hosts are found by the settings' etcd.
+    #[serde(default)]
+    pub by_cluster: bool,
     /// Containers on other hosts.
     pub names: BTreeMap<Name, IpAddr>,
     /// `none`, `wireguard`.
@@ -112,6 +120,7 @@ impl Default for OverlaySpec {
             local: None,
             peers: Vec::new(),
             peers_file: None,
+            by_cluster: false,
             names: BTreeMap::new(),
             encryption: "none".to_owned(),
             datapath: "system".to_owned(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use super::EtcdUrl;
+
 /// All settings with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -33,10 +35,7 @@ pub struct Settings {
     pub gc_max_age: Duration,
     /// `[gc] keep_free`, percent of the file system.
     pub gc_keep_free: u8,
-    /// `[cluster] etcd`.
-    pub etcd: Vec<String>,
-    /// `[cluster] host`.
-    pub cluster_host: Option<String>,
+    pub cluster: Option<ClusterSettings>,
 }
 
 /// `[registry."HOST"]`.
@@ -66,8 +65,31 @@ impl Default for Settings {
             labels: BTreeMap::new(),
             gc_max_age: Duration::from_secs(168 * 3600),
             gc_keep_free: 10,
+            cluster: None,
+        }
+    }
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// Its members; at least one.
+    pub etcd: Vec<EtcdUrl>,
+    /// This host's address towards the others; none: found out.
+    pub host: Option<IpAddr>,
+    /// How long this host counts as there without being heard of.
+    pub lease: Duration,
+    /// A file of certificates, PEM; none: the system's.
+    pub ca: Option<PathBuf>,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
             etcd: Vec::new(),
-            cluster_host: None,
+            host: None,
+            lease: Duration::from_secs(300),
+            ca: None,
         }
     }
 }
@@ -78,4 +100,6 @@ impl Default for Settings {
 pub enum FirewallChoice {
     Auto,
     Nftables,
+    Iptables,
+    None,
 }

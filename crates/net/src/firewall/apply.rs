@@ -121,6 +121,7 @@ fn is_known(filter: &mut Netlink, probe: &[Message]) -> bool {
 }
 
 /// The table's content.
+#[derive(Default)]
 pub(crate) struct Current {
     /// The ruleset's when it was read; 0 where the kernel does not number them.
     pub generation: u32,
@@ -136,6 +137,10 @@ pub(crate) struct Current {
     pub foreign: Vec<ForeignChain>,
     /// The table of firewalld.
     pub firewalld: Option<firewalld::Found>,
+    /// Ours is in the tables of iptables-legacy: there is a way through those, and none through those of iptables-nft.
+    pub legacy: bool,
+    /// What keeps from being told who reaches a port, for users.
+    pub unjudged: Option<String>,
 }
 
 /// Reads the table back from the kernel.
@@ -151,9 +156,9 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
             // What is another agent's is not left by us.
             there: left.is_ok_and(|steps| !steps.is_empty()),
             salvaged: FirewallState::default(),
-            guards: Guards::default(),
             foreign: found.foreign,
             firewalld: found.firewalld,
+            ..Current::default()
         });
     };
     let guards = table.guards();
@@ -172,6 +177,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         guards,
         foreign: found.foreign,
         firewalld: found.firewalld,
+        ..Current::default()
     })
 }
 
@@ -288,7 +294,7 @@ fn commit(filter: &mut Netlink, generation: u32, steps: Vec<Step>) -> Result<boo
 
 /// UDP ports that are new, gone, lead elsewhere or are for others: where they led, and where they lead if that is not for
 /// everybody; the host itself where they are new.
-fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
+pub(super) fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
     let later: Elements = wanted
         .sets
         .iter()

@@ -12,7 +12,7 @@ use super::allow;
 use super::family::Family;
 use super::render::{families, set};
 use super::table::{Element, Field, Set};
-use super::{slots, tunnels};
+use super::{isolated, slots, tunnels};
 use crate::error::NetError;
 use crate::names::check_device;
 
@@ -58,6 +58,7 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
     }
     let mut taken = Taken::new();
     tunnels::check(state)?;
+    isolated::check(state)?;
     for port in &state.ports {
         check_port(port, &state.bridges)?;
         take(port, &mut taken).map_err(|why| NetError::invalid(of(port), why))?;
@@ -181,7 +182,12 @@ pub fn sets(state: &FirewallState, earlier: &Elements) -> Vec<Set> {
             false,
             bridges(|b| b.internal, |b| plain(device(&b.bridge))),
         ),
-        set(set::SAME, &[Device, Device], false, bridges(|_| true, same)),
+        set(
+            set::SAME,
+            &[Device, Device],
+            false,
+            bridges(|b| !b.isolated, same),
+        ),
         Set {
             value: &[Port],
             ..set(
@@ -298,14 +304,20 @@ pub fn plain(key: Vec<u8>) -> Element {
     }
 }
 
-fn device(name: &str) -> Vec<u8> {
+/// In a concatenation.
+pub fn device(name: &str) -> Vec<u8> {
     let mut out = name.as_bytes().to_vec();
     out.resize(Field::Device.len() as usize, 0);
     out
 }
 
-fn same(bridge: &FirewallBridge) -> Element {
-    plain([device(&bridge.bridge), device(&bridge.bridge)].concat())
+/// Of a set of bridges with themselves.
+pub fn same(bridge: &FirewallBridge) -> Element {
+    twice(&bridge.bridge)
+}
+
+fn twice(bridge: &str) -> Element {
+    plain([device(bridge), device(bridge)].concat())
 }
 
 /// None where it has none of that family.

@@ -32,6 +32,11 @@ pub enum Expr {
         key: Ct,
         to: u8,
     },
+    /// Of the packet that began the flow, before any translation.
+    Original {
+        key: Tuple,
+        to: u8,
+    },
     Mask {
         reg: u8,
         mask: u32,
@@ -115,6 +120,17 @@ pub enum Ct {
     Status = 2,
 }
 
+/// Parts of a flow's tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tuple {
+    Protocol = 10,
+    DestinationPort = 12,
+    Source = 19,
+    Destination = 20,
+    Source6 = 21,
+    Destination6 = 22,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Drop = 0,
@@ -164,6 +180,7 @@ impl Expr {
             ),
             Self::AddressType { here, to } => ("fib", address_type(*here, *to)),
             Self::Ct { key, to } => ("ct", vec![Attr::be32(2, *key as u32), register(1, *to)]),
+            Self::Original { key, to } => ("ct", original(*key, *to)),
             Self::Mask { reg, mask } => ("bitwise", and(*reg, &mask.to_ne_bytes())),
             Self::MaskBytes { reg, mask } => ("bitwise", and(*reg, mask)),
             Self::Equal { reg, value: v } => ("cmp", vec![register(1, *reg), Attr::be32(2, 0), value(3, v)]),
@@ -232,6 +249,16 @@ fn address_type(here: bool, to: u8) -> Vec<Attr> {
     vec![register(1, to), Attr::be32(2, ADDRESS_TYPE), Attr::be32(3, flags)]
 }
 
+/// The protocol is the same in both directions, and no direction is asked for it.
+fn original(key: Tuple, to: u8) -> Vec<Attr> {
+    const ORIGINAL: u8 = 0;
+    let mut attrs = vec![Attr::be32(2, key as u32), register(1, to)];
+    if key != Tuple::Protocol {
+        attrs.push(Attr::u8(3, ORIGINAL));
+    }
+    attrs
+}
+
 fn zone_of_the_original_direction(from: u8) -> Vec<Attr> {
     const ZONE: u32 = 17;
     const ORIGINAL: u8 = 0;
@@ -297,6 +324,9 @@ impl fmt::Display for Expr {
             Self::AddressType { here: false, to } => write!(f, "r{to} = fib daddr type"),
             Self::AddressType { here: true, to } => write!(f, "r{to} = fib daddr . iif type"),
             Self::Ct { key, to } => write!(f, "r{to} = ct {}", format!("{key:?}").to_lowercase()),
+            Self::Original { key, to } => {
+                write!(f, "r{to} = ct original {}", format!("{key:?}").to_lowercase())
+            }
             Self::Mask { reg, mask } => write!(f, "r{reg} &= {mask:#x}"),
             Self::MaskBytes { reg, mask } => write!(f, "r{reg} &= {mask:?}"),
             Self::Equal { reg, value } => write!(f, "r{reg} == {value:?}"),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::nl;
 use super::read::FoundRule;
-use super::sidedoor;
+use super::{iptables, sidedoor};
 use crate::netlink::{Attr, Attrs, KernelError, Netlink, find, read_be32, read_text};
 
 /// Deeper than any firewall's chains call each other; the kernel allows 16.
@@ -146,7 +146,7 @@ impl Walk<'_> {
     /// Whether a packet that no condition is true of is dropped there; none where it comes back.
     fn chain(&mut self, name: &str, depth: usize) -> Result<Option<bool>, KernelError> {
         // What somebody put into a chain of ours is taken out again: it is no reason to think theirs open.
-        let ours = sidedoor::is_own(self.family, self.table, name);
+        let ours = sidedoor::is_own(self.family, self.table, name) || iptables::is_own(self.family, name);
         if ours || depth > DEEPEST || !self.seen.insert(name.to_owned()) {
             return Ok(None);
         }

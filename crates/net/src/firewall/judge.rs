@@ -17,11 +17,13 @@ const OIFNAME: u32 = 7;
 const L4PROTO: u32 = 16;
 
 /// What drops the traffic of these bridges and is not to be helped from here.
-pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge]) -> Vec<ForeignDrop> {
+///
+/// `passed`: there is a way through the chains that iptables keeps in nftables.
+pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge], passed: bool) -> Vec<ForeignDrop> {
     let closed = |hook| {
         chains.iter().filter(move |c| {
             // Of firewalld it is known what it does.
-            let known = sidedoor::is_kept_by_iptables(c) || firewalld::is_its(c);
+            let known = passed && sidedoor::is_kept_by_iptables(c) || firewalld::is_its(c);
             c.hook == hook && c.closes && !known
         })
     };

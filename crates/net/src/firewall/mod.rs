@@ -2,7 +2,8 @@
 //!
 //! `render` is pure: a [`model::firewall::FirewallState`] becomes a typed description of the table. Its chains and
 //! rules do not change (those of replicas come with the first of these); bridges and ports are elements of its sets and maps. `read` looks at what the kernel has;
-//! `change` makes one transaction of the difference. `zones` and `conntrack` have UDP flows follow their port.
+//! `change` makes one transaction of the difference. `iptables` says the same to hosts that have no nftables, and `backend`
+//! knows which of them it is. `zones` and `conntrack` have UDP flows follow their port.
 //!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
 //! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside. `firewalld` asks the
@@ -10,6 +11,7 @@
 
 mod allow;
 mod apply;
+mod backend;
 mod change;
 mod conntrack;
 mod elements;
@@ -17,6 +19,8 @@ mod expr;
 mod family;
 mod firewalld;
 mod foreign;
+mod iptables;
+mod isolated;
 mod judge;
 mod legacy;
 mod nl;
@@ -35,10 +39,12 @@ mod tunnels;
 mod userdata;
 mod zones;
 
-pub(crate) use apply::{Current, Keeper, apply, current, remove};
+pub(crate) use apply::Current;
+pub(crate) use backend::Backend;
+pub use backend::FirewallOptions;
 pub(crate) use firewalld::{Asked, Found as Firewalld, admit, dismiss, look as firewalld};
+pub(crate) use iptables::was_run;
 pub(crate) use judge::drops;
 pub(crate) use legacy::drops as legacy_drops;
-pub(crate) use nl::{committed_by, is_about_us};
-pub(crate) use read::generation;
+pub(crate) use nl::{committed_by, is_about_us, is_of_iptables};
 pub(crate) use render::{Guards, has_ipv6};

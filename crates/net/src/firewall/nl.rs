@@ -146,6 +146,14 @@ pub fn committed_by(kind: u16, payload: &[u8]) -> Option<(u32, String)> {
     Some((pid, read_text(attrs, GEN_PROC_NAME).unwrap_or_default()))
 }
 
+/// The change that a notification tells is of a table that iptables-nft keeps.
+pub fn is_of_iptables(kind: u16, payload: &[u8]) -> bool {
+    let family = payload.first().copied().unwrap_or(0);
+    let table = read_text(attrs(payload), TABLE_NAME);
+    let kept = table.is_some_and(|table| matches!(table.as_str(), "filter" | "nat" | "mangle"));
+    kind >> 8 == SUBSYSTEM && matches!(family, IPV4 | IPV6) && kept
+}
+
 /// The change that a notification tells concerns our table, or what others do to packets forwarded or for the host.
 pub fn is_about_us(kind: u16, payload: &[u8]) -> bool {
     let (family, attrs) = (payload.first().copied().unwrap_or(0), attrs(payload));

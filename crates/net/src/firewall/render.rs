@@ -8,6 +8,7 @@
 //! | `postrouting` | who gets the host's address on the way out |
 //! | `forward` | who may reach whom |
 //! | `tunnels` | who may send to a tunnel that is not encrypted |
+//! | `redirects` | what the host does not say to isolated containers |
 //! | `zones`, `zones_output` | which entries of connection tracking a datagram to a published port is looked for among |
 //!
 //! Nothing relies on packets between ports of one bridge being seen here, or not being seen (bridge-nf-call-iptables).
@@ -23,7 +24,7 @@ use super::phrase::{
 };
 use super::table::{Chain, Hook, Rule, Table};
 use super::zones::Led;
-use super::{slots, tunnels, zones};
+use super::{isolated, slots, tunnels, zones};
 
 pub(super) use super::set;
 
@@ -73,7 +74,7 @@ pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: 
     let shared = elements::is_shared(state);
     let zoned = make.zoned && state.ports.iter().any(|port| port.protocol == Protocol::Udp);
     let families = families(state);
-    let mut forward = forward();
+    let mut forward = forward(state);
     forward.extend(make.guards.v4.then(|| guard(Family::V4)));
     forward.extend((make.guards.v6 && has_ipv6(state)).then(|| guard(Family::V6)));
     let each = |rules: &dyn Fn(Family) -> Vec<Rule>| families.iter().flat_map(|f| rules(*f)).collect();
@@ -105,6 +106,8 @@ pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: 
     let mut sets = elements::sets(state, earlier);
     chains.extend(tunnels::chain(state));
     sets.extend(tunnels::sets(state));
+    chains.extend(isolated::chain(state));
+    sets.extend(isolated::sets(state));
     if zoned {
         let zones = |name, hook| chain(name, "filter", hook, RAW, each(&|f| zones::rules(f, shared)));
         chains.push(zones("zones", Hook::Prerouting));
@@ -349,10 +352,11 @@ fn postrouting(f: Family) -> Vec<Rule> {
     rules
 }
 
-fn forward() -> Vec<Rule> {
+fn forward(state: &FirewallState) -> Vec<Rule> {
     let same = vec![load(Meta::Iifname, 0), load(Meta::Oifname, 4), is_in(set::SAME)];
-    vec![
-        rule("within one network", [same, accept()]),
+    let mut rules = vec![rule("within one network", [same, accept()])];
+    rules.extend(isolated::rules(state));
+    rules.extend([
         rule(
             "an internal network has no way out",
             [from(set::INTERNAL), drop()],
@@ -365,7 +369,8 @@ fn forward() -> Vec<Rule> {
             [to(set::BRIDGES), drop()],
         ),
         rule("containers reach the world", [from(set::BRIDGES), accept()]),
-    ]
+    ]);
+    rules
 }
 
 pub fn rule<const N: usize>(comment: &'static str, parts: [Vec<Expr>; N]) -> Rule {

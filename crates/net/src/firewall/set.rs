@@ -4,7 +4,7 @@
 pub const BRIDGES: &str = "bridges";
 /// Of those, the ones without a way out.
 pub const INTERNAL: &str = "internal";
-/// Each bridge with itself: rules cannot compare two devices.
+/// Each bridge whose containers reach each other with itself: rules cannot compare two devices.
 pub const SAME: &str = "same_bridge";
 /// Each bridge with its subnet.
 pub const SUBNETS: &str = "subnets";

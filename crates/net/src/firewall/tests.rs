@@ -1,6 +1,6 @@
 //! The rendered table as text, the way from state to elements and back, and what is left where an apply ends early.
 
-use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, unshare};
@@ -10,7 +10,7 @@ use super::elements::{self, Elements};
 use super::family::Family;
 use super::read::read;
 use super::render::{FORWARD, Guards, Make, render, set};
-use super::table::{Field, Set};
+use super::table::{Field, Set, Table};
 use crate::netlink::Netlink;
 
 fn state() -> FirewallState {
@@ -314,4 +314,55 @@ fn a_missing_slot_is_seen_and_only_it_is_put_back() {
     let again = render(&replicated(), make(false), &less);
     let slots = again.sets.iter().find(|s| s.name == set::ANY_SLOTS).unwrap();
     assert_eq!(slots.elements, whole[set::ANY_SLOTS]);
+}
+
+/// The same host, the containers of one network kept apart but for links.
+fn kept_apart() -> FirewallState {
+    let mut state = dual();
+    let front = state.bridges.iter_mut().find(|b| b.bridge == "wh-front").unwrap();
+    front.isolated = true;
+    let link = |from: &str, to: &str, protocol| LinkRule {
+        bridge: "wh-front".to_owned(),
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        protocol,
+        port: 5432,
+    };
+    state.links = vec![
+        link("10.88.1.5", "10.88.1.6", Protocol::Tcp),
+        link("10.88.1.5", "10.88.1.6", Protocol::Udp),
+        link("fd00:88:1::5", "fd00:88:1::6", Protocol::Tcp),
+    ];
+    state.sorted()
+}
+
+#[test]
+fn isolation_says_its_state() {
+    let sets = render(&kept_apart(), make(false), &Elements::new())
+        .sets
+        .into_iter();
+    let whole: Elements = sets.map(|set| (set.name.to_owned(), set.elements)).collect();
+    assert_eq!(elements::read(&whole), Some(kept_apart()));
+    assert_eq!(elements::salvage(&whole), kept_apart());
+    elements::check(&kept_apart()).unwrap();
+    // Of a bridge that is none of them any more nothing is left but itself.
+    let mut less = whole;
+    less.get_mut("isolated").unwrap().clear();
+    let mut open = kept_apart();
+    open.links.clear();
+    open.bridges.iter_mut().for_each(|bridge| bridge.isolated = false);
+    assert_eq!(elements::salvage(&less), open);
+}
+
+/// Hosts without such networks have no rule more for them.
+#[test]
+fn isolation_comes_with_the_first_network_that_asks_for_it() {
+    let [with, without] = [kept_apart(), dual()].map(|state| render(&state, make(false), &Elements::new()));
+    let rules = |table: &Table| table.chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
+    assert_eq!(
+        rules(&with),
+        rules(&without) + 5,
+        "two families of links, the rest, two kinds of redirects"
+    );
+    assert!(without.sets.iter().all(|set| !set.name.starts_with("links")));
 }

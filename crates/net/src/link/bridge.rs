@@ -96,7 +96,7 @@ pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &HostNetwork) ->
         None => create(route, mark, n)?,
     };
     repair(route, mark, n, &link)?;
-    settings(&n.bridge, n.v6.is_some())?;
+    settings(&n.bridge, n.v6.is_some(), mark.published)?;
     if !link.up {
         let doing = || format!("configure the bridge {}", n.bridge);
         change::make_up_no_ipv6(route, link.index).doing(doing)?;
@@ -127,7 +127,7 @@ fn create(route: &mut Netlink, mark: &Mark, n: &HostNetwork) -> Result<Link, Net
 }
 
 /// A bridge with an address of its own keeps it when ports come and go.
-fn mac(n: &HostNetwork) -> [u8; 6] {
+pub(super) fn mac(n: &HostNetwork) -> [u8; 6] {
     MacAddr::of_lease(n.gateway).0
 }
 
@@ -168,16 +168,20 @@ fn repair(route: &mut Netlink, mark: &Mark, n: &HostNetwork, link: &Link) -> Res
 
 /// No IPv6 unless the network asks for it, and then none that containers could advertise themselves as routers by;
 /// 127.0.0.1 of the host may be translated to a container; what containers send is forwarded.
-fn settings(bridge: &str, ipv6: bool) -> Result<(), NetError> {
+pub(super) fn settings(bridge: &str, ipv6: bool, published: bool) -> Result<(), NetError> {
     if ipv6 {
         sysctl::ensure(&sysctl::accept_ra(bridge), 0)?;
-        sysctl::ensure(&sysctl::forwarding6(bridge), 1)?;
+        if published {
+            sysctl::ensure(&sysctl::forwarding6(bridge), 1)?;
+        }
         sysctl::ensure(&sysctl::disable_ipv6(bridge), 0)?;
     } else if sysctl::exists(&sysctl::disable_ipv6(bridge)) {
         sysctl::ensure(&sysctl::disable_ipv6(bridge), 1)?;
     }
-    sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
-    sysctl::ensure(&sysctl::forwarding(bridge), 1)?;
+    if published {
+        sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
+        sysctl::ensure(&sysctl::forwarding(bridge), 1)?;
+    }
     Ok(())
 }
 
@@ -197,27 +201,37 @@ fn wanted(n: &HostNetwork, link: &Link) -> Vec<Address> {
     all
 }
 
-fn addresses(route: &mut Netlink, n: &HostNetwork, link: &Link) -> Result<(), NetError> {
-    let doing = || format!("look at the addresses of {}", n.bridge);
-    let wanted = wanted(n, link);
+pub(super) fn addresses(route: &mut Netlink, n: &HostNetwork, link: &Link) -> Result<(), NetError> {
+    let device = format!("the bridge {}", n.bridge);
+    set_addresses(route, &device, link.index, &wanted(n, link))
+}
+
+/// Has the device have these addresses with their routes, and no other ones.
+pub(super) fn set_addresses(
+    route: &mut Netlink,
+    device: &str,
+    index: u32,
+    wanted: &[Address],
+) -> Result<(), NetError> {
+    let doing = || format!("look at the addresses of {device}");
     let found: Vec<Address> = dump::addresses(route)
         .doing(doing)?
         .into_iter()
-        .filter(|a| a.index == link.index)
+        .filter(|a| a.index == index)
         .collect();
     // The right ones first: taking away the last address of a subnet takes its routes along.
-    for right in &wanted {
+    for right in wanted {
         if !found.contains(right) {
             change::add_address(route, right)
                 .and_then(|()| routes::settle(route, right))
-                .doing(|| format!("give {}/{} to the bridge {}", right.ip, right.prefix, n.bridge))?;
+                .doing(|| format!("give {}/{} to {device}", right.ip, right.prefix))?;
         }
-        let doing = || format!("set the routes of the bridge {}", n.bridge);
+        let doing = || format!("set the routes of {device}");
         routes::ensure(route, right).doing(doing)?;
     }
     for wrong in found.iter().filter(|a| !wanted.contains(a)) {
         change::remove_address(route, wrong)
-            .doing(|| format!("take {}/{} from the bridge {}", wrong.ip, wrong.prefix, n.bridge))?;
+            .doing(|| format!("take {}/{} from {device}", wrong.ip, wrong.prefix))?;
     }
     Ok(())
 }

@@ -41,6 +41,10 @@ pub(super) fn up(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
     route.request(nl::NEWLINK, 0, &link_header(index, nl::IFF_UP, nl::IFF_UP))
 }
 
+pub(super) fn down(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
+    route.request(nl::NEWLINK, 0, &link_header(index, 0, nl::IFF_UP))
+}
+
 /// Deletes it; one that is gone already is fine.
 pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<(), KernelError> {
     match route.request(nl::DELLINK, 0, &link_header(index, 0, 0)) {

@@ -60,6 +60,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         peer: read_u32(attrs, nl::IFLA_LINK),
         peer_netns: read_u32(attrs, nl::IFLA_LINK_NETNSID),
         hairpin: find(slave, nl::BRPORT_MODE).is_some_and(|v| v == [1]),
+        isolated: find(slave, nl::BRPORT_ISOLATED).is_some_and(|v| v == [1]),
         forward_delay: read_u32(data, nl::BR_FORWARD_DELAY).unwrap_or(0),
         stp: read_u32(data, nl::BR_STP_STATE).unwrap_or(0) != 0,
         vxlan,

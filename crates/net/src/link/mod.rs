@@ -1,10 +1,12 @@
 //! Network devices, their addresses and routes, over rtnetlink(7).
 
+mod below;
 mod bridge;
 mod change;
 mod dump;
 mod entry;
 mod online;
+mod plug;
 mod route;
 mod uplink;
 mod veth;
@@ -15,10 +17,15 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::names::fnv1a;
 
+pub(crate) use below::apply as apply_lan;
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
 pub(crate) use dump::{address_of, addresses, links};
 pub(crate) use entry::{is_of_neighbours, is_of_own_entry, is_there as own_entry_is_there};
 pub(crate) use online::is_online;
+pub(crate) use plug::{
+    apply_gateway, attach as attach_to_port, is_of_switch, kernel_has_datapath, look_at_switch, remove_left,
+    remove_pen,
+};
 pub(crate) use route::are_there as routes_are_there;
 pub(crate) use uplink::uplinks;
 pub(crate) use veth::{attach, detach};
@@ -39,6 +46,7 @@ mod nl {
     pub const DELADDR: u16 = 21;
     pub const GETADDR: u16 = 22;
     pub const NEWROUTE: u16 = 24;
+    pub const DELROUTE: u16 = 25;
     pub const GETROUTE: u16 = 26;
     pub const NEWNEIGH: u16 = 28;
     pub const DELNEIGH: u16 = 29;
@@ -64,6 +72,7 @@ mod nl {
     pub const BR_FORWARD_DELAY: u16 = 1;
     pub const BR_STP_STATE: u16 = 5;
     pub const BRPORT_MODE: u16 = 4;
+    pub const BRPORT_ISOLATED: u16 = 33;
     pub const VETH_INFO_PEER: u16 = 1;
     pub const INET6_ADDR_GEN_MODE: u16 = 8;
     pub const RTEXT_FILTER_SKIP_STATS: u32 = 8;
@@ -103,6 +112,8 @@ pub(crate) struct Link {
     pub peer: Option<u32>,
     pub peer_netns: Option<u32>,
     pub hairpin: bool,
+    /// A bridge's port that reaches no other such port.
+    pub isolated: bool,
     /// A bridge's, in hundredths of a second.
     pub forward_delay: u32,
     pub stp: bool,
@@ -155,13 +166,16 @@ pub(crate) struct Mark {
     prefix: String,
     /// `group` of rtnetlink.
     pub group: u32,
+    /// There is a firewall of ours: so what the host's devices forward is ours to say, 127.0.0.1 included.
+    pub published: bool,
 }
 
 impl Mark {
-    pub fn new(owner: &str) -> Self {
+    pub fn new(owner: &str, published: bool) -> Self {
         Self {
             prefix: format!("wharf:{owner}:"),
             group: fnv1a(owner) & 0x3fff_ffff | 1 << 30,
+            published,
         }
     }
 

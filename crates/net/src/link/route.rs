@@ -1,5 +1,8 @@
 //! The routes that come with an address: to its subnet, and to itself. The kernel makes them once, with the address,
 //! and whoever removes one leaves the address standing there alone.
+//!
+//! Where neighbours are not to be reached over the link (`icc = false`), the route to the subnet leads by the gateway, which
+//! alone is on it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread;
@@ -11,7 +14,10 @@ use crate::netlink::{Attr, KernelError, Netlink, find, flag, read_u32};
 /// `struct rtmsg`.
 const HEADER: usize = 12;
 const PROTOCOL_KERNEL: u8 = 2;
+const PROTOCOL_STATIC: u8 = 4;
+const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
+const SCOPE_NOWHERE: u8 = 255;
 const SCOPE_HOST: u8 = 254;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
@@ -28,6 +34,14 @@ struct Route {
     kind: u8,
     to: IpAddr,
     prefix: u8,
+    /// None: on the link.
+    by: Option<IpAddr>,
+}
+
+/// One that is there, with what tells it from others of IPv6 to the same destination.
+struct Found {
+    route: Route,
+    priority: Option<u32>,
 }
 
 /// The two of an address.
@@ -50,14 +64,29 @@ fn of(address: &Address) -> [Route; 2] {
             kind: LOCAL,
             to: address.ip,
             prefix: whole,
+            by: None,
         },
         Route {
             table: nl::RT_TABLE_MAIN,
             kind: UNICAST,
             to: subnet,
             prefix: address.prefix,
+            by: None,
         },
     ]
+}
+
+/// The same where all but the gateway is reached by the gateway.
+fn by_gateway(address: &Address, gateway: IpAddr) -> [Route; 3] {
+    let [own, subnet] = of(address);
+    let alone = Route {
+        to: gateway,
+        prefix: own.prefix,
+        ..subnet
+    };
+    let by = Some(gateway);
+    // In this order: nothing leads by a gateway that is not on the link yet.
+    [own, alone, Route { by, ..subnet }]
 }
 
 /// Both are there.
@@ -79,19 +108,38 @@ pub(super) fn settle(route: &mut Netlink, address: &Address) -> Result<(), Kerne
 
 /// Puts back what is missing.
 pub(super) fn ensure(route: &mut Netlink, address: &Address) -> Result<(), KernelError> {
-    for missing in missing(route, address)? {
-        add(route, address, missing)?;
+    settle_on(route, address, &of(address))
+}
+
+/// The same where all of the subnet but the gateway is reached by the gateway.
+pub(super) fn ensure_by(route: &mut Netlink, address: &Address, gateway: IpAddr) -> Result<(), KernelError> {
+    settle_on(route, address, &by_gateway(address, gateway))
+}
+
+/// Adds those that are missing, and removes what leads to the same another way.
+fn settle_on(route: &mut Netlink, address: &Address, wanted: &[Route]) -> Result<(), KernelError> {
+    let found = out_of(route, address.index, family(address.ip))?;
+    for right in wanted {
+        let same =
+            |f: &&Found| (f.route.table, f.route.to, f.route.prefix) == (right.table, right.to, right.prefix);
+        for wrong in found.iter().filter(same).filter(|f| f.route.by != right.by) {
+            remove(route, address, wrong)?;
+        }
+        if !found.iter().any(|f| f.route == *right) {
+            add(route, address, *right)?;
+        }
     }
     Ok(())
 }
 
 fn missing(route: &mut Netlink, address: &Address) -> Result<Vec<Route>, KernelError> {
     let found = out_of(route, address.index, family(address.ip))?;
-    Ok(of(address).into_iter().filter(|r| !found.contains(r)).collect())
+    let there = |r: &Route| found.iter().any(|f| f.route == *r);
+    Ok(of(address).into_iter().filter(|r| !there(r)).collect())
 }
 
 /// All routes of the family by that device.
-fn out_of(route: &mut Netlink, index: u32, family: u8) -> Result<Vec<Route>, KernelError> {
+fn out_of(route: &mut Netlink, index: u32, family: u8) -> Result<Vec<Found>, KernelError> {
     let mut payload = vec![0; HEADER];
     payload[0] = family;
     let all = vec![0; if family == libc::AF_INET as u8 { 4 } else { 16 }];
@@ -100,37 +148,31 @@ fn out_of(route: &mut Netlink, index: u32, family: u8) -> Result<Vec<Route>, Ker
     let replies = route.dump(nl::GETROUTE, &payload)?;
     let read = |payload: &[u8]| {
         let attrs = payload.get(HEADER..).filter(|_| payload[0] == family)?;
-        (read_u32(attrs, nl::RTA_OIF) == Some(index)).then_some(Route {
+        let route = Route {
             table: read_u32(attrs, nl::RTA_TABLE)?,
             kind: payload[7],
             to: ip_of(find(attrs, nl::RTA_DST).unwrap_or(&all))?,
             prefix: payload[1],
-        })
+            by: find(attrs, nl::RTA_GATEWAY).and_then(ip_of),
+        };
+        let priority = read_u32(attrs, nl::RTA_PRIORITY);
+        (read_u32(attrs, nl::RTA_OIF) == Some(index)).then_some(Found { route, priority })
     };
     let routes = replies.iter().filter(|r| r.kind == nl::NEWROUTE);
     Ok(routes.filter_map(|r| read(&r.payload)).collect())
 }
 
-/// As the kernel makes it itself, so that it takes it away with the address.
+/// As the kernel makes it itself, so that it takes it away with the address; one by a gateway is nothing that it makes.
 fn add(route: &mut Netlink, address: &Address, wanted: Route) -> Result<(), KernelError> {
-    let scope = if wanted.kind == LOCAL {
-        SCOPE_HOST
-    } else {
-        SCOPE_LINK
+    let (protocol, scope) = match (wanted.kind, wanted.by) {
+        (LOCAL, _) => (PROTOCOL_KERNEL, SCOPE_HOST),
+        (_, None) => (PROTOCOL_KERNEL, SCOPE_LINK),
+        (_, Some(_)) => (PROTOCOL_STATIC, SCOPE_UNIVERSE),
     };
-    let table = wanted.table as u8;
-    let mut payload = vec![
-        family(address.ip),
-        wanted.prefix,
-        0,
-        0,
-        table,
-        PROTOCOL_KERNEL,
-        scope,
-        wanted.kind,
-    ];
-    payload.resize(HEADER, 0);
-    Attr::bytes(nl::RTA_DST, octets(wanted.to)).write(&mut payload);
+    let mut payload = header(&wanted, protocol, scope);
+    if let Some(gateway) = wanted.by {
+        Attr::bytes(nl::RTA_GATEWAY, octets(gateway)).write(&mut payload);
+    }
     match address.ip {
         IpAddr::V4(ip) => Attr::bytes(nl::RTA_PREFSRC, ip.octets()).write(&mut payload),
         IpAddr::V6(_) => Attr::u32(nl::RTA_PRIORITY, PRIORITY6).write(&mut payload),
@@ -140,4 +182,31 @@ fn add(route: &mut Netlink, address: &Address, wanted: Route) -> Result<(), Kern
         Err(e) if e.is(libc::EEXIST) => Ok(()),
         other => other,
     }
+}
+
+/// Exactly that one.
+fn remove(route: &mut Netlink, address: &Address, wrong: &Found) -> Result<(), KernelError> {
+    const ANY_PROTOCOL: u8 = 0;
+    let mut payload = header(&wrong.route, ANY_PROTOCOL, SCOPE_NOWHERE);
+    if let Some(gateway) = wrong.route.by {
+        Attr::bytes(nl::RTA_GATEWAY, octets(gateway)).write(&mut payload);
+    }
+    if let Some(priority) = wrong.priority {
+        Attr::u32(nl::RTA_PRIORITY, priority).write(&mut payload);
+    }
+    Attr::u32(nl::RTA_OIF, address.index).write(&mut payload);
+    match route.request(nl::DELROUTE, 0, &payload) {
+        Err(e) if e.is(libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// `struct rtmsg` and the destination.
+fn header(route: &Route, protocol: u8, scope: u8) -> Vec<u8> {
+    let table = route.table as u8;
+    let family = family(route.to);
+    let mut payload = vec![family, route.prefix, 0, 0, table, protocol, scope, route.kind];
+    payload.resize(HEADER, 0);
+    Attr::bytes(nl::RTA_DST, octets(route.to)).write(&mut payload);
+    payload
 }

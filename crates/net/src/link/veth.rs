@@ -4,17 +4,18 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::{IpNet, Ipv4Net};
-use model::network::{Address6, Attachment};
+use model::network::{Address6, Attachment, Link as Way};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
+use super::below::{self, Kind};
 use super::{Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, KernelError, Netlink};
 use crate::sysctl;
 
-fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
+pub(super) fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
     let what = format!("container {whose}, network {}", a.network);
     check_device(&what, &a.host_device)?;
     check_device(&what, &a.device)?;
@@ -61,12 +62,22 @@ pub(crate) fn attach(
     whose: &str,
 ) -> Result<(), NetError> {
     check(a, whose)?;
+    match &a.link {
+        Way::Macvlan(parent) => return below::attach(route, mark, netns, a, (Kind::Macvlan, parent), whose),
+        Way::Ipvlan(parent) => return below::attach(route, mark, netns, a, (Kind::Ipvlan, parent), whose),
+        Way::Bridge | Way::Adopted | Way::Ovs { .. } => {}
+    }
     let master = master(route, mark, a)?;
+    let gateways = gateways(route, &master, a)?;
+    let [a, outer] = &ends(a, &master);
     visit(netns, whose, |inside| {
         let (host, peer) = pair(route, inside, mark, netns, a, whose)?;
-        configure_inside(inside, &peer, a, whose)?;
-        configure_host(route, mark, &host, &master, a, whose)
+        configure_inside(inside, &peer, a, &gateways, whose)?;
+        configure_host(route, mark, &host, &master, outer, whose)
     })?;
+    if a.link == Way::Adopted {
+        return Ok(());
+    }
     let v6 = a.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
     for ip in [Some(IpAddr::V4(a.ip)), v6].into_iter().flatten() {
         change::neighbour(route, master.index, ip, a.mac)
@@ -75,8 +86,28 @@ pub(crate) fn attach(
     Ok(())
 }
 
+/// What the end inside is made by, and the host's. A bridge gets the smallest mtu of its ports: one that is not ours keeps
+/// its own, and where nothing is said the container has that.
+fn ends(a: &Attachment, master: &Link) -> [Attachment; 2] {
+    if a.link != Way::Adopted {
+        return [a.clone(), a.clone()];
+    }
+    let of = |mtu: u32| Attachment {
+        mtu: Some(mtu),
+        ..a.clone()
+    };
+    [of(a.mtu.unwrap_or(master.mtu)), of(master.mtu)]
+}
+
+/// A bridge that was given no MAC address has the lowest of its ports: one that is not ours is not to get another one with
+/// ours. Of a bridge of our own it does not matter.
+fn outer_mac(a: &Attachment) -> Option<[u8; 6]> {
+    let [b, c, d, e] = a.ip.octets();
+    (a.link == Way::Adopted).then_some([0xfe, 0x57, b, c, d, e])
+}
+
 /// Both ends: those that are there if they belong together, else new ones.
-fn pair(
+pub(super) fn pair(
     route: &mut Netlink,
     inside: &mut Netlink,
     mark: &Mark,
@@ -105,11 +136,11 @@ fn pair(
 fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetError> {
     let link = dump::link(route, &a.bridge).doing(|| format!("look at the bridge {}", a.bridge))?;
     match link {
-        Some(link) if mark.is_on(&link) && link.kind == "bridge" => Ok(link),
+        Some(link) if (mark.is_on(&link) || a.link == Way::Adopted) && link.kind == "bridge" => Ok(link),
         Some(link) => Err(NetError::ForeignDevice {
             device: a.bridge.clone(),
             owner: owner_of(&link),
-            advice: format!("network {} needs a bridge of its own there", a.network),
+            advice: format!("network {} needs a bridge there", a.network),
         }),
         None => Err(NetError::invalid(
             format!("network {}", a.network),
@@ -118,9 +149,36 @@ fn master(route: &mut Netlink, mark: &Mark, a: &Attachment) -> Result<Link, NetE
     }
 }
 
+/// What an isolated container reaches its network by: the bridge's own addresses in the subnets it is in. None of another
+/// container, which reaches its neighbours over the link.
+fn gateways(route: &mut Netlink, master: &Link, a: &Attachment) -> Result<Vec<IpAddr>, NetError> {
+    if !a.isolated {
+        return Ok(Vec::new());
+    }
+    let doing = || format!("look at the addresses of the bridge {}", a.bridge);
+    let addresses = dump::addresses(route).doing(doing)?;
+    let v6 = a.v6.as_ref().map(|v6| (IpAddr::V6(v6.ip), v6.prefix));
+    let own = [Some((IpAddr::V4(a.ip), a.prefix)), v6].into_iter().flatten();
+    let gateway = |(ip, prefix): (IpAddr, u8)| {
+        let subnet = IpNet::new(ip, prefix).ok()?;
+        let of_bridge = addresses.iter().filter(|found| found.index == master.index);
+        let mut inside = of_bridge.filter(|found| subnet.contains(&found.ip) && found.ip != ip);
+        inside.next().map(|found| found.ip)
+    };
+    let lacking = |ip: IpAddr| {
+        let why = format!(
+            "its bridge {} has no address for {ip} to be reached by (yet)",
+            a.bridge
+        );
+        NetError::invalid(format!("network {}", a.network), why)
+    };
+    own.map(|place| gateway(place).ok_or_else(|| lacking(place.0)))
+        .collect()
+}
+
 /// Does something on a thread in that namespace, with a netlink socket of it: a socket belongs to the namespace it was
 /// made in, and what is below /proc/sys/net to that of whoever looks.
-fn visit<T: Send>(
+pub(super) fn visit<T: Send>(
     netns: BorrowedFd<'_>,
     whose: &str,
     work: impl FnOnce(&mut Netlink) -> Result<T, NetError> + Send,
@@ -195,12 +253,13 @@ fn create(
         ],
     );
     let data = Attr::nest(nl::INFO_DATA, [Attr::bytes(nl::VETH_INFO_PEER, peer)]);
-    let attrs = [
+    let mut attrs = vec![
         Attr::text(nl::IFLA_IFNAME, &a.host_device),
         Attr::u32(nl::IFLA_MTU, mtu),
         Attr::u32(nl::IFLA_GROUP, mark.group),
         Attr::nest(nl::IFLA_LINKINFO, [Attr::text(nl::INFO_KIND, "veth"), data]),
     ];
+    attrs.extend(outer_mac(a).map(|mac| Attr::bytes(nl::IFLA_ADDRESS, mac)));
     let doing = || {
         format!(
             "make {} of container {whose} (host end {})",
@@ -214,7 +273,13 @@ fn create(
         .ok_or_else(|| NetError::invalid(doing(), "it vanished at once: did the container end?"))
 }
 
-fn configure_inside(inside: &mut Netlink, peer: &Link, a: &Attachment, whose: &str) -> Result<(), NetError> {
+pub(super) fn configure_inside(
+    inside: &mut Netlink,
+    peer: &Link,
+    a: &Attachment,
+    gateways: &[IpAddr],
+    whose: &str,
+) -> Result<(), NetError> {
     let doing = || format!("configure {} of container {whose}", a.device);
     loopback_up(inside).doing(|| format!("turn on the loopback device of container {whose}"))?;
     let mut attrs = Vec::new();
@@ -247,8 +312,11 @@ fn configure_inside(inside: &mut Netlink, peer: &Link, a: &Attachment, whose: &s
                 .and_then(|()| routes::settle(inside, &address))
                 .doing(|| format!("give {ip}/{prefix} to {} of container {whose}", a.device))?;
         }
-        routes::ensure(inside, &address)
-            .doing(|| format!("set the routes by {} of container {whose}", a.device))?;
+        match gateways.iter().find(|g| g.is_ipv4() == ip.is_ipv4()) {
+            Some(only) => routes::ensure_by(inside, &address, *only),
+            None => routes::ensure(inside, &address),
+        }
+        .doing(|| format!("set the routes by {} of container {whose}", a.device))?;
         if let Some(gateway) = gateway {
             default_route(inside, peer.index, gateway)
                 .doing(|| format!("set the default route of container {whose} to {gateway}"))?;
@@ -258,7 +326,7 @@ fn configure_inside(inside: &mut Netlink, peer: &Link, a: &Attachment, whose: &s
 }
 
 /// IPv6 where the network has it: addresses and routes are ours to give, and no other one has them.
-fn ipv6_inside(device: &str, wanted: bool) -> Result<(), NetError> {
+pub(super) fn ipv6_inside(device: &str, wanted: bool) -> Result<(), NetError> {
     let off = sysctl::disable_ipv6(device);
     if !wanted {
         return match sysctl::exists(&off) {
@@ -311,6 +379,9 @@ fn configure_host(
     if host.mtu != mtu {
         attrs.push(Attr::u32(nl::IFLA_MTU, mtu));
     }
+    if let Some(mac) = outer_mac(a).filter(|mac| host.mac != mac) {
+        attrs.push(Attr::bytes(nl::IFLA_ADDRESS, mac));
+    }
     if host.master != Some(master.index) {
         attrs.push(Attr::u32(nl::IFLA_MASTER, master.index));
     }
@@ -318,8 +389,14 @@ fn configure_host(
         change::make_up_no_ipv6(route, host.index).doing(doing)?;
     }
     change::set(route, host.index, &attrs).doing(doing)?;
-    if !host.hairpin || host.master != Some(master.index) {
-        let port = Attr::nest(nl::INFO_SLAVE_DATA, [Attr::u8(nl::BRPORT_MODE, 1)]);
+    // What comes back by the port it came from is for published ports; elsewhere it would be an echo.
+    let hairpin = a.link != Way::Adopted;
+    if host.hairpin != hairpin || host.isolated != a.isolated || host.master != Some(master.index) {
+        let settings = [
+            Attr::u8(nl::BRPORT_MODE, hairpin.into()),
+            Attr::u8(nl::BRPORT_ISOLATED, a.isolated.into()),
+        ];
+        let port = Attr::nest(nl::INFO_SLAVE_DATA, settings);
         let info = [Attr::text(nl::INFO_SLAVE_KIND, "bridge"), port];
         change::set(route, host.index, &[Attr::nest(nl::IFLA_LINKINFO, info)]).doing(doing)?;
     }

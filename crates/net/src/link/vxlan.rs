@@ -221,6 +221,7 @@ pub(crate) fn look(
         local: make.local,
         peers: peers::of(route, link.index).doing(doing)?,
         sealed: sealed && make.learning,
+        switch: None,
     }))
 }
 

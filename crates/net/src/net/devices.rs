@@ -161,13 +161,18 @@ impl Net {
         let observe = |l: &link::Link| {
             let own = || addresses.iter().filter(|a| a.index == l.index);
             let master = l.master.and_then(|index| names.get(&index));
+            let is_below = matches!(l.kind.as_str(), "macvlan" | "ipvlan") && l.peer_netns.is_none();
+            let below = l.peer.filter(|_| is_below).and_then(|index| names.get(&index));
             let observed = ObservedLink {
+                index: l.index,
+                below: below.map(|name| (*name).to_owned()),
                 kind: l.kind.clone(),
                 ours: self.mark.is_on(l),
                 up: l.up,
                 mtu: l.mtu,
                 master: master.map(|name| (*name).to_owned()),
                 addresses: own().filter_map(net_of).collect(),
+                isolated: l.isolated,
                 route_localnet: false,
                 addresses6: own().filter_map(net6_of).collect(),
                 ipv6: match own().any(|a| a.ip.is_ipv6()) {

@@ -17,6 +17,9 @@ const NO_ROUTER: u32 = 1;
 impl Net {
     /// Whether the host forwards IPv6 packets, and still hears of routers where it did before we turned that on.
     pub fn forwarding6(&self) -> Result<bool, NetError> {
+        if !self.publishes() {
+            return Ok(true);
+        }
         if !forwards()? {
             return Ok(false);
         }

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use model::firewall::{FirewallBridge, FirewallState, PortRule};
+use model::firewall::{Backend, FirewallBridge, FirewallState, LinkRule, PortRule};
 use model::network::{Driver, HostNetwork};
-use model::observed::ForeignDrop;
+use model::observed::{BackendSeen, ForeignDrop};
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::{Asked, Current, Firewalld};
+use crate::firewall::{Asked, Current, Firewalld, Guards};
 use crate::netlink::Netlink;
 use crate::{firewall, relay, sysctl};
 
@@ -21,11 +21,16 @@ pub struct FirewallLook {
     pub there: bool,
     /// See [`Net::foreign_drops`].
     pub foreign_drops: Result<Vec<ForeignDrop>, NetError>,
+    /// What keeps from telling who reaches a port, for users.
+    pub unjudged: Option<String>,
 }
 
 impl Net {
     /// Makes the firewall know the bridge, then turns forwarding on.
     pub(super) fn shielded(&self, n: &HostNetwork) -> Result<(), NetError> {
+        if !self.publishes() {
+            return Ok(());
+        }
         // Held until both are done: a removal of the table turns forwarding off again.
         let mut filter = self.filter();
         let forwarded = self.forwarding()?;
@@ -46,7 +51,7 @@ impl Net {
     }
 
     fn shield(&self, filter: &mut Netlink, n: &HostNetwork) -> Result<(), NetError> {
-        let current = firewall::current(filter, &self.keeper)?;
+        let current = self.backend.current(filter)?;
         let known = current.state.as_ref().unwrap_or(&current.salvaged);
         let wanted = FirewallBridge {
             bridge: n.bridge.clone(),
@@ -82,6 +87,8 @@ impl Net {
             let goes = |port: &PortRule| port.bridge == n.bridge && port.target_ip.is_ipv6();
             state.ports.retain(|port| !goes(port));
         }
+        let leads = |link: &LinkRule| n.isolated && (n.v6.is_some() || link.to.is_ipv4());
+        state.links.retain(|link| link.bridge != n.bridge || leads(link));
         if let Some(tunnel) = tunnel {
             state
                 .tunnels
@@ -89,7 +96,27 @@ impl Net {
             state.tunnels.push(tunnel);
         }
         // Still the same hold of the socket: no other change of ours falls between the look and this.
-        firewall::apply(filter, &mut self.route(), &self.keeper, &state.sorted(), guards)
+        self.set(filter, &state.sorted(), guards)
+    }
+
+    /// What was read before is of before.
+    fn set(&self, filter: &mut Netlink, state: &FirewallState, guards: Guards) -> Result<(), NetError> {
+        *lock(&self.ruleset) = None;
+        self.backend.apply(filter, &mut self.route(), state, guards)
+    }
+
+    /// What the rules are kept in.
+    pub fn backend(&self) -> BackendSeen {
+        BackendSeen {
+            kind: self.backend.kind,
+            remark: self.backend.remark(),
+            unjudged: None,
+        }
+    }
+
+    /// There is a firewall of ours.
+    pub(super) fn publishes(&self) -> bool {
+        self.backend.kind != Backend::None
     }
 
     /// What our table holds, read back from the kernel; none where there is no table, or where its chains, rules or
@@ -107,11 +134,11 @@ impl Net {
         let mut filter = self.filter();
         let mut ruleset = lock(&self.ruleset);
         // The number of the ruleset's generation tells whether anything of it changed since.
-        let now = firewall::generation(&mut filter).doing(|| "read the nftables ruleset".to_owned())?;
+        let now = self.backend.generation(&mut filter)?;
         let known = ruleset.take().filter(|known| now != 0 && known.generation == now);
         let current = match known {
             Some(known) => known,
-            None => firewall::current(&mut filter, &self.keeper)?,
+            None => self.backend.current(&mut filter)?,
         };
         let current = ruleset.insert(current);
         if current.guards.v4 {
@@ -125,9 +152,14 @@ impl Net {
         let state = state.filter(|state| is_let_through(current, state, asked.as_ref()));
         let state = self.with_loopback(state)?;
         Ok(FirewallLook {
-            foreign_drops: foreign_drops(current, asked.as_ref()),
+            foreign_drops: match self.publishes() {
+                true => foreign_drops(current, asked.as_ref()),
+                // Whoever does without us sees to it himself.
+                false => Ok(Vec::new()),
+            },
             state,
             there: current.there,
+            unjudged: current.unjudged.clone(),
         })
     }
 
@@ -154,6 +186,9 @@ impl Net {
     /// firewalld is asked over D-Bus to let the bridges through; what it says to that is no failure of this, but seen by
     /// the next look.
     pub fn apply_firewall(&self, state: &FirewallState) -> Result<(), NetError> {
+        if !self.publishes() {
+            return self.leave_to_others(state);
+        }
         self.leave_firewalld(state)?;
         // Held until forwarding is on: see `shielded`.
         let mut filter = self.filter();
@@ -172,13 +207,7 @@ impl Net {
             // Without a network of IPv6 there is nothing to guard it.
             false => self.forward6_no_more()?,
         }
-        firewall::apply(
-            &mut filter,
-            &mut self.route(),
-            &self.keeper,
-            &table,
-            self.guards(),
-        )?;
+        self.set(&mut filter, &table, self.guards())?;
         if forward {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
@@ -192,6 +221,22 @@ impl Net {
         self.ask_firewalld(state)
     }
 
+    /// Without a firewall of ours: what one of before left goes, with what it had turned on; ports on `[::1]` are served.
+    fn leave_to_others(&self, state: &FirewallState) -> Result<(), NetError> {
+        let mut filter = self.filter();
+        let left = self.backend.is_left(&mut filter)? || self.forward_guard() || self.forward_guard6();
+        drop(filter);
+        if left {
+            self.remove_firewall()?;
+        }
+        let (told, _) = without_loopback(state);
+        self.set(&mut self.filter(), &told, Guards::default())?;
+        match &self.relay {
+            Some(relay) => relay.apply(&state.ports),
+            None => Ok(()),
+        }
+    }
+
     /// Removes our table; absent is fine. The host's loopback is closed to our bridges first.
     ///
     /// Where forwarding was off before us it is turned off again before its guard goes with the table; from then on
@@ -200,7 +245,7 @@ impl Net {
         self.leave_firewalld(&FirewallState::default())?;
         let mut filter = self.filter();
         // Also an answer to whose the table is, before anything is touched.
-        let current = firewall::current(&mut filter, &self.keeper)?;
+        let current = self.backend.current(&mut filter)?;
         for link in self
             .look()?
             .0
@@ -219,7 +264,8 @@ impl Net {
         if let Some(relay) = &self.relay {
             relay.apply(&[])?;
         }
-        firewall::remove(&mut filter, &mut self.route(), &self.keeper)?;
+        *lock(&self.ruleset) = None;
+        self.backend.remove(&mut filter, &mut self.route())?;
         self.guarded.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -262,10 +308,12 @@ fn is_let_through(current: &Current, state: &FirewallState, asked: Option<&Asked
 
 fn foreign_drops(current: &Current, asked: Option<&Asked>) -> Result<Vec<ForeignDrop>, NetError> {
     let state = current.state.as_ref().unwrap_or(&current.salvaged);
-    let mut out = firewall::drops(&current.foreign, &state.bridges);
+    let mut out = firewall::drops(&current.foreign, &state.bridges, !current.legacy);
     let firewalld = current.firewalld.iter();
     out.extend(firewalld.flat_map(|f| f.drops_of(&state.bridges, asked)));
-    out.extend(firewall::legacy_drops(&state.bridges)?);
+    if !current.legacy {
+        out.extend(firewall::legacy_drops(&state.bridges)?);
+    }
     Ok(out)
 }
 

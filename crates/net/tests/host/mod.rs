@@ -1,6 +1,7 @@
 //! Hosts, neighbours and containers as network namespaces. Nothing outside them is touched.
 #![allow(dead_code)]
 
+mod backends;
 mod space;
 
 use std::io::{Read, Write};
@@ -8,12 +9,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::process::Command;
 use std::time::Duration;
 
-use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
 use model::network::{Address6, Attachment, HostNetwork, MacAddr, Subnet6};
 use net::Net;
 use nix::sched::{CloneFlags, setns};
 
+pub use backends::On;
+#[allow(unused_imports)] // each test file uses its part
+pub(crate) use backends::on_every_backend;
 pub use space::{LONG, Space};
+
+use backends::Tools;
 
 /// Long enough that only a packet that was dropped runs into it.
 pub const PATIENCE: Duration = Duration::from_millis(400);
@@ -24,6 +30,7 @@ pub struct Host {
     pub space: Space,
     pub neighbour: Space,
     pub net: Net,
+    tools: Tools,
 }
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -41,9 +48,7 @@ impl Host {
 
     /// One whose table others can change, as on kernels that cannot keep them from it.
     pub fn shared() -> Self {
-        let host = Self::new();
-        let net = host.space.run(|| Net::sharing_its_table("test").unwrap());
-        Self { net, ..host }
+        On::Nftables.shared()
     }
 
     /// `bridge_nf`: whether bridged packets pass the IP hooks; the machine's default where none.
@@ -80,6 +85,7 @@ impl Host {
             space,
             neighbour,
             net,
+            tools: Tools::new(On::Nftables),
         }
     }
 
@@ -104,9 +110,20 @@ impl Host {
 
     /// Applies a network: bridge and firewall.
     pub fn apply(&self, networks: &[&HostNetwork], ports: Vec<PortRule>) -> FirewallState {
+        self.apply_linked(networks, ports, Vec::new())
+    }
+
+    /// The same with ways between isolated containers.
+    pub fn apply_linked(
+        &self,
+        networks: &[&HostNetwork],
+        ports: Vec<PortRule>,
+        links: Vec<LinkRule>,
+    ) -> FirewallState {
         let state = FirewallState {
             bridges: networks.iter().map(|n| bridge_rule(n)).collect(),
             ports,
+            links,
             ..FirewallState::default()
         }
         .sorted();
@@ -210,7 +227,7 @@ pub fn attachment(n: &HostNetwork, number: u8) -> Attachment {
             prefix: v6.subnet.prefix_len(),
             gateway: Some(v6.gateway),
         }),
-        isolated: false,
+        isolated: n.isolated,
         link: Default::default(),
     }
 }

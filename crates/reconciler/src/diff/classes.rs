@@ -144,7 +144,8 @@ pub const CLASSES: &[(&str, Class)] = &[
     // Addresses that were given stay; the next ones come from it.
     ("network.*.range", Record),
     ("network.*.internal", Firewall),
-    ("network.*.icc", Recreate),
+    // And the ports of its device; containers that run get other routes.
+    ("network.*.icc", Firewall),
     ("network.*.mtu", Recreate),
     ("network.*.masquerade", Firewall),
     ("network.*.bridge", Recreate),
@@ -154,12 +155,19 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("network.*.subnet6", Restart),
     ("network.*.gateway6", Restart),
     ("network.*.range6", Record),
+    ("network.*.ipv4", Restart),
     ("network.*.ipv6", Restart),
     ("network.*.masquerade6", Firewall),
     ("network.*.adopt", Recreate),
-    ("network.*.parent", Recreate),
-    ("network.*.host_access", Recreate),
+    // Nothing of the host is made anew: the containers are put below another device.
+    ("network.*.parent", Restart),
+    // Names are asked at the host's address.
+    ("network.*.host_access", Restart),
     ("network.*.overlay", Recreate),
+    // Another tunnel has another mtu; a bridge of Open vSwitch is of one datapath; each port has the tag.
+    ("network.*.overlay.tunnel", Recreate),
+    ("network.*.overlay.datapath", Recreate),
+    ("network.*.overlay.vlan", Recreate),
     ("network.*.overlay.vni", Tunnel),
     ("network.*.overlay.port", Tunnel),
     // Another family has another mtu.

@@ -1,5 +1,7 @@
 //! Values as people wrote them, near enough to recognise, and short.
 
+use std::borrow::Cow;
+
 use model::spec::{NetworkUse, VolumeSource, VolumeUse};
 use serde_json::{Map, Value};
 
@@ -25,12 +27,13 @@ const TABLES: [&str; 11] = [
 
 /// What a key was, and what it is to be. Of a table with keys of its own, those that differ.
 pub(super) fn pair(field: &str, from: &Value, to: &Value) -> (String, String) {
-    let (from, to) = match field {
-        "healthcheck" => (check(from), check(to)),
-        "limits" => (limits(from), limits(to)),
-        _ => (from.clone(), to.clone()),
+    let shown = |value| match field {
+        "healthcheck" => Cow::Owned(check(value)),
+        "limits" => Cow::Owned(limits(value)),
+        _ => Cow::Borrowed(value),
     };
-    match (&from, &to) {
+    let (from, to) = (shown(from), shown(to));
+    match (&*from, &*to) {
         (Value::Object(a), Value::Object(b)) if TABLES.contains(&field) => {
             let differing = |of: &Map<String, Value>, other: &Map<String, Value>| {
                 let kept = of.iter().filter(|(key, value)| other.get(*key) != Some(value));
@@ -98,7 +101,7 @@ fn of(field: &str, value: &Value) -> String {
                 "networks" => network,
                 _ => volume,
             };
-            list.iter().map(one).collect::<Vec<_>>().join(", ")
+            listed(list, one)
         }
         ("image", _) => image(value),
         ("env", Value::Object(map)) => {
@@ -124,7 +127,7 @@ fn plain(value: &Value) -> String {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(list) if list.is_empty() => "none".to_owned(),
-        Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Array(list) => listed(list, plain),
         Value::Object(map) if map.values().all(Value::is_null) => "none".to_owned(),
         Value::Object(map) => match (map.get("secs"), map.get("nanos")) {
             (Some(secs), Some(nanos)) => duration(secs, nanos),
@@ -135,6 +138,21 @@ fn plain(value: &Value) -> String {
         },
         other => other.to_string(),
     }
+}
+
+/// One after the other, as far as they will be shown.
+fn listed(list: &[Value], one: impl Fn(&Value) -> String) -> String {
+    let mut text = String::new();
+    for value in list {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&one(value));
+        if text.chars().count() > LONGEST {
+            break;
+        }
+    }
+    text
 }
 
 fn part((key, value): (&String, &Value)) -> String {

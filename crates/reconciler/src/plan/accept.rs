@@ -1,6 +1,6 @@
 //! What is accepted of what the files say: new containers, changes in place, replacements.
 
-use model::action::{Joins, Noun};
+use model::action::Joins;
 use model::desired::Declared;
 use model::image::Image;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase, Replacement, asks_registry};
@@ -30,26 +30,35 @@ impl<'a> Pass<'a, '_> {
             .collect();
         names.sort();
         names.dedup();
-        let mut movers = Vec::new();
+        let (mut movers, mut refused) = (Vec::new(), Vec::new());
         for name in names {
             if self.container_busy(&name) {
                 continue;
             }
             self.drop_needless(&name);
-            let mover = match self.wish(&name) {
-                Wish::Declared(declared) => self.wanted(&name, declared),
-                Wish::Kept => self.note_image(&name).map(|()| self.switch_when_prepared(&name)),
-                Wish::Gone => Ok(None),
-            };
-            match mover.and_then(|mover| self.in_turn(&name, mover)) {
+            match self.mover(&name) {
                 Ok(mover) => movers.extend(mover),
-                Err(blocked) => self.hold_up(Noun::Container(name), blocked),
+                Err(blocked) => refused.push((name, blocked)),
             }
         }
-        self.settle_claims(movers);
+        let losers = self.settle_claims(movers);
+        self.go_out_of_turn(refused, &losers);
         self.free_spares();
         self.give_up_ports();
         self.find_blocked();
+    }
+
+    /// What would change for this name now, and may.
+    pub(super) fn mover(&mut self, name: &Name) -> Result<Option<Mover>, Blocked> {
+        let mover = match self.wish(name) {
+            Wish::Declared(declared) => self.wanted(name, declared)?,
+            Wish::Kept => {
+                self.note_image(name)?;
+                self.switch_when_prepared(name)
+            }
+            Wish::Gone => None,
+        };
+        self.in_turn(name, mover)
     }
 
     /// A replacement that was begun for something that is as it was again: the one that runs is what is wanted.

@@ -88,17 +88,34 @@ type Bound = (IpAddr, Name, Name);
 /// What is taken, and by whom.
 #[derive(Default)]
 pub(super) struct Taken {
-    pub(super) ports: BTreeMap<(Protocol, u16), Vec<Bound>>,
+    ports: BTreeMap<(Protocol, u16), Vec<Bound>>,
     addresses: BTreeMap<(Name, IpAddr), Name>,
 }
 
 impl Taken {
-    pub(super) fn add(&mut self, name: &Name, accepted: &Accepted) {
+    fn add(&mut self, name: &Name, accepted: &Accepted) {
         for rule in &accepted.ports {
             let at = self.ports.entry((rule.protocol, rule.host_port)).or_default();
             at.push((rule.at(), name.clone(), rule.holder().clone()));
         }
         self.add_places(name, accepted);
+    }
+
+    /// What an old one lets go of, where the one to come has these ports, and its places.
+    pub(super) fn freed(
+        name: &Name,
+        old: &Accepted,
+        ports: &BTreeSet<(Protocol, u16)>,
+        new: Option<&Accepted>,
+    ) -> Self {
+        let mut freed = Self::default();
+        freed.add(name, old);
+        freed.ports.retain(|place, _| !ports.contains(place));
+        for a in new.into_iter().flat_map(|new| &new.attachments) {
+            a.ips()
+                .for_each(|ip| drop(freed.addresses.remove(&(a.network.clone(), ip))));
+        }
+        freed
     }
 
     fn add_places(&mut self, name: &Name, accepted: &Accepted) {
@@ -154,8 +171,8 @@ impl Taken {
 }
 
 impl Pass<'_, '_> {
-    /// Takes up all changes that want nothing others keep.
-    pub(super) fn settle_claims(&mut self, movers: Vec<Mover>) {
+    /// Takes up all changes that want nothing others keep; which of the others wait for that.
+    pub(super) fn settle_claims(&mut self, movers: Vec<Mover>) -> Vec<Loser> {
         let mut movers: Vec<Mover> = movers
             .into_iter()
             .filter_map(|m| self.unless_foreign(m))
@@ -184,9 +201,11 @@ impl Pass<'_, '_> {
             }
         }
         self.break_circles(&losers);
+        self.let_go(&losers);
         for mover in movers {
             self.take_up(mover);
         }
+        losers
     }
 
     /// The first one that wants what another one keeps, or what another one that changes as well is to have.
@@ -258,14 +277,17 @@ impl Pass<'_, '_> {
             .containers
             .get(&mover.name)
             .filter(|_| mover.kind != Kind::New);
-        let before = had.map(|e| e.current.ports.clone()).unwrap_or_default();
-        let known = |rule: &PortRule| {
-            let same = |b: &PortRule| {
-                (b.protocol, b.at(), b.host_port) == (rule.protocol, rule.at(), rule.host_port)
-            };
-            before.iter().any(same)
-        };
-        let fresh = mover.accepted.ports.iter().filter(|r| !known(r));
+        let place = |rule: &PortRule| (rule.protocol, rule.at(), rule.host_port);
+        let before: BTreeSet<_> = had
+            .iter()
+            .flat_map(|e| e.current.ports.iter())
+            .map(place)
+            .collect();
+        let fresh = mover
+            .accepted
+            .ports
+            .iter()
+            .filter(|r| !before.contains(&place(r)));
         let foreign = fresh
             .filter_map(|r| self.foreign_listener(r.protocol, r.at(), r.host_port))
             .next();
@@ -301,6 +323,17 @@ impl Pass<'_, '_> {
                     .retain(|rule| taken.port_of(name, rule).is_none());
             }
         }
+    }
+
+    /// Another one has this host port by now.
+    pub(super) fn is_had_by_another(&self, name: &Name, rule: &PortRule) -> bool {
+        let others = self.ledger.containers.iter().filter(|(other, _)| *other != name);
+        let mut theirs = others.flat_map(|(_, entry)| &effective(entry).ports);
+        theirs.any(|r| {
+            (r.protocol, r.host_port) == (rule.protocol, rule.host_port)
+                && overlaps(r.at(), rule.at())
+                && r.holder() != rule.holder()
+        })
     }
 
     /// A change that cannot be tried beside the old one takes its place once that was stopped: with the addresses of the
@@ -375,6 +408,7 @@ impl Pass<'_, '_> {
                 place: self.place_to_be(&name),
             },
         };
-        self.ledger.containers.insert(name, entry);
+        self.ledger.containers.insert(name.clone(), entry);
+        self.stamp(&name);
     }
 }

@@ -303,7 +303,7 @@ impl Pass<'_, '_> {
                 continue;
             };
             let had = record.files.get(&key);
-            if let Some(what) = had.map_or(Some("file is missing"), |had| changed(had, &now)) {
+            if let Some(what) = had.map_or(Some("file may be missing or old"), |had| changed(had, &now)) {
                 if had.is_some_and(|had| self.replaces(&key, had, &now)) {
                     // Its replacement has everything.
                     return None;
@@ -313,6 +313,7 @@ impl Pass<'_, '_> {
             }
             step.contents.insert(key, now);
         }
+        step.reasons.extend(self.led_elsewhere(accepted, &record.hosts));
         if let Some(run) = record.outdated_run.filter(|run| seen.run_no <= *run) {
             step.then = restart();
             if step.reasons.is_empty() {

@@ -15,6 +15,7 @@ use model::network::{Attachment, HostNetwork};
 use model::observed::Look;
 use model::plan::{Op, Reason};
 use model::spec::{NetworkMode, Settings};
+use model::surroundings::Surroundings;
 
 use super::firewall::effective;
 use super::{Mutation, Pass, Ready, overlay};
@@ -25,7 +26,12 @@ const LISTED: usize = 4;
 /// What the name server should know.
 ///
 /// `idle`: instances of replicated services that do not answer to the name of all.
-pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>) -> DnsState {
+pub(super) fn wanted(
+    ledger: &Ledger,
+    settings: &Settings,
+    around: &Surroundings,
+    idle: &BTreeSet<Name>,
+) -> DnsState {
     let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
     let networks = served.map(|(name, n)| {
         let network = DnsNetwork {
@@ -33,7 +39,7 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
             subnets: subnets(&n.network),
             bridge: n.network.bridge.clone(),
             internal: n.network.internal,
-            hosts: overlay::hosts(&n.spec),
+            hosts: overlay::hosts(n, around),
         };
         (name.clone(), network)
     });
@@ -41,8 +47,8 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
         networks: networks.collect(),
         ..DnsState::default()
     };
-    if state.networks.is_empty() {
-        return state;
+    if state.networks.values().all(|n| n.gateways.is_empty()) {
+        return DnsState::default();
     }
     state.upstreams.clone_from(&settings.upstream);
     for (name, entry) in &ledger.containers {
@@ -65,9 +71,9 @@ pub(super) fn wanted(ledger: &Ledger, settings: &Settings, idle: &BTreeSet<Name>
     state
 }
 
+/// Where the host has an address in it: a network that was there before, without `host_access`, has none.
 fn gateways(network: &HostNetwork) -> Vec<IpAddr> {
-    let v6 = network.v6.as_ref().map(|v6| IpAddr::V6(v6.gateway));
-    [IpAddr::V4(network.gateway)].into_iter().chain(v6).collect()
+    network.host_addresses().iter().map(IpNet::addr).collect()
 }
 
 fn subnets(network: &HostNetwork) -> Vec<IpNet> {
@@ -97,7 +103,9 @@ fn names(entry: &ContainerEntry, at: &Attachment, idle: bool) -> Vec<String> {
 
 impl Pass<'_, '_> {
     pub(super) fn act_on_dns(&mut self) {
-        let wanted = wanted(&self.ledger, &self.input.desired.settings, &self.idle());
+        let around = &self.input.observed.around;
+        self.unready = self.idle();
+        let wanted = wanted(&self.ledger, &self.input.desired.settings, around, &self.unready);
         self.names.clone_from(&wanted);
         let seen = match &self.input.observed.dns {
             Look::Known(seen) => seen,
@@ -174,7 +182,7 @@ impl Pass<'_, '_> {
         networks
             .filter(|n| n.spec.dns)
             // The other gateways are the same server's, and some libraries ask all at once.
-            .map(|n| IpAddr::V4(n.network.gateway))
+            .filter_map(|n| gateways(&n.network).into_iter().find(IpAddr::is_ipv4))
             .collect()
     }
 }

@@ -5,6 +5,7 @@ use model::damage::Mend;
 use model::image::Image;
 use model::ledger::{Accepted, ContainerEntry, ReplacePhase};
 use model::name::Name;
+use model::network::Link;
 use model::observed::{ObservedContainer, Phase};
 use model::plan::{Op, Reason};
 use model::spec::ContainerSpec;
@@ -304,15 +305,19 @@ impl<'a> Pass<'a, '_> {
                 Some(l) if l.master.as_deref() != Some(&a.bridge) => {
                     Some(format!("{device} is not on {}", a.bridge))
                 }
+                Some(l) if l.isolated != a.isolated => Some(match a.isolated {
+                    true => format!("{device} is not isolated from its neighbours on {}", a.bridge),
+                    false => format!("{device} is isolated from its neighbours on {}", a.bridge),
+                }),
                 Some(_) => None,
             }
         };
-        accepted
-            .attachments
-            .iter()
-            .filter_map(what)
-            .map(Reason::because)
-            .collect()
+        // One below a device of the host has no end here: what becomes of it is the container's own affair.
+        let with_ends = accepted.attachments.iter().filter(|a| !a.link.is_inside_alone());
+        // What is a port of Open vSwitch is not known while that is away.
+        let unseen = self.input.observed.around.switch.known().is_none();
+        let with_ends = with_ends.filter(|a| !(unseen && matches!(a.link, Link::Ovs { .. })));
+        with_ends.filter_map(what).map(Reason::because).collect()
     }
 
     fn repair(&mut self, name: &Name, accepted: &Accepted, reasons: Vec<Reason>, mut after: Vec<usize>) {
@@ -384,6 +389,7 @@ impl<'a> Pass<'a, '_> {
                 volumes: self.known_paths(&accepted.spec),
                 joins: accepted.joins.clone(),
                 contents: self.files_of(&accepted.spec),
+                links: self.links_of(accepted),
             })
         });
         if instance.is_none() {

@@ -1,17 +1,19 @@
 //! The firewall's whole content, derived from what is accepted; applied when the host shows another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::action::{Action, Noun};
-use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule, Protocol, TunnelRule};
+use model::firewall::{
+    FirewallBridge, FirewallState, LinkRule, MOST_TARGETS, PortRule, Protocol, TunnelRule,
+};
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
 use model::name::Name;
 use model::network::HostNetwork;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 
-use super::{Mutation, Pass, Ready, overlay};
+use super::{Mutation, Pass, Ready, links, overlay};
 
 /// The accepted container that has the name's ports now.
 pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
@@ -27,7 +29,8 @@ pub(super) fn wanted(
     dns_ports: &BTreeMap<Name, u16>,
     closed: impl Fn(&Name, &PortRule) -> bool,
 ) -> FirewallState {
-    let bridges = ledger.networks.values().map(|n| FirewallBridge {
+    let routed = ledger.networks.values().filter(|n| !n.network.is_lan());
+    let bridges = routed.map(|n| FirewallBridge {
         bridge: n.network.bridge.clone(),
         subnet: n.network.subnet,
         masquerade: n.network.masquerade,
@@ -50,7 +53,7 @@ pub(super) fn wanted(
     FirewallState {
         bridges: bridges.collect(),
         ports: balanced(ports.collect()),
-        links: Vec::new(),
+        links: links::rules(ledger),
         tunnels: overlay::rules(ledger.networks.values()),
     }
     .sorted()
@@ -79,6 +82,7 @@ impl Pass<'_, '_> {
             self.blocked.contains_key(name) || idle.contains(rule)
         });
         self.published.clone_from(&wanted.ports);
+        self.let_through.clone_from(&wanted.links);
         let seen = match &self.input.observed.firewall {
             Look::Known(seen) => seen,
             Look::Unknown(why) => {
@@ -133,19 +137,33 @@ impl Pass<'_, '_> {
             .ports
             .iter()
             .all(|p| self.seen_ports.has(p) || !self.is_awaited(p));
-        let bridges = accepted.attachments.iter().all(|a| {
+        let routed = accepted.attachments.iter().filter(|a| !a.link.is_lan());
+        let bridges = routed.into_iter().all(|a| {
             let network = self.ledger.networks.get(&a.network).map(|n| &n.network);
             let knows = |b: &FirewallBridge, n: &HostNetwork| {
                 let six = n.v6.as_ref().map(|v6| v6.subnet);
-                (&b.bridge, b.subnet, b.subnet6) == (&n.bridge, n.subnet, six)
+                (&b.bridge, b.subnet, b.subnet6, b.isolated) == (&n.bridge, n.subnet, six, n.isolated)
             };
             network.is_some_and(|n| seen.bridges.iter().any(|b| knows(b, n)))
         });
-        if ports && bridges {
+        if ports && bridges && self.links_lead(accepted, seen) {
             Ready::Now
         } else {
             self.firewall.clone()
         }
+    }
+
+    /// All that it is to reach by its links it reaches.
+    fn links_lead(&self, accepted: &Accepted, seen: &FirewallState) -> bool {
+        let own = |rule: &&LinkRule| {
+            let mut places = accepted.attachments.iter();
+            places.any(|a| a.bridge == rule.bridge && a.ips().any(|ip| ip == rule.from))
+        };
+        let mut rules = self
+            .let_through
+            .iter()
+            .filter(|_| !accepted.spec.links.is_empty());
+        rules.all(|rule| !own(&rule) || seen.links.binary_search(rule).is_ok())
     }
 
     /// An instance among others gets its share of a port once it is ready.
@@ -228,6 +246,7 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
             tunnel.vni
         )));
     }
+    reasons.extend(link_reasons(&seen.links, &wanted.links, ledger));
     for rule in wanted.ports.iter().filter(|r| !there.has(r)) {
         let entry = ledger.containers.get(&rule.container);
         let at = entry.map(|e| effective(e).origin.key("ports"));
@@ -271,6 +290,11 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
             seen.masquerade6.to_string(),
             wanted.masquerade6.to_string(),
         ),
+        (
+            "icc",
+            (!seen.isolated).to_string(),
+            (!wanted.isolated).to_string(),
+        ),
         ("subnet", seen.subnet.to_string(), wanted.subnet.to_string()),
         ("subnet6", net(seen.subnet6), net(wanted.subnet6)),
     ];
@@ -297,6 +321,15 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
         return vec![Reason::because(format!("bridge {bridge} differs"))];
     }
     reasons
+}
+
+/// One for each pair of containers, whatever ports it is about.
+fn link_reasons(seen: &[LinkRule], wanted: &[LinkRule], ledger: &Ledger) -> BTreeSet<Reason> {
+    let new = wanted.iter().filter(|rule| seen.binary_search(rule).is_err());
+    let new = new.map(|rule| Reason::because(links::described(rule, ledger)));
+    let gone = seen.iter().filter(|rule| wanted.binary_search(rule).is_err());
+    let gone = gone.map(|rule| Reason::because(format!("{} is no more", links::described(rule, ledger))));
+    new.chain(gone).collect()
 }
 
 fn port(rule: &PortRule) -> String {

@@ -7,6 +7,7 @@ mod accept;
 mod beside;
 mod circles;
 mod claims;
+pub(crate) mod cluster;
 mod contents;
 mod damage;
 mod describe;
@@ -17,6 +18,8 @@ mod firewall;
 mod gates;
 mod health;
 mod images;
+mod lan;
+mod links;
 mod lost;
 mod mutation;
 mod needs;
@@ -161,8 +164,14 @@ struct Pass<'a, 'i> {
     services: replicas::Services,
     /// The published ports that are to be in force.
     published: Vec<model::firewall::PortRule>,
+    /// What is to be let through for links.
+    let_through: Vec<model::firewall::LinkRule>,
+    /// Instances of replicated services that do not answer to the name of all.
+    unready: BTreeSet<Name>,
     /// Instances whose replacement or restart begins in this pass.
     replacing: BTreeSet<Name>,
+    /// Of an instance that is to be replaced, those of its service that wait, in the end, for that.
+    stuck: BTreeMap<Name, BTreeSet<Name>>,
     /// Instances that are restarted for a config, secret or environment that changed.
     restarting: BTreeSet<Name>,
     /// The published ports that are seen to be in force.
@@ -200,7 +209,10 @@ impl<'a, 'i> Pass<'a, 'i> {
             reserved: reserved(input.desired),
             services: BTreeMap::new(),
             published: Vec::new(),
+            let_through: Vec::new(),
+            unready: BTreeSet::new(),
             replacing: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             restarting: BTreeSet::new(),
             seen_ports: firewall::ByPlace::default(),
             seen: sight::by_name(input.observed),

@@ -32,6 +32,7 @@ impl Pass<'_, '_> {
         if !switching {
             self.dependencies(name, &accepted.spec)?;
         }
+        self.links_can_be_told(&accepted.spec)?;
         self.surrounded(&accepted.spec)?;
         if let Some(a) = accepted.attachments.iter().find(|a| self.is_misplaced(a)) {
             let why = format!("has no address yet in network {} as it is now", a.network);
@@ -48,6 +49,7 @@ impl Pass<'_, '_> {
         self.has_image(new)?;
         self.nobody_left_behind(name)?;
         self.dependencies(name, &new.spec)?;
+        self.links_can_be_told(&new.spec)?;
         self.surrounded(&new.spec)?;
         self.addresses_are_free(name, new)?;
         self.volumes_for(&new.spec)?;
@@ -66,6 +68,7 @@ impl Pass<'_, '_> {
         if let Some(blocked) = self.resting_container(&Noun::Container(name.clone()), new) {
             return Err(blocked);
         }
+        self.links_can_be_told(&new.spec)?;
         self.surrounded(&new.spec)?;
         self.networks_for(new)?;
         self.volumes_for(&new.spec)?;

@@ -7,14 +7,14 @@ use model::action::{Action, Noun};
 use model::desired::Declared;
 use model::ledger::{ContainerEntry, NetworkEntry};
 use model::name::{ContainerId, Name};
-use model::network::{HostNetwork, Subnet6};
+use model::network::{Driver, HostNetwork, Subnet6};
 use model::observed::{Ipv6State, Look, ObservedLink};
 use model::plan::{Op, Reason};
 use model::spec::NetworkSpec;
 
 use super::resources::uses;
-use super::{Blocked, Pass, Ready, overlay};
-use crate::allocate::{address::gateway_of, device, subnet};
+use super::{Blocked, Pass, Ready, lan, overlay};
+use crate::allocate::{device, subnet};
 use crate::diff;
 
 impl<'a> Pass<'a, '_> {
@@ -81,7 +81,14 @@ impl<'a> Pass<'a, '_> {
         let spec = &declared.spec;
         let before = self.ledger.networks.get(name).cloned();
         let (driver, mtu) = self.decide_driver(name, spec, before.as_ref())?;
-        let keeps = |e: &NetworkEntry| e.spec == *spec && e.network.driver == driver && !self.must_move(e);
+        let keeps = |e: &NetworkEntry| {
+            let same = e.spec == *spec && e.network.driver == driver;
+            let ranged = || {
+                self.decide_range(name, spec, Some(e))
+                    .is_ok_and(|range| range == e.network.range)
+            };
+            same && !self.must_move(e) && self.has_its_gateways(e) && ranged()
+        };
         if let Some(mut entry) = before.clone().filter(keeps) {
             entry.origin.clone_from(&declared.origin);
             self.ledger.networks.insert(name.clone(), entry);
@@ -95,13 +102,19 @@ impl<'a> Pass<'a, '_> {
         };
         let replacing = before.as_ref().and_then(|b| {
             let device = |n: &HostNetwork| {
-                let driver = std::mem::discriminant(&n.driver);
+                let driver = (std::mem::discriminant(&n.driver), n.is_lan(), overlay::make(n));
                 (n.bridge.clone(), n.subnet, n.gateway, n.mtu, driver)
             };
-            let anew = device(&b.network) != device(&network);
+            // Of a LAN there is nothing to be made anew: each container is attached as the network is then.
+            let lans = b.network.is_lan() && network.is_lan();
+            let anew = !lans && device(&b.network) != device(&network);
             b.replacing.clone().or_else(|| anew.then(|| b.network.clone()))
         });
-        if before.as_ref().is_some_and(|b| b.spec.dns != spec.dns) {
+        let asked_elsewhere = |b: &NetworkEntry| {
+            let lans = b.network.is_lan() && network.is_lan();
+            b.spec.dns != spec.dns || lans && b.network.host_addresses() != network.host_addresses()
+        };
+        if before.as_ref().is_some_and(asked_elsewhere) {
             self.renew_name_servers(name);
         }
         let origin = declared.origin.clone();
@@ -140,9 +153,9 @@ impl<'a> Pass<'a, '_> {
             .into_iter()
             .flatten()
             .map(|c| c.reason)
-            .filter(|r| r.field == "dns");
+            .filter(|r| ["dns", "host_access"].contains(&r.field.as_str()));
         dns.map(|r| Reason {
-            field: format!("network {name}: dns"),
+            field: format!("network {name}: {}", r.field),
             ..r
         })
         .collect()
@@ -195,8 +208,8 @@ impl<'a> Pass<'a, '_> {
             name: name.clone(),
             bridge,
             subnet: net,
-            gateway: gateway_of(spec, net),
-            range: spec.range,
+            gateway: self.decide_gateway(spec, net, before),
+            range: self.decide_range(name, spec, before)?,
             mtu: spec.mtu,
             internal: spec.internal,
             masquerade: spec.masquerade,
@@ -233,6 +246,13 @@ impl<'a> Pass<'a, '_> {
                 return Ready::Waits(format!("waits for network {name}: {why}"));
             }
         };
+        let lacks = self.lacks_ground(&entry.network);
+        let lacks = lacks.or_else(|| self.lacks_switch(&entry.network));
+        if let Some(blocked) = lacks.filter(|_| entry.gone_since.is_none()) {
+            let why = format!("waits for network {name}: {}", blocked.why);
+            self.hold_up(noun, blocked);
+            return Ready::Waits(why);
+        }
         let shown = differences(&entry.network, links);
         let old = entry
             .replacing
@@ -320,7 +340,8 @@ impl<'a> Pass<'a, '_> {
 
     /// What forbids making this device now.
     fn may_apply(&self, network: &HostNetwork, old: Option<&HostNetwork>) -> Result<(), Blocked> {
-        if let Some(link) = self.link(&network.bridge).filter(|l| !l.ours) {
+        let ours = !network.is_lan() || network.driver.below().is_some_and(|below| below.host_access);
+        if let Some(link) = self.link(&network.bridge).filter(|l| ours && !l.ours) {
             let kind = if link.kind.is_empty() {
                 "device"
             } else {
@@ -336,8 +357,10 @@ impl<'a> Pass<'a, '_> {
                 "cannot see whether its subnet is free: {why}"
             )));
         }
+        // The host may well have an address in a LAN that it is on.
+        let subnets = || network.subnets().filter(|_| !network.is_lan());
         let foreign = |net| self.foreign_overlap(net).map(|clash| (net, clash));
-        if let Some((net, (device, address))) = network.subnets().find_map(foreign) {
+        if let Some((net, (device, address))) = subnets().find_map(foreign) {
             return Err(Blocked::error(format!(
                 "subnet {net} collides with {address} on the host's {device}; use another subnet"
             )));
@@ -348,7 +371,7 @@ impl<'a> Pass<'a, '_> {
         });
         let left = |link: &ObservedLink| {
             let taken = |net: &IpNet| all_addresses(link).any(|a| subnet::overlap(a, *net));
-            network.subnets().find(taken)
+            subnets().find(taken)
         };
         if let Some((device, net)) = others.find_map(|(device, link)| Some((device, left(link)?))) {
             return Err(Blocked::wait(format!("{device} still has an address in {net}")));
@@ -365,7 +388,7 @@ impl<'a> Pass<'a, '_> {
     }
 }
 
-fn all_addresses(link: &ObservedLink) -> impl Iterator<Item = IpNet> {
+pub(super) fn all_addresses(link: &ObservedLink) -> impl Iterator<Item = IpNet> {
     let six = link.addresses6.iter().copied().map(IpNet::V6);
     link.addresses.iter().copied().map(IpNet::V4).chain(six)
 }
@@ -380,9 +403,15 @@ pub(super) fn why_anew(entry: &NetworkEntry, old: &HostNetwork) -> Vec<Reason> {
         ("gateway", old.gateway.to_string(), new.gateway.to_string()),
         ("mtu", mtu(old), mtu(new)),
     ];
+    let of_switch = overlay::make(old)
+        .into_iter()
+        .flatten()
+        .zip(overlay::make(new).into_iter().flatten());
+    let of_switch = of_switch.map(|((field, from), (_, to))| (field, from, to));
     let moved = old.subnet != new.subnet;
     let changed = fields
         .into_iter()
+        .chain(of_switch)
         // Another subnet has another gateway: that goes without saying.
         .filter(|(field, from, to)| from != to && !(moved && *field == "gateway"));
     let one = |(field, from, to): (&str, String, String)| {
@@ -420,6 +449,9 @@ fn created(entry: &NetworkEntry) -> Reason {
 
 /// How the devices differ from what was accepted.
 fn differences(network: &HostNetwork, links: &BTreeMap<String, ObservedLink>) -> Vec<Reason> {
+    if network.is_lan() {
+        return lan::differences(network, links);
+    }
     let mut reasons = of_bridge(network, links.get(&network.bridge));
     reasons.extend(overlay::differences(network, links));
     reasons
@@ -436,7 +468,11 @@ fn of_bridge(network: &HostNetwork, link: Option<&ObservedLink>) -> Vec<Reason> 
             reasons.push(Reason::because(text()));
         }
     };
-    check(link.ours && link.kind == "bridge", &|| {
+    let kind = match network.driver {
+        Driver::Ovs { .. } => "ovs",
+        _ => "bridge",
+    };
+    check(link.ours && link.kind == kind, &|| {
         format!("{device} is not wharf's bridge")
     });
     check(link.up, &|| format!("{device} is down"));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::health::Verdict;
 use model::ledger::{Accepted, ContainerEntry};
+use model::links::relied_on;
 use model::name::Name;
 use model::observed::Phase;
 use model::spec::{Condition, ContainerSpec};
@@ -16,7 +17,7 @@ use super::sight::Sight;
 use super::{Blocked, Mutation, Pass};
 
 impl Pass<'_, '_> {
-    /// `depends_on`: everything it names is as it says.
+    /// `depends_on` and `links`: everything they name is as they say.
     pub(super) fn dependencies(&self, name: &Name, spec: &ContainerSpec) -> Result<(), Blocked> {
         match self.unmet(name, spec).next() {
             None => Ok(()),
@@ -24,7 +25,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// What `depends_on` names and is not as it says.
+    /// What they name and is not as they say.
     pub(super) fn unmet<'n>(
         &'n self,
         name: &Name,
@@ -39,10 +40,20 @@ impl Pass<'_, '_> {
         // One that was taken back may name what its table no longer does, and what is gone for good by now.
         let gone = move |n: &Name| taken_back && !there.contains_key(n) && !wanted.contains_key(n);
         let ignored = self.broken(Mutation::DependentsStartEarly);
-        let wanted = spec.depends_on.iter().filter(move |(n, _)| !ignored && !gone(n));
+        let depends = spec
+            .depends_on
+            .iter()
+            .map(|(on, dependency)| (on, dependency.condition));
+        // What is linked to has begun, if nothing more is asked of it.
+        let linked = spec
+            .links
+            .iter()
+            .map(|link| (&link.container, Condition::Started));
+        let linked = linked.filter(|(on, _)| !spec.depends_on.contains_key(*on));
+        let wanted = depends.chain(linked).filter(move |(n, _)| !ignored && !gone(n));
         let each =
-            wanted.flat_map(|(on, dependency)| self.instances(on).into_iter().map(move |n| (n, dependency)));
-        each.filter_map(|(on, dependency)| Some((on, self.unmet_by(on, dependency.condition)?)))
+            wanted.flat_map(|(on, condition)| self.instances(on).into_iter().map(move |n| (n, condition)));
+        each.filter_map(|(on, condition)| Some((on, self.unmet_by(on, condition)?)))
     }
 
     fn unmet_by(&self, on: &Name, condition: Condition) -> Option<Blocked> {
@@ -126,7 +137,7 @@ impl Pass<'_, '_> {
         }
         for (name, accepted) in self.ledger.accepted() {
             let targets = on.entry(name).or_default();
-            targets.extend(accepted.spec.depends_on.keys().flat_map(|on| self.members(on)));
+            targets.extend(relied_on(&accepted.spec).flat_map(|on| self.members(on)));
             targets.extend(owners(&accepted.spec).map(|(_, owner)| owner));
         }
         for target in on.values().flatten() {

@@ -11,17 +11,19 @@ use model::action::Noun;
 use model::ledger::NetworkEntry;
 use model::name::Name;
 use model::network::{Driver, HostNetwork, Tunnel};
-use model::observed::{Look, ObservedLink};
+use model::observed::{Look, ObservedLink, ObservedTunnel};
 use model::plan::Reason;
 use model::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
-use model::surroundings::Way;
+use model::surroundings::{Surroundings, Way};
 
-use super::{Blocked, Pass};
+use super::{Blocked, Pass, cluster};
 use crate::allocate::device;
 
-/// What VXLAN puts around a frame, and the frame's own header (RFC 7348), by the family of what carries it.
-const AROUND4: u32 = 20 + 8 + 8 + 14;
-const AROUND6: u32 = 40 + 8 + 8 + 14;
+/// Headers, in bytes: of what carries a tunnel, of the frame in it, and of a frame's VLAN tag, which goes along.
+const IPV4: u32 = 20;
+const IPV6: u32 = 40;
+const ETHERNET: u32 = 14;
+const VLAN: u32 = 4;
 /// Where no route says how long packets may be.
 const USUAL_MTU: u32 = 1500;
 /// Every host that does IP takes this much (RFC 791).
@@ -43,15 +45,20 @@ impl Pass<'_, '_> {
         spec: &NetworkSpec,
         before: Option<&NetworkEntry>,
     ) -> Result<(Driver, Option<u32>), Blocked> {
+        if let Some(driver) = self.decide_below(spec, before) {
+            return Ok((driver, spec.mtu));
+        }
         let overlay = spec.overlay.as_ref();
-        let Some(overlay) = overlay.filter(|_| spec.driver == NetworkDriver::Overlay) else {
-            return Ok((Driver::default(), spec.mtu));
+        let over_hosts = matches!(spec.driver, NetworkDriver::Overlay | NetworkDriver::Ovs);
+        let Some(overlay) = overlay.filter(|_| over_hosts) else {
+            return Ok((Driver::Bridge { adopt: spec.adopt }, spec.mtu));
         };
-        let kept = before.and_then(|entry| match &entry.network.driver {
-            Driver::Overlay(tunnel) => Some(Kept { entry, tunnel }),
-            _ => None,
+        let kept = before.filter(|entry| entry.spec.driver == spec.driver);
+        let kept = kept.and_then(|entry| {
+            let tunnel = entry.network.driver.tunnel()?;
+            Some(Kept { entry, tunnel })
         });
-        let named = self.named_peers(name, overlay, kept.as_ref());
+        let named = self.named_peers(name, overlay, kept.as_ref())?;
         let local = self.local(overlay, &named, kept.as_ref(), spec)?;
         let own = |peer: &IpAddr| *peer == local || self.way(peer) == Some(Way::Own);
         let (peers, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = named
@@ -73,19 +80,44 @@ impl Pass<'_, '_> {
             peers: peers.into_iter().collect(),
             encryption: overlay.encryption.clone(),
         };
-        Ok((Driver::Overlay(tunnel), Some(mtu)))
+        let driver = match spec.driver {
+            NetworkDriver::Ovs => Driver::Ovs {
+                tunnel,
+                datapath: overlay.datapath.clone(),
+                vlan: overlay.vlan,
+            },
+            _ => Driver::Overlay(tunnel),
+        };
+        Ok((driver, Some(mtu)))
     }
 
-    /// Those of the table and of its file; of a file that cannot be read, those it named last.
-    fn named_peers(&mut self, name: &Name, overlay: &OverlaySpec, kept: Option<&Kept<'_>>) -> Vec<IpAddr> {
+    /// Why a network of Open vSwitch can be neither made nor put right now.
+    pub(super) fn lacks_switch(&self, network: &HostNetwork) -> Option<Blocked> {
+        match (&network.driver, &self.input.observed.around.switch) {
+            (Driver::Ovs { .. }, Look::Unknown(why)) => Some(Blocked::error(why.clone())),
+            _ => None,
+        }
+    }
+
+    /// Those of the table and of its file; of a file that cannot be read, those it named last. Where it names neither,
+    /// those that are found by etcd.
+    fn named_peers(
+        &mut self,
+        name: &Name,
+        overlay: &OverlaySpec,
+        kept: Option<&Kept<'_>>,
+    ) -> Result<Vec<IpAddr>, Blocked> {
+        if overlay.by_cluster {
+            return self.found_peers(name, kept.map(|kept| kept.tunnel));
+        }
         let mut named = overlay.peers.clone();
         let Some(file) = &overlay.peers_file else {
-            return named;
+            return Ok(named);
         };
         let why = match self.input.observed.around.peers.get(file) {
             Some(Look::Known(peers)) => {
                 named.extend(peers);
-                return named;
+                return Ok(named);
             }
             Some(Look::Unknown(why)) => Some(why),
             // Not looked at yet.
@@ -100,7 +132,7 @@ impl Pass<'_, '_> {
             let why = format!("`peers_file`: {why}; the peers that it named last stay");
             self.error(Noun::Network(name.clone()), why, None);
         }
-        named
+        Ok(named)
     }
 
     /// This host's end: the written one, the one that is among the peers, or what the peers are reached from.
@@ -150,15 +182,21 @@ impl Pass<'_, '_> {
         kept: Option<&Kept<'_>>,
     ) -> u32 {
         let unwritten = kept.filter(|kept| kept.entry.spec.mtu.is_none());
-        let same = unwritten.filter(|kept| kept.tunnel.local.is_ipv4() == local.is_ipv4());
+        let overlay = spec.overlay.as_ref();
+        let around = |overlay: &OverlaySpec| around(overlay, local);
+        let same = unwritten.filter(|kept| {
+            let before = kept.entry.spec.overlay.as_ref();
+            let same_family = kept.tunnel.local.is_ipv4() == local.is_ipv4();
+            same_family && before.map(around) == overlay.map(around)
+        });
         let before = same.and_then(|kept| kept.entry.network.mtu);
         spec.mtu.or(before).unwrap_or_else(|| {
             let mut ways = peers.iter().chain([&WORLD]).filter_map(|to| match self.way(to) {
                 Some(Way::From { mtu, .. }) => Some(mtu),
                 _ => None,
             });
-            let around = if local.is_ipv4() { AROUND4 } else { AROUND6 };
             let between = ways.next().unwrap_or(USUAL_MTU);
+            let around = overlay.map_or(0, around);
             between.saturating_sub(around).max(LEAST_MTU)
         })
     }
@@ -168,11 +206,76 @@ impl Pass<'_, '_> {
     }
 }
 
+/// What a tunnel puts around a packet of a container, in bytes.
+fn around(overlay: &OverlaySpec, local: IpAddr) -> u32 {
+    let carried = if local.is_ipv4() { IPV4 } else { IPV6 };
+    let tunnel = match overlay.tunnel.as_str() {
+        // Its header and a key (RFC 2784, RFC 2890).
+        "gre" => 4 + 4,
+        // UDP and VXLAN (RFC 7348), or Geneve without options, of which we write none (RFC 8926).
+        _ => 8 + 8,
+    };
+    let tag = if overlay.vlan == 0 { 0 } else { VLAN };
+    carried + tunnel + ETHERNET + tag
+}
+
 /// How the tunnel differs from what was accepted; nothing where the network has none.
 pub(super) fn differences(network: &HostNetwork, links: &BTreeMap<String, ObservedLink>) -> Vec<Reason> {
-    let Driver::Overlay(tunnel) = &network.driver else {
+    match &network.driver {
+        Driver::Overlay(tunnel) => of_kernel(network, tunnel, links),
+        Driver::Ovs { tunnel, .. } => of_switch(network, tunnel, links.get(&network.bridge)),
+        Driver::Bridge { .. } | Driver::Macvlan(_) | Driver::Ipvlan(_) => Vec::new(),
+    }
+}
+
+/// The same of a network of Open vSwitch; that its device is missing is told with the device.
+fn of_switch(network: &HostNetwork, tunnel: &Tunnel, link: Option<&ObservedLink>) -> Vec<Reason> {
+    let (Some(link), Driver::Ovs { datapath, vlan, .. }) = (link, &network.driver) else {
         return Vec::new();
     };
+    let device = &network.bridge;
+    let unknown = || {
+        vec![Reason::because(format!(
+            "{device} is no bridge of Open vSwitch of wharf's"
+        ))]
+    };
+    let Some((seen, switch)) = link
+        .tunnel
+        .as_ref()
+        .and_then(|seen| Some((seen, seen.switch.as_ref()?)))
+    else {
+        return unknown();
+    };
+    let mut reasons = of_tunnel(device, seen, tunnel);
+    let mut check = |good: bool, text: String| {
+        if !good {
+            reasons.push(Reason::because(text));
+        }
+    };
+    check(
+        switch.kind == tunnel.kind,
+        format!("{device} has tunnels of kind {}", switch.kind),
+    );
+    check(
+        switch.datapath == *datapath,
+        format!("{device} has the datapath {}", switch.datapath),
+    );
+    check(switch.vlan == *vlan, format!("{device} has VLAN {}", switch.vlan));
+    let gateway6 = network.v6.as_ref().map(|v6| v6.gateway);
+    let made_for = (switch.gateway, switch.gateway6, switch.mtu);
+    check(
+        made_for == (network.gateway, gateway6, network.mtu),
+        format!("{device} was made for another gateway or mtu"),
+    );
+    check(
+        switch.whole,
+        format!("{device}, its ports or its tunnels were changed in Open vSwitch"),
+    );
+    check(seen.sealed, format!("{device} lets the gateway through"));
+    reasons
+}
+
+fn of_kernel(network: &HostNetwork, tunnel: &Tunnel, links: &BTreeMap<String, ObservedLink>) -> Vec<Reason> {
     let device = &tunnel.device;
     let Some(link) = links.get(device) else {
         return vec![Reason::because(format!("tunnel {device} is missing"))];
@@ -180,6 +283,29 @@ pub(super) fn differences(network: &HostNetwork, links: &BTreeMap<String, Observ
     let Some(seen) = link.tunnel.as_ref().filter(|_| link.ours) else {
         return vec![Reason::because(format!("{device} is not wharf's tunnel"))];
     };
+    let mut reasons = of_tunnel(device, seen, tunnel);
+    let mut check = |good: bool, text: String| {
+        if !good {
+            reasons.push(Reason::because(text));
+        }
+    };
+    check(link.up, format!("{device} is down"));
+    check(
+        link.master.as_ref() == Some(&network.bridge),
+        format!("{device} is no port of {}", network.bridge),
+    );
+    check(
+        network.mtu.is_none_or(|mtu| mtu == link.mtu),
+        format!("{device} has mtu {}", link.mtu),
+    );
+    // Off its bridge, it is not known whose gateway.
+    let sealed = seen.sealed || link.master.as_ref() != Some(&network.bridge);
+    check(sealed, format!("{device} lets the gateway through"));
+    reasons
+}
+
+/// What any tunnel has.
+fn of_tunnel(device: &str, seen: &ObservedTunnel, tunnel: &Tunnel) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let mut check = |good: bool, text: String| {
         if !good {
@@ -196,18 +322,6 @@ pub(super) fn differences(network: &HostNetwork, links: &BTreeMap<String, Observ
         seen.local == Some(tunnel.local),
         format!("{device} begins at {}", end(seen.local)),
     );
-    check(link.up, format!("{device} is down"));
-    check(
-        link.master.as_ref() == Some(&network.bridge),
-        format!("{device} is no port of {}", network.bridge),
-    );
-    check(
-        network.mtu.is_none_or(|mtu| mtu == link.mtu),
-        format!("{device} has mtu {}", link.mtu),
-    );
-    // Off its bridge, it is not known whose gateway.
-    let sealed = seen.sealed || link.master.as_ref() != Some(&network.bridge);
-    check(sealed, format!("{device} lets the gateway through"));
     for peer in tunnel.peers.iter().filter(|peer| !seen.peers.contains(peer)) {
         check(false, format!("{device} lacks the peer {peer}"));
     }
@@ -217,7 +331,23 @@ pub(super) fn differences(network: &HostNetwork, links: &BTreeMap<String, Observ
     reasons
 }
 
-/// Who may send to the tunnels of these networks.
+/// What of a network of Open vSwitch is not changed on the bridges there are, by its keys; none of other networks.
+pub(super) fn make(network: &HostNetwork) -> Option<[(&'static str, String); 3]> {
+    match &network.driver {
+        Driver::Ovs {
+            tunnel,
+            datapath,
+            vlan,
+        } => Some([
+            ("overlay.tunnel", tunnel.kind.clone()),
+            ("overlay.datapath", datapath.clone()),
+            ("overlay.vlan", vlan.to_string()),
+        ]),
+        _ => None,
+    }
+}
+
+/// Who may send to the tunnels of these networks. Those of Open vSwitch take nothing but from their peers by themselves.
 pub(super) fn rules<'a>(entries: impl Iterator<Item = &'a NetworkEntry>) -> Vec<model::firewall::TunnelRule> {
     let tunnels = entries.filter_map(|entry| match &entry.network.driver {
         Driver::Overlay(tunnel) if tunnel.encryption == "none" => Some(tunnel.rule()),
@@ -226,8 +356,10 @@ pub(super) fn rules<'a>(entries: impl Iterator<Item = &'a NetworkEntry>) -> Vec<
     tunnels.collect()
 }
 
-/// Names of containers on other hosts.
-pub(super) fn hosts(spec: &NetworkSpec) -> BTreeMap<String, Vec<IpAddr>> {
-    let names = spec.overlay.iter().flat_map(|overlay| &overlay.names);
-    names.map(|(name, ip)| (name.to_string(), vec![*ip])).collect()
+/// Names of containers on other hosts: those that are found by etcd, and before them those of the table.
+pub(super) fn hosts(entry: &NetworkEntry, around: &Surroundings) -> BTreeMap<String, Vec<IpAddr>> {
+    let names = entry.spec.overlay.iter().flat_map(|overlay| &overlay.names);
+    let mut all = cluster::names(entry, around);
+    all.extend(names.map(|(name, ip)| (name.to_string(), vec![*ip])));
+    all
 }

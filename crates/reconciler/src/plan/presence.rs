@@ -63,14 +63,19 @@ impl<'a> Pass<'a, '_> {
 
     /// Once more after replacements went on: what came of one may be of another file, which counts for it from then on.
     pub(super) fn stamp_gone(&mut self) {
-        let now = self.input.now;
         let names: Vec<Name> = self.ledger.containers.keys().cloned().collect();
         for name in names {
-            let gone = matches!(self.wish(&name), Wish::Gone);
-            if let Some(entry) = self.ledger.containers.get_mut(&name) {
-                // A stamp from the future is a clock that was set back.
-                entry.gone_since = gone.then(|| entry.gone_since.map_or(now, |since| since.min(now)));
-            }
+            self.stamp(&name);
+        }
+    }
+
+    /// The same of one, which may have become what another file says.
+    pub(super) fn stamp(&mut self, name: &Name) {
+        let now = self.input.now;
+        let gone = matches!(self.wish(name), Wish::Gone);
+        if let Some(entry) = self.ledger.containers.get_mut(name) {
+            // A stamp from the future is a clock that was set back.
+            entry.gone_since = gone.then(|| entry.gone_since.map_or(now, |since| since.min(now)));
         }
     }
 

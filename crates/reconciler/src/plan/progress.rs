@@ -3,7 +3,7 @@
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry, Rejected, ReplacePhase};
 use model::name::Name;
-use model::network::{Address6, Subnet6};
+use model::network::{Address6, Attachment, Subnet6};
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::spec::RestartPolicy;
 
@@ -134,6 +134,7 @@ impl Pass<'_, '_> {
             if self.container_busy(&name) {
                 continue;
             }
+            self.follow_isolation(&name);
             let Some(entry) = self.ledger.containers.get(&name) else {
                 continue;
             };
@@ -152,6 +153,25 @@ impl Pass<'_, '_> {
         }
     }
 
+    /// Whether its neighbours are kept from an interface is changed while it is in use.
+    fn follow_isolation(&mut self, name: &Name) {
+        let networks = &self.ledger.networks;
+        let wanted = |a: &Attachment| {
+            networks
+                .get(&a.network)
+                .map_or(a.isolated, |n| n.network.isolated)
+        };
+        let entry = self.ledger.containers.get_mut(name);
+        for accepted in entry.into_iter().flat_map(ContainerEntry::all_mut) {
+            if accepted.attachments.iter().any(|a| a.isolated != wanted(a)) {
+                accepted
+                    .attachments
+                    .iter_mut()
+                    .for_each(|a| a.isolated = wanted(a));
+            }
+        }
+    }
+
     fn refresh(&mut self, name: &Name, accepted: &mut Accepted) -> bool {
         let sight = self.look_at(accepted);
         if matches!(sight, Sight::Unknown(_)) || !self.needs_interfaces(accepted) {
@@ -166,7 +186,9 @@ impl Pass<'_, '_> {
                 ))
             });
         match fresh {
-            Ok((ports, list)) => {
+            Ok((mut ports, list)) => {
+                // What it had to give up stays with those who took it.
+                ports.retain(|rule| !self.is_had_by_another(name, rule));
                 accepted.ports = ports.into();
                 accepted.attachments = list.into();
                 accepted.stale = sight.may_be_live();
@@ -207,11 +229,17 @@ impl Pass<'_, '_> {
                 ..network.clone()
             };
             a.bridge != network.bridge
+                || a.link != network.link()
                 || a.prefix != network.subnet.prefix_len()
                 || a.mtu != network.mtu
                 || a.gateway.is_some_and(|g| g != network.gateway)
                 || !address::may_be_given(&whole, a.ip)
+                || network
+                    .host_addresses()
+                    .iter()
+                    .any(|net| a.ips().any(|ip| ip == net.addr()))
                 || is_misplaced6(a.v6.as_ref(), network.v6.as_ref())
+                || self.is_out_of_lease(entry, a.ip)
         })
     }
 }

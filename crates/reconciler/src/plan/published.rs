@@ -187,7 +187,8 @@ const EVERYWHERE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 ];
 
-/// The interfaces that published ports lead to, by family: those with the default route, where there is one.
+/// The interfaces that published ports lead to, by family: of those that this host is the gateway of, the ones with the
+/// default route, where there is one.
 struct Targets<'a> {
     v4: &'a Attachment,
     v6: Option<(Ipv6Addr, &'a Attachment)>,
@@ -195,11 +196,12 @@ struct Targets<'a> {
 
 impl<'a> Targets<'a> {
     fn of(attachments: &'a [Attachment]) -> Option<Self> {
-        let out = attachments.iter().find(|a| a.gateway.is_some());
-        let six = || attachments.iter().filter_map(|a| Some((a.v6.as_ref()?, a)));
+        let routed = || attachments.iter().filter(|a| !a.link.is_lan());
+        let out = routed().find(|a| a.gateway.is_some());
+        let six = || routed().filter_map(|a| Some((a.v6.as_ref()?, a)));
         let out6 = six().find(|(v6, _)| v6.gateway.is_some());
         Some(Self {
-            v4: out.or(attachments.first())?,
+            v4: out.or_else(|| routed().next())?,
             v6: out6.or_else(|| six().next()).map(|(v6, a)| (v6.ip, a)),
         })
     }
@@ -244,7 +246,7 @@ fn left_to_publish(exposes: &[String], published: &[PortSpec]) -> Result<Vec<Por
 }
 
 /// `80/tcp`, `53/udp`, `80`, `7000-7010/tcp` of an image's EXPOSE; what is none of these is left out.
-fn exposed(list: &[String]) -> Vec<PortSpec> {
+pub(super) fn exposed(list: &[String]) -> Vec<PortSpec> {
     let one = |text: &String| {
         let text = text.trim().to_ascii_lowercase();
         let (ports, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));

@@ -449,7 +449,7 @@ impl Pass<'_, '_> {
             .iter()
             .filter(|(_, l)| l.ours || self.broken(Mutation::ForeignIsTouched))
             .filter(|(name, l)| {
-                let of_network = l.kind == "bridge" || l.kind == "vxlan";
+                let of_network = matches!(l.kind.as_str(), "bridge" | "vxlan" | "macvlan" | "ipvlan" | "ovs");
                 of_network && !known.contains(name.as_str())
             })
             .map(|(name, _)| name.clone())

@@ -36,6 +36,12 @@ impl Pass<'_, '_> {
             let instances = services.entry(place.service.clone()).or_default();
             instances.push(name.clone());
         }
+        // Wanted alone, and not accepted yet, while others of it have not gone.
+        for (service, instances) in &mut services {
+            if desired.containers.contains_key(service) && !instances.contains(service) {
+                instances.insert(0, service.clone());
+            }
+        }
         self.services = services;
     }
 

@@ -85,10 +85,12 @@ impl Pass<'_, '_> {
         if ignore {
             self.ledger.leases.clear();
         }
-        let beside = self.lives_beside(name, lease);
+        let (beside, own) = (self.lives_beside(name, lease), self.of_the_host(network));
         let taken = |ip: Ipv4Addr| {
             let place = (network.name.clone(), ip.into());
-            !ignore && (beside.contains(&place) || by_another([&self.given, &self.reserved], &place, name))
+            let others = [&self.given, &self.reserved];
+            let theirs = || beside.contains(&place) || by_another(others, &place, name);
+            own.contains(&place.1) || !ignore && theirs()
         };
         let ip = address::lease(&mut self.ledger.leases, network, &key, self.input.now, taken);
         ip.ok_or_else(|| all_taken(network, network.range.unwrap_or(network.subnet)))
@@ -120,11 +122,12 @@ impl Pass<'_, '_> {
             None => {
                 let key = lease_key(network, name, lease);
                 let ignore = self.broken(Mutation::AddressesAreNotKept);
-                let beside = self.lives_beside(name, lease);
+                let (beside, own) = (self.lives_beside(name, lease), self.of_the_host(network));
                 let taken = |ip: Ipv6Addr| {
                     let place = (network.name.clone(), ip.into());
                     let others = [&self.given, &self.reserved];
-                    !ignore && (beside.contains(&place) || by_another(others, &place, name))
+                    let theirs = || beside.contains(&place) || by_another(others, &place, name);
+                    own.contains(&place.1) || !ignore && theirs()
                 };
                 let leases = &mut self.ledger.leases;
                 let ip = address6::lease(leases, network, v6, (&key, ip), self.input.now, taken);
@@ -150,6 +153,12 @@ impl Pass<'_, '_> {
     }
 
     fn unless_given(&self, name: &Name, network: &HostNetwork, ip: IpAddr) -> Result<(), Blocked> {
+        if self.of_the_host(network).contains(&ip) {
+            return Err(Blocked::error(format!(
+                "address {ip} cannot be given in network {}: this host has it",
+                network.name
+            )));
+        }
         let given = self.given.get(&(network.name.clone(), ip));
         let Some(by) = given.filter(|by| *by != name) else {
             return Ok(());
@@ -254,6 +263,6 @@ fn attachment(
             .collect(),
         v6: None,
         isolated: network.isolated,
-        link: Default::default(),
+        link: network.link(),
     }
 }

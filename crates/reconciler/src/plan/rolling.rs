@@ -7,7 +7,6 @@ use model::observed::Phase;
 
 use super::accept::other_image;
 use super::claims::Mover;
-use super::firewall::effective;
 use super::presence::Wish;
 use super::sight::Sight;
 use super::{Blocked, Mutation, Pass, finish::definition};
@@ -48,12 +47,17 @@ impl Pass<'_, '_> {
         let missed = entry.is_none_or(|e| !self.is_well(&e.current));
         // Nobody is even prepared before its turn, as that may fail; two that are prepared do not wait for each other.
         let begins = entry.is_none_or(|e| e.next.is_none());
+        // Those that come up only after it, it need not wait for; nor, where it is stopped in any case, for those that are
+        // down: they may wait for the network that it leaves.
+        let leaves = entry.is_some_and(|e| self.has_to_leave(&e.current));
+        let stuck = |other: &Name| leaves || self.stuck.get(name).is_some_and(|all| all.contains(other));
+        let absent = |other: &Name, entry: &ContainerEntry| {
+            let why = self.absent(other, entry).filter(|_| !stuck(other))?;
+            (!missed || self.is_updated(other, &entry.current)).then_some(why)
+        };
         let away = others.iter().filter_map(|(other, entry)| {
             let why = self.updating(other, entry, begins);
-            Some((
-                *other,
-                why.or_else(|| self.absent(other, entry).filter(|_| !missed))?,
-            ))
+            Some((*other, why.or_else(|| absent(other, entry))?))
         });
         let away: Vec<(&Name, String)> = away.collect();
         match away.first() {
@@ -64,7 +68,11 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn others<'n>(&'n self, name: &Name, service: &'n Name) -> Vec<(&'n Name, &'n ContainerEntry)> {
+    pub(super) fn others<'n>(
+        &'n self,
+        name: &Name,
+        service: &'n Name,
+    ) -> Vec<(&'n Name, &'n ContainerEntry)> {
         let others = self.instances(service).into_iter().filter(|other| *other != name);
         let others = others.filter_map(|other| Some((other, self.ledger.containers.get(other)?)));
         others.collect()
@@ -108,7 +116,9 @@ impl Pass<'_, '_> {
     }
 
     fn parallelism(&self, name: &Name) -> usize {
-        let kept = || self.ledger.containers.get(name).map(|e| &effective(e).spec);
+        // What was accepted last counts, be it in force or on its way.
+        let entry = self.ledger.containers.get(name);
+        let kept = || entry.map(|e| e.next.as_ref().map_or(&e.current.spec, |n| &n.accepted.spec));
         let spec = match self.wish(name) {
             Wish::Declared(declared) => Some(&declared.spec),
             Wish::Kept | Wish::Gone => kept(),
@@ -117,8 +127,7 @@ impl Pass<'_, '_> {
             .max(1)
     }
 
-    /// Why an instance counts as being updated: it is, or was, and is not up yet. `prepared`: so is one whose successor
-    /// is only prepared.
+    /// Why an instance counts as being updated. `prepared`: so is one whose successor is only prepared.
     fn updating(&self, name: &Name, entry: &ContainerEntry, prepared: bool) -> Option<String> {
         if entry.current.stale || self.restarting.contains(name) {
             return Some("is being restarted".to_owned());
@@ -128,8 +137,7 @@ impl Pass<'_, '_> {
         if under_way || self.replacing.contains(name) {
             return Some("is being replaced".to_owned());
         }
-        let updated = self.is_updated(name, &entry.current);
-        self.absent(name, entry).filter(|_| updated)
+        None
     }
 
     /// It is what its table says, with the image and the contents there are: what keeps it down is not yet to be changed.

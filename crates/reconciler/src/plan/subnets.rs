@@ -8,7 +8,7 @@ use model::observed::Look;
 use model::spec::NetworkSpec;
 
 use super::{Blocked, Pass};
-use crate::allocate::{address6, subnet};
+use crate::allocate::subnet;
 
 impl<'a> Pass<'a, '_> {
     /// A picked subnet that the host has taken meanwhile is given up, as long as nobody lives in it.
@@ -71,7 +71,7 @@ impl<'a> Pass<'a, '_> {
         }?;
         Ok(Some(Subnet6 {
             subnet,
-            gateway: address6::gateway_of(spec, subnet),
+            gateway: self.decide_gateway6(spec, subnet, before),
             range: spec.range6,
             masquerade: spec.masquerade6,
         }))

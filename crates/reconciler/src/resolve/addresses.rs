@@ -137,7 +137,8 @@ type Misfit = (String, String);
 fn misfit(network: &Parsed<NetworkSpec>, ip: Ipv4Addr) -> Option<Misfit> {
     let subnet = network.spec.subnet?;
     let gateway = gateway_of(&network.spec, subnet);
-    misplaced(network, subnet, usable(subnet, ip), ip == gateway)
+    let known = !network.spec.adopt || network.spec.gateway.is_some();
+    misplaced(network, subnet, usable(subnet, ip), known && ip == gateway)
 }
 
 fn misfit6(network: &Parsed<NetworkSpec>, ip: Ipv6Addr) -> Option<Misfit> {
@@ -147,7 +148,13 @@ fn misfit6(network: &Parsed<NetworkSpec>, ip: Ipv6Addr) -> Option<Misfit> {
     }
     let subnet = network.spec.subnet6?;
     let gateway = address6::gateway_of(&network.spec, subnet);
-    misplaced(network, subnet, address6::is_host(subnet, ip), ip == gateway)
+    let known = !network.spec.adopt || network.spec.gateway6.is_some();
+    misplaced(
+        network,
+        subnet,
+        address6::is_host(subnet, ip),
+        known && ip == gateway,
+    )
 }
 
 fn misplaced(

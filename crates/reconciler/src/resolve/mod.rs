@@ -3,6 +3,8 @@
 mod addresses;
 mod contents;
 mod exclusive;
+mod lans;
+mod links;
 mod names;
 mod overlays;
 mod ports;
@@ -43,11 +45,13 @@ pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> 
     names::check(&mut tables, &found.held, &mut found.errors);
     found.settle(&mut tables);
     references::check(&tables, &mut found);
+    links::check(&tables, &mut found);
     exclusive::check(&tables, &mut found);
     contents::check(&tables, &mut found);
     ports::check(&tables, settings, &mut found);
     addresses::check(&tables, &mut found);
-    overlays::check(&tables, &mut found);
+    overlays::check(&tables, settings, &mut found);
+    lans::check(&tables, &mut found);
     found.settle(&mut tables);
     tables.into_desired(found, settings)
 }

@@ -60,7 +60,7 @@ fn one_of_several(
         container.name, service.spec.replicas, service.name
     );
     let hint = match key {
-        "depends_on" => format!("write {}, which means all of them", service.name),
+        "depends_on" | "links" => format!("write {}, which means all of them", service.name),
         _ => format!(
             "name a container with replicas = 1: which {} there are may change",
             service.name
@@ -87,14 +87,11 @@ fn targets(spec: &ContainerSpec) -> Vec<(Name, String)> {
             list.push((name.clone(), key.to_owned()));
         }
     }
-    for (text, key) in spec
-        .links
-        .iter()
-        .map(|t| (t, "links"))
-        .chain(spec.volumes_from.iter().map(|t| (t, "volumes_from")))
-    {
+    let linked = spec.links.iter().map(|link| link.container.clone());
+    list.extend(linked.map(|name| (name, "links".to_owned())));
+    for text in &spec.volumes_from {
         if let Ok(name) = text.split(':').next().unwrap_or(text).parse() {
-            list.push((name, key.to_owned()));
+            list.push((name, "volumes_from".to_owned()));
         }
     }
     list
@@ -268,7 +265,12 @@ fn exclusive(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut
 fn cycles(tables: &Tables<'_>, found: &mut Findings) {
     let edges: BTreeMap<&Name, Vec<Name>> = tables
         .containers()
-        .map(|c| (&c.name, targets(&c.spec).into_iter().map(|(n, _)| n).collect()))
+        .map(|c| {
+            // To itself is an error of its own.
+            let targets = targets(&c.spec).into_iter();
+            let others = targets.filter(|(n, key)| *n != c.name || key != "links");
+            (&c.name, others.map(|(n, _)| n).collect())
+        })
         .collect();
     let mut done: BTreeSet<Name> = BTreeSet::new();
     for start in edges.keys() {
@@ -310,6 +312,7 @@ fn circle_from(
 }
 
 fn report_cycle(circle: &[Name], tables: &Tables<'_>, found: &mut Findings) {
+    let mut linked = false;
     let parties: Vec<Party<'_>> = circle
         .iter()
         .filter_map(|name| tables.container(name))
@@ -318,10 +321,17 @@ fn report_cycle(circle: &[Name], tables: &Tables<'_>, found: &mut Findings) {
                 .into_iter()
                 .find(|(n, _)| circle.contains(n))
                 .map(|(_, key)| key);
+            linked |= key.as_deref() == Some("links");
             Party::of("container", c, key.as_deref().unwrap_or("depends_on"))
         })
         .collect();
     let names: Vec<&str> = circle.iter().chain(circle.first()).map(Name::as_str).collect();
     let message = format!("containers wait for each other: {}", names.join(" → "));
-    found.contradiction(message, "take one of these out of depends_on", &parties);
+    let hint = match linked {
+        true => {
+            "take one of these out of depends_on or links: who is linked to another one is started after it"
+        }
+        false => "take one of these out of depends_on",
+    };
+    found.contradiction(message, hint, &parties);
 }

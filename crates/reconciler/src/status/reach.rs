@@ -1,6 +1,8 @@
 //! Published ports, and who can reach each; what others' firewalls say to that.
 
-use model::firewall::PortRule;
+use std::net::{IpAddr, Ipv6Addr};
+
+use model::firewall::{Backend, PortRule};
 use model::ledger::Accepted;
 use model::name::Name;
 use model::observed::ForeignDrop;
@@ -14,8 +16,10 @@ impl View<'_> {
     }
 
     fn port(&self, rule: &PortRule) -> PortStatus {
+        let backend = &self.input.observed.backend;
         let open_to = match rule {
-            _ if self.is_of_this_host(rule) => "host",
+            _ if backend.kind == Backend::None && !is_relayed(rule) => "nobody",
+            _ if self.is_of_this_host(rule) || backend.kind == Backend::None => "host",
             PortRule { allow, .. } if allow.is_empty() => "everybody",
             _ => "sources",
         };
@@ -30,8 +34,9 @@ impl View<'_> {
             open_to: open_to.to_owned(),
             // What comes from this host itself is not forwarded.
             closed_by: drops
-                .find(|drop| open_to != "host" && closed(drop))
+                .find(|drop| is_open(open_to) && closed(drop))
                 .map(|drop| drop.by.clone()),
+            unjudged: backend.unjudged.clone().filter(|_| is_open(open_to)),
         }
     }
 
@@ -49,5 +54,18 @@ impl View<'_> {
         let told = drops.filter(|drop| drop.bridges.contains(bridge));
         let told: Vec<&str> = told.map(|drop| drop.told.as_str()).collect();
         (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+/// For others than this host.
+fn is_open(open_to: &str) -> bool {
+    !matches!(open_to, "host" | "nobody")
+}
+
+/// On `[::1]` among others: that is served by a process, whatever the firewall is.
+fn is_relayed(rule: &PortRule) -> bool {
+    match rule.at() {
+        IpAddr::V6(ip) => ip.is_unspecified() || ip == Ipv6Addr::LOCALHOST,
+        IpAddr::V4(_) => false,
     }
 }

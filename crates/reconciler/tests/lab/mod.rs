@@ -31,6 +31,9 @@ pub struct Lab {
     pub secrets: BTreeMap<Name, MountedFileSpec>,
     /// Containers whose tables cannot be read now.
     pub unread: BTreeSet<Name>,
+    /// Files that cannot be read now.
+    pub broken: BTreeSet<String>,
+    pub settings: Settings,
     pub host: Host,
     pub ledger: Ledger,
     pub failures: Failures,
@@ -85,6 +88,8 @@ impl Lab {
             configs: BTreeMap::new(),
             secrets: BTreeMap::new(),
             unread: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            settings: Settings::default(),
             host: Host::new(),
             ledger: Ledger::default(),
             failures: Failures::new(),
@@ -124,8 +129,9 @@ impl Lab {
             secrets: parsed(&self.secrets, origin),
             ..ParsedFile::default()
         };
-        let mut desired = resolve(&[file], &[], &Settings::default());
+        let mut desired = resolve(&[file], &[], &self.settings);
         desired.held.containers.extend(self.unread.iter().cloned());
+        desired.held.files.extend(self.broken.iter().cloned());
         desired
     }
 

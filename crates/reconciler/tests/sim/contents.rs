@@ -153,6 +153,7 @@ impl Contents {
         self.put(&instance.id, &states);
         self.note(&instance.id, states, None);
         let noted = self.records.get_mut(&instance.id).unwrap();
+        noted.hosts = model::links::lines(&instance.links);
         for (key, known) in &self.environment[&instance.id] {
             let state = ContentState {
                 fingerprint: known.clone(),
@@ -166,6 +167,15 @@ impl Contents {
     fn put(&mut self, id: &ContainerId, states: &BTreeMap<ContentKey, ContentState>) {
         let files = states.iter().map(|(key, s)| (key.clone(), s.fingerprint.clone()));
         self.files.insert(id.clone(), files.collect());
+    }
+
+    /// Before any of it is written: cut off from here on, what is about to change is known no more.
+    fn doubt(&mut self, id: &ContainerId, states: &BTreeMap<ContentKey, ContentState>) {
+        if let Some(noted) = self.records.get_mut(id) {
+            noted
+                .files
+                .retain(|key, had| states.get(key).is_none_or(|state| state == had));
+        }
     }
 
     fn note(
@@ -214,6 +224,11 @@ impl Host {
         if states != *planned {
             return Ok(());
         }
+        let told_nobody = *then == Then::Nothing && !half;
+        if told_nobody {
+            self.contents.tell_nobody(id, &states);
+        }
+        self.contents.doubt(id, &states);
         self.contents.put(id, &states);
         let early = half && run_no.is_multiple_of(2);
         if early {
@@ -228,10 +243,9 @@ impl Host {
         }
         let Then::Restart { .. } = then else {
             if !half {
-                if *then == Then::Nothing {
-                    self.contents.tell_nobody(id, &states);
-                }
                 self.contents.note(id, states, None);
+                let noted = self.contents.records.get_mut(id).unwrap();
+                noted.hosts = model::links::lines(&instance.links);
             }
             return Ok(());
         };

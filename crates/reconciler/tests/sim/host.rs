@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::{SignedDuration, Timestamp};
 use model::action::{Action, Instance};
 use model::digest::Digest;
@@ -14,7 +14,7 @@ use model::health::{HealthState, Verdict};
 use model::image::{Image, ImageConfig, ImageHealthcheck};
 use model::ledger::Ledger;
 use model::name::{ContainerId, Name};
-use model::network::{Attachment, Driver, HostNetwork, Tunnel};
+use model::network::{Attachment, Driver, HostNetwork, Link, Tunnel};
 use model::observed::*;
 use model::spec::{Healthcheck, RestartPolicy, VolumeSpec};
 use model::surroundings::Surroundings;
@@ -63,6 +63,7 @@ pub struct Host {
     pub forwarding6: bool,
     pub listeners: Vec<Listener>,
     pub foreign_drops: Vec<model::observed::ForeignDrop>,
+    pub backend: model::observed::BackendSeen,
     pub around: Surroundings,
     pub foreign: Vec<ForeignAddress>,
     pub foreign6: Vec<ForeignAddress6>,
@@ -102,6 +103,7 @@ impl Host {
             forwarding6: false,
             listeners: Vec::new(),
             foreign_drops: Vec::new(),
+            backend: Default::default(),
             around: Surroundings::default(),
             foreign: vec![eth0],
             foreign6: vec![eth0_6],
@@ -147,6 +149,7 @@ impl Host {
             firewall: Look::Known(self.firewall.clone()),
             firewall_there: self.firewall.is_some(),
             foreign_drops: self.foreign_drops.clone(),
+            backend: self.backend.clone(),
             around: self.around.clone(),
             listeners: Look::Known(self.listeners.clone()),
             dns: Look::Known(self.dns.clone()),
@@ -208,14 +211,33 @@ impl Host {
                     self.store.insert(source.key(), version);
                 }
             }
+            Action::ApplyNetwork { network } if network.is_lan() => {
+                self.links.remove(&network.bridge);
+                let own = on_lan(network, half);
+                self.links.extend(own.map(|link| (network.bridge.clone(), link)));
+            }
             Action::ApplyNetwork { network } => {
                 if self.links.get(&network.bridge).is_some_and(|l| !l.ours) {
                     return Err("device exists".to_owned());
                 }
                 let link = bridge(network, half);
                 self.links.insert(network.bridge.clone(), link);
-                if let Driver::Overlay(end) = &network.driver {
-                    self.links.insert(end.device.clone(), tunnel(network, end, half));
+                match &network.driver {
+                    Driver::Overlay(end) => {
+                        self.links.insert(end.device.clone(), tunnel(network, end, half));
+                    }
+                    Driver::Ovs { tunnel: end, .. } => {
+                        let switch = switch(network, end, half);
+                        let outer = ObservedLink {
+                            master: Some(network.bridge.clone()),
+                            addresses: Vec::new(),
+                            addresses6: Vec::new(),
+                            ..switch.clone()
+                        };
+                        self.links.insert(end.device.clone(), outer);
+                        self.links.insert(network.bridge.clone(), switch);
+                    }
+                    _ => {}
                 }
             }
             Action::RemoveNetwork { bridge, .. } => self.remove_bridge(bridge),
@@ -399,15 +421,25 @@ impl Host {
 
     fn attach(&mut self, instance: &Instance) -> Result<(), String> {
         for a in &instance.attachments {
-            if !self.links.get(&a.bridge).is_some_and(|l| l.ours && l.up) {
+            if let Link::Macvlan(parent) | Link::Ipvlan(parent) = &a.link {
+                let up = self.links.get(&parent.name).is_some_and(|l| l.up);
+                up.then_some(())
+                    .ok_or(format!("parent {} is not there", parent.name))?;
+                continue;
+            }
+            let good = |l: &ObservedLink| (l.ours || a.link == Link::Adopted) && l.up;
+            if !self.links.get(&a.bridge).is_some_and(good) {
                 return Err(format!("bridge {} is not there", a.bridge));
             }
             let link = ObservedLink {
                 kind: "veth".to_owned(),
                 ours: true,
                 up: true,
+                index: 0,
+                below: None,
                 mtu: 1500,
                 master: Some(a.bridge.clone()),
+                isolated: a.isolated,
                 addresses: Vec::new(),
                 route_localnet: false,
                 addresses6: Vec::new(),
@@ -650,8 +682,11 @@ fn bridge(network: &HostNetwork, half: bool) -> ObservedLink {
         kind: "bridge".to_owned(),
         ours: true,
         up: !half,
+        index: 0,
+        below: None,
         mtu: network.mtu.unwrap_or(1500),
         master: None,
+        isolated: false,
         addresses: vec![four.unwrap()],
         addresses6: six.into_iter().collect(),
         route_localnet: !half,
@@ -664,6 +699,51 @@ fn bridge(network: &HostNetwork, half: bool) -> ObservedLink {
     }
 }
 
+/// What the host has of a LAN.
+fn on_lan(network: &HostNetwork, half: bool) -> Option<ObservedLink> {
+    let below = network.driver.below().filter(|below| below.host_access)?;
+    let (mut addresses, mut addresses6) = (Vec::new(), Vec::new());
+    for net in network.host_addresses() {
+        match net {
+            IpNet::V4(net) => addresses.push(net),
+            IpNet::V6(net) => addresses6.push(net),
+        }
+    }
+    Some(ObservedLink {
+        kind: network.driver.word().to_owned(),
+        below: Some(below.parent.name.clone()),
+        addresses,
+        addresses6,
+        route_localnet: false,
+        ..bridge(network, half)
+    })
+}
+
+/// Of Open vSwitch: the bridge has all there is to tell.
+fn switch(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
+    let Driver::Ovs { datapath, vlan, .. } = &network.driver else {
+        unreachable!("it is asked for networks of Open vSwitch");
+    };
+    let made = ObservedSwitch {
+        kind: end.kind.clone(),
+        datapath: datapath.clone(),
+        vlan: *vlan,
+        mtu: network.mtu,
+        gateway: network.gateway,
+        gateway6: network.v6.as_ref().map(|v6| v6.gateway),
+        whole: !half,
+    };
+    let tunnel = tunnel(network, end, half).tunnel;
+    ObservedLink {
+        kind: "ovs".to_owned(),
+        tunnel: tunnel.map(|seen| ObservedTunnel {
+            switch: Some(made),
+            ..seen
+        }),
+        ..bridge(network, half)
+    }
+}
+
 fn tunnel(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
     let seen = ObservedTunnel {
         vni: end.vni,
@@ -671,13 +751,17 @@ fn tunnel(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
         local: Some(end.local),
         peers: end.peers.iter().copied().filter(|_| !half).collect(),
         sealed: !half,
+        switch: None,
     };
     ObservedLink {
         kind: "vxlan".to_owned(),
         ours: true,
         up: !half,
+        index: 0,
+        below: None,
         mtu: network.mtu.unwrap_or(1500),
         master: Some(network.bridge.clone()).filter(|_| !half),
+        isolated: false,
         addresses: Vec::new(),
         addresses6: Vec::new(),
         route_localnet: false,

@@ -246,9 +246,14 @@ impl World {
         self.ledger.volumes_lost.clear();
         let there = &self.host.volumes;
         self.ledger.volumes_made.retain(|name| there.contains_key(name));
-        for entry in self.ledger.containers.values_mut() {
-            // A job whose only run was cut short by a change of its files may wait for others for ever.
-            entry.current.finished = false;
+        for accepted in self.ledger.containers.values_mut().flat_map(|e| e.all_mut()) {
+            // A job whose only run was cut short by a change of its files, or failed, may keep others waiting for ever:
+            // as if somebody had started it once more, be that failure known by now or not.
+            accepted.finished = false;
+            let real = self.host.containers.get(&accepted.id);
+            let end = real.and_then(|real| real.seen.last_exit.as_ref());
+            let failed = end.filter(|exit| exit.code != 0 && accepted.spec.schedule.is_none());
+            accepted.finished_run = failed.map(|exit| exit.run_no).or(accepted.finished_run);
         }
         self.forgive();
         for action in &mut self.running {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use model::links;
 use model::spec::NetworkMode;
 
 use super::BundleInput;
@@ -42,6 +43,12 @@ fn hosts(input: &BundleInput<'_>, hostname: &str) -> String {
     for (name, ip) in &instance.spec.extra_hosts {
         text.push_str(&format!("{ip}\t{name}\n"));
     }
+    text.push_str(
+        &links::lines(&instance.links)
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    );
     for attachment in &instance.attachments {
         let others = attachment.aliases.iter().filter(|alias| *alias != hostname);
         let names: String = others.map(|alias| format!(" {alias}")).collect();

@@ -114,10 +114,16 @@ pub fn search_path(instance: &Instance, env_files: &[(PathBuf, String)]) -> Stri
         .unwrap_or_default()
 }
 
-/// Docker's order: PATH and HOSTNAME, the image's, env_file, env (each overriding in place), then HOME if still unset.
+/// Docker's order: PATH and HOSTNAME, those of links, the image's, env_file, env (each overriding in place), then HOME if
+/// still unset.
 fn environment(input: &BundleInput<'_>, hostname: &str) -> Result<Vec<String>, BundleError> {
     let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
     let spec = &input.instance.spec;
+    for link in &input.instance.links {
+        link.variables(&input.instance.name)
+            .into_iter()
+            .for_each(|entry| set(&mut env, entry));
+    }
     for entry in &input.instance.image.config.env {
         set(&mut env, entry.clone());
     }

@@ -38,6 +38,7 @@ fn instance() -> Instance {
         volumes: Default::default(),
         joins: Default::default(),
         contents: Vec::new(),
+        links: Vec::new(),
     }
 }
 

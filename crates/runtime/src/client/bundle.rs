@@ -16,7 +16,10 @@ pub fn is_written(i: &Instance, files: &Files) -> bool {
     let config: Option<ShimConfig> = files::read(&files.config()).unwrap_or(None);
     files.container().exists()
         && config.is_some_and(|config| {
-            config.id == i.id && config.policy == i.shim_policy() && config.shared == Shared::of(i)
+            config.id == i.id
+                && config.policy == i.shim_policy()
+                && config.shared == Shared::of(i)
+                && config.told == ShimConfig::told(i)
         })
 }
 
@@ -68,6 +71,7 @@ fn shim_config(runtime: &Runtime, i: &Instance, extra: &Extra, hostname: Option<
         own_net: extra.unshare.net,
         own_ipc: extra.unshare.ipc,
         shared: extra.shared.clone(),
+        told: ShimConfig::told(i),
         policy: i.shim_policy(),
     }
 }

@@ -1,11 +1,14 @@
 //! Configs and secrets: their files, and a running container's view of them; and what is said about one run.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use model::action::Instance;
 use model::content::Delivered;
+use model::links;
 use model::name::ContainerId;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -17,6 +20,9 @@ use crate::contents::swap::Found;
 use crate::contents::{deliver, retired};
 use crate::shim::files::{self, Process};
 use crate::shim::protocol::{Answer, Command, Request, RestartCause};
+
+/// In a bundle's directory; mounted at `/etc/hosts`.
+const HOSTS: &str = "hosts";
 
 /// How long the exchange of mounts may take; what is met inside may never answer.
 const EXCHANGE: Duration = Duration::from_secs(20);
@@ -66,6 +72,26 @@ impl Runtime {
         }
         let nothing = vec![Found::Only; files.len()];
         settle(&contents_dir, &files, &nothing).map(|_| 0)
+    }
+
+    /// Has its `/etc/hosts` lead to the containers it is linked to; of one whose bundle is not made yet, that will. Written
+    /// in place, for a mount keeps the file it was made of: whoever reads it meanwhile may read half of it.
+    pub fn renew_hosts(&self, i: &Instance) -> Result<()> {
+        let path = self.files(&i.id).run.join(HOSTS);
+        let text = match fs::read_to_string(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(RuntimeError::file("read", &path))?,
+        };
+        let renewed = links::renewed(&text, &i.links);
+        if renewed == text {
+            return Ok(());
+        }
+        let write = || {
+            let mut file = fs::File::options().write(true).open(&path)?;
+            file.write_all(renewed.as_bytes())?;
+            file.set_len(renewed.len() as u64)
+        };
+        write().map_err(RuntimeError::file("write", &path))
     }
 
     /// Sends the payload of one run a signal. False where that run is over.

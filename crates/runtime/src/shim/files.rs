@@ -14,10 +14,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use model::action::ShimPolicy;
+use model::action::{Instance, ShimPolicy};
 use model::name::{ContainerId, Name};
+use model::network::Attachment;
 use model::observed::ExitRecord;
 use model::paths::Roots;
+use model::plan::fingerprint;
 use model::restart::RestartState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -97,7 +99,20 @@ pub struct ShimConfig {
     /// Whose namespaces it enters.
     #[serde(default)]
     pub shared: Shared,
+    /// [`Self::told`] when the bundle was written.
+    #[serde(default)]
+    pub told: String,
     pub policy: ShimPolicy,
+}
+
+impl ShimConfig {
+    /// A fingerprint of what its files say: its own addresses and names, name servers, and those it is linked to. It may be
+    /// started again with others.
+    pub fn told(i: &Instance) -> String {
+        let addresses = |a: &Attachment| (a.ips().collect::<Vec<_>>(), a.aliases.clone());
+        let own: Vec<_> = i.attachments.iter().map(addresses).collect();
+        fingerprint(&(own, &i.dns, &i.links))
+    }
 }
 
 /// `run.json`.

@@ -85,6 +85,7 @@ impl Host {
             own_net: true,
             own_ipc: true,
             shared: Default::default(),
+            told: ShimConfig::told(i),
             policy: i.shim_policy(),
         };
         write(&files.config(), &config).unwrap();
@@ -250,6 +251,7 @@ pub fn instance(name: &str, argv: &[&str]) -> Instance {
         volumes: Default::default(),
         joins: Default::default(),
         contents: Vec::new(),
+        links: Vec::new(),
     }
 }
 

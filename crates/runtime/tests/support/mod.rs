@@ -73,6 +73,7 @@ impl Container {
             volumes: Default::default(),
             joins: Default::default(),
             contents: Vec::new(),
+            links: Vec::new(),
         };
         Self {
             dir,

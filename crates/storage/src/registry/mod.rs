@@ -28,6 +28,7 @@ pub use error::RegistryError;
 pub use find::find;
 pub use reference::Reference;
 pub use session::Session;
+pub use tls::system_authorities;
 
 /// How registries are reached: the `[registry]` tables and `registries.search` of the settings, and docker's file.
 #[derive(Clone, Debug)]

@@ -71,6 +71,13 @@ fn builder(provider: Arc<CryptoProvider>) -> rustls::ConfigBuilder<ClientConfig,
 
 /// Authorities from where the system keeps them (SSL_CERT_FILE and SSL_CERT_DIR are honoured).
 fn system(provider: Arc<CryptoProvider>) -> ClientConfig {
+    builder(provider)
+        .with_root_certificates(system_authorities())
+        .with_no_client_auth()
+}
+
+/// The authorities that this system trusts, as they are now. That there are none is told in the log.
+pub fn system_authorities() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!("some of the system's certificates cannot be read: {error}");
@@ -80,9 +87,7 @@ fn system(provider: Arc<CryptoProvider>) -> ClientConfig {
     if good == 0 {
         tracing::warn!("this system has no certificates of authorities; install the package ca-certificates");
     }
-    builder(provider)
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+    roots
 }
 
 fn any(provider: Arc<CryptoProvider>) -> ClientConfig {

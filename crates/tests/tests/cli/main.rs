@@ -168,7 +168,7 @@ fn a_reader_that_goes_away_is_no_panic() {
 fn status_has_the_contracts_keys() {
     let host = with_two();
     let status = json(&host.wharf(["status", "--json"]).ok());
-    let top = "generation converged config_dir firewall version errors containers networks volumes images";
+    let top = "generation converged config_dir firewall firewall_note version errors containers networks volumes images";
     assert_eq!(keys(&status), words(top));
     let web = &status["containers"][1];
     assert_eq!(
@@ -184,12 +184,12 @@ fn status_has_the_contracts_keys() {
     );
     assert_eq!(
         keys(&web["ports"][0]),
-        words("ip host container protocol allow open_to closed_by")
+        words("ip host container protocol allow open_to closed_by unjudged")
     );
     let network = &status["networks"][0];
     assert_eq!(
         keys(network),
-        words("name driver device subnet gateway subnet6 gateway6 containers error")
+        words("name driver device subnet range gateway subnet6 gateway6 peers containers error")
     );
     assert_eq!(
         keys(&status["images"][0]),

@@ -46,6 +46,7 @@ pub const AROUND: &str = r#"
 image = "@IMAGE@"
 command = ["sleep", "100000"]
 stop_signal = "SIGKILL"
+networks = ["front"]
 healthcheck = { exec = ["true"] }
 [network.front]
 subnet = "10.76.0.0/16"
@@ -188,6 +189,7 @@ const CONTAINER: &[Row] = &[
     ("ipc", r#""private""#, r#""host""#),
     ("seccomp", r#""default""#, r#""@DIR@/seccomp.json""#),
     
+    ("links", r#"["anchor:one"]"#, r#"["anchor:two"]"#),
     ("depends_on", "{}", r#"{ anchor = "started" }"#),
     ("depends_on.condition", r#"{ anchor = { condition = "started" } }"#, r#"{ anchor = { condition = "healthy" } }"#),
     ("depends_on.restart", r#"{ anchor = { condition = "started" } }"#, r#"{ anchor = { condition = "started", restart = true } }"#),
@@ -286,13 +288,15 @@ const NETWORK: &[Row] = &[
     ("ipv6", "false", "true"),
     ("masquerade6", "true", "false"),
     // One goes with the other.
-    ("driver", r#""bridge""#, "\"overlay\"\noverlay = { vni = 1@N@ }"),
-    ("overlay.vni", "{ vni = 2@N@ }", "{ vni = 3@N@ }"),
-    ("overlay.port", "{ vni = 4@N@ }", "{ vni = 4@N@, port = 4790 }"),
-    ("overlay.local", r#"{ vni = 5@N@, local = "192.0.2.1" }"#, r#"{ vni = 5@N@, local = "192.0.2.7" }"#),
+    ("driver", r#""bridge""#, "\"overlay\"\noverlay = { vni = 1@N@, peers = [] }"),
+    ("parent", r#""par-a""#, r#""par-b""#),
+    ("host_access", "false", "true"),
+    ("overlay.vni", "{ vni = 2@N@, peers = [] }", "{ vni = 3@N@, peers = [] }"),
+    ("overlay.port", "{ vni = 4@N@, peers = [] }", "{ vni = 4@N@, peers = [], port = 4790 }"),
+    ("overlay.local", r#"{ vni = 5@N@, peers = [], local = "192.0.2.1" }"#, r#"{ vni = 5@N@, peers = [], local = "192.0.2.7" }"#),
     ("overlay.peers", r#"{ vni = 6@N@, peers = ["192.0.2.2"] }"#, r#"{ vni = 6@N@, peers = ["192.0.2.3"] }"#),
     ("overlay.peers_file", r#"{ vni = 7@N@, peers_file = "@DIR@/peers-a" }"#, r#"{ vni = 7@N@, peers_file = "@DIR@/peers-b" }"#),
-    ("overlay.names", "{ vni = 8@N@ }", r#"{ vni = 8@N@, names = { far = "10.77.@N@.9" } }"#),
+    ("overlay.names", "{ vni = 8@N@, peers = [] }", r#"{ vni = 8@N@, peers = [], names = { far = "10.77.@N@.9" } }"#),
 ];
 
 #[rustfmt::skip]
@@ -359,6 +363,13 @@ pub fn all() -> Vec<Case> {
         let with: &[Pair] = match row.0 {
             "gateway" | "range" => &[("subnet", r#""10.77.@N@.0/24""#)],
             "gateway6" | "range6" | "masquerade6" => &[("subnet6", r#""fd77:@N@::/64""#)],
+            "parent" => &[("driver", r#""macvlan""#), ("subnet", r#""10.79.@N@.0/24""#)],
+            "host_access" => &[
+                ("driver", r#""macvlan""#),
+                ("parent", r#""par-a""#),
+                ("subnet", r#""10.79.@N@.0/24""#),
+                ("range", r#""10.79.@N@.128/25""#),
+            ],
             key if key.starts_with("overlay.") => &[
                 ("driver", r#""overlay""#),
                 ("subnet", r#""10.77.@N@.0/24""#),
@@ -462,6 +473,11 @@ impl Case {
             Kind::Network => {
                 full.insert("networks", r#"["net-@N@"]"#);
                 full.remove("dns");
+                // What is not led through this host is not published.
+                if matches!(self.key(), "parent" | "host_access") {
+                    full.remove("ports");
+                    full.remove("publish_all");
+                }
                 more = self.own("network", "net-@N@", value);
             }
             Kind::Volume | Kind::Refused => more = self.own("volume", "data-@N@", value),

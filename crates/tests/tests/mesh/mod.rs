@@ -1,6 +1,9 @@
 //! Three hosts with an agent each and a container each, on one overlay; and what they send each other.
 //!
 //! Host N has 198.51.100.N on the LAN, its container cN is 10.81.N.1. A stranger is on the LAN at 198.51.100.66.
+#![allow(dead_code, reason = "each test file has its own")]
+
+pub mod checks;
 
 use std::fs::File;
 use std::io;
@@ -17,6 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, recv, se
 use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::net::sockopt::Ipv4PathMtuDiscovery;
 use tests::namespace::{Duty, Namespace};
+use tests::ovs::OpenVswitch;
 use tests::{Host, Lan};
 
 /// How long something may take before the test gives up. No test measures by it.
@@ -30,26 +34,50 @@ pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
         .filter(|(a, b)| a != b)
 }
 
+/// What the network is made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Made {
+    /// The kernel's bridges and VXLAN.
+    Kernel,
+    /// Open vSwitch, with tunnels of this kind.
+    Switch(&'static str),
+}
+
 pub struct Mesh {
+    /// Of each host, where it has one.
+    pub switches: Vec<OpenVswitch>,
     pub hosts: Vec<Host>,
     pub stranger: Namespace,
     pub lan: Lan,
+    made: Made,
     six: bool,
 }
 
 impl Mesh {
     /// All up, each container reaching each other one.
     pub fn new() -> Self {
-        Self::over(false)
+        Self::over(false, Made::Kernel)
+    }
+
+    /// The same with Open vSwitch on each host.
+    pub fn of_switches(tunnel: &'static str) -> Self {
+        Self::over(false, Made::Switch(tunnel))
     }
 
     /// The hosts have no IPv4 on the LAN, but 2001:db8::N.
     pub fn on_ipv6() -> Self {
-        Self::over(true)
+        Self::over(true, Made::Kernel)
     }
 
-    fn over(six: bool) -> Self {
+    /// Both.
+    pub fn of_switches_on_ipv6(tunnel: &'static str) -> Self {
+        Self::over(true, Made::Switch(tunnel))
+    }
+
+    fn over(six: bool, made: Made) -> Self {
         let mut mesh = Self {
+            switches: Vec::new(),
+            made,
             hosts: Vec::new(),
             stranger: Namespace::new("stranger", &Duty::default()),
             lan: Lan::new(),
@@ -57,10 +85,19 @@ impl Mesh {
         };
         mesh.lan
             .join(&mesh.stranger, &format!("{}/24", mesh.address("66")));
+        if let Made::Switch(_) = made {
+            // The hosts' devices are read without the kernel there, which would fill in checksums for a neighbour on a veth.
+            mesh.stranger.sh("ethtool -K eth1 tx off >/dev/null");
+        }
         for n in ALL {
-            let host = Host::new();
-            mesh.lan
-                .join(&host.ns, &format!("{}/24", mesh.address(&n.to_string())));
+            let mut host = Host::new();
+            let address = format!("{}/24", mesh.address(&n.to_string()));
+            mesh.lan.join(&host.ns, &address);
+            if let Made::Switch(_) = made {
+                let switch = OpenVswitch::start_on(&mut host);
+                switch.take_over("eth1", &address);
+                mesh.switches.push(switch);
+            }
             let line = format!(
                 "mkdir -p /www; echo c{n} >/www/name; head -c 1000000 /dev/urandom >/www/data; exec httpd -f -vv -p 80 -h /www"
             );
@@ -97,9 +134,16 @@ impl Mesh {
     pub fn write_as(&self, n: usize, peers: &[usize], more: &str, number: &str) {
         let peers: Vec<String> = peers.iter().map(|p| self.address(&p.to_string())).collect();
         let names: Vec<String> = ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")).collect();
+        let (driver, tunnel) = match self.made {
+            Made::Kernel => ("overlay", String::new()),
+            Made::Switch(tunnel) => {
+                let tunnel = format!("tunnel = {tunnel:?}\ndatapath = \"netdev\"\n");
+                ("ovs", tunnel)
+            }
+        };
         let text = format!(
-            "[network.mesh]\ndriver = \"overlay\"\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n\
-             [network.mesh.overlay]\n{number}peers = {peers:?}\nnames = {{ {} }}\n{more}",
+            "[network.mesh]\ndriver = {driver:?}\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n\
+             [network.mesh.overlay]\n{tunnel}{number}peers = {peers:?}\nnames = {{ {} }}\n{more}",
             names.join(", ")
         );
         self.hosts[n - 1].write_renamed("mesh.toml", &text);
@@ -220,9 +264,14 @@ pub struct Flow {
 
 /// Begins one.
 pub fn flow(mesh: &Mesh, from: usize, to: usize) -> Flow {
-    const WAIT: Duration = Duration::from_secs(2);
     let server = mesh.within(to, || UdpSocket::bind("0.0.0.0:7002").unwrap());
     let client = mesh.within(from, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    flow_between(server, client, format!("10.81.{to}.1:7002"))
+}
+
+/// The same between these two sockets, the first one being reached at the address.
+pub fn flow_between(server: UdpSocket, client: UdpSocket, address: String) -> Flow {
+    const WAIT: Duration = Duration::from_secs(2);
     let flow = Flow {
         stop: Arc::default(),
         answered: Arc::default(),
@@ -244,7 +293,6 @@ pub fn flow(mesh: &Mesh, from: usize, to: usize) -> Flow {
         Arc::clone(&flow.answered),
         Arc::clone(&flow.lost),
     );
-    let address = format!("10.81.{to}.1:7002");
     let ask = std::thread::spawn(move || {
         client.connect(address).unwrap();
         client.set_read_timeout(Some(WAIT)).unwrap();
@@ -341,11 +389,21 @@ fn watch(socket: &OwnedFd, stop: &AtomicBool) -> Vec<Frame> {
     }
 }
 
-/// What is in a packet of VXLAN over IPv4.
+/// What is in a packet of VXLAN, Geneve or GRE over IPv4.
 fn inner(packet: &[u8]) -> Option<Frame> {
+    const UDP: u8 = 17;
+    const GRE: u8 = 47;
     let ipv4 = packet.get(12..14)? == [8, 0] && packet.get(14)? == &0x45;
-    let vxlan = packet.get(23)? == &17 && packet.get(36..38)? == 4789_u16.to_be_bytes();
-    let frame = packet.get(50..).filter(|_| ipv4 && vxlan)?;
+    let port = u16::from_be_bytes([*packet.get(36)?, *packet.get(37)?]);
+    let around = match (packet.get(23)?, port) {
+        (&UDP, 4789) => 8 + 8,
+        // Its options, in words.
+        (&UDP, 6081) => 8 + 8 + usize::from(packet.get(42)? & 0x3f) * 4,
+        // With a key.
+        (&GRE, _) => 4 + 4,
+        _ => return None,
+    };
+    let frame = packet.get(34 + around..).filter(|_| ipv4)?;
     let arp = frame.get(12..14)? == [8, 6];
     let address = |at: usize| frame.get(at..at + 4)?.try_into().ok();
     Some(Frame {

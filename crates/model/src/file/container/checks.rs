@@ -1,9 +1,6 @@
 //! What contradicts itself within one container table.
 
-use std::collections::BTreeMap;
-
-use crate::name::Name;
-use crate::spec::{ContainerSpec, NamespaceMode, NetworkDriver, NetworkMode, RestartPolicy, UpdateStrategy};
+use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, RestartPolicy, UpdateStrategy};
 
 use super::super::reader::Table;
 
@@ -13,6 +10,7 @@ pub(super) fn check(table: &Table<'_>, spec: &ContainerSpec) {
     schedule(table, spec);
     sysctls(table, spec);
     privileges(table, spec);
+    links(table, spec);
 }
 
 fn network_mode(table: &Table<'_>, spec: &ContainerSpec) {
@@ -50,28 +48,6 @@ fn network_mode(table: &Table<'_>, spec: &ContainerSpec) {
                 "set it on the container whose network this is",
             );
         }
-    }
-}
-
-/// Ports need a network that the host forwards into; `drivers` are those of the same file.
-pub(in super::super) fn drivers(
-    table: &Table<'_>,
-    spec: &ContainerSpec,
-    drivers: &BTreeMap<Name, NetworkDriver>,
-) {
-    let direct = |u: &crate::spec::NetworkUse| {
-        matches!(
-            drivers.get(&u.network),
-            Some(NetworkDriver::Macvlan | NetworkDriver::Ipvlan)
-        )
-    };
-    if table.has("ports") && !spec.networks.is_empty() && spec.networks.iter().all(direct) {
-        let message = "`ports` needs a network other than macvlan and ipvlan".to_owned();
-        table.fault(
-            Some("ports"),
-            message,
-            "on these the container's own address is reachable as it is",
-        );
     }
 }
 
@@ -148,5 +124,24 @@ fn privileges(table: &Table<'_>, spec: &ContainerSpec) {
     if let Some(name) = both {
         let message = format!("{name} is in `cap_add` and in `cap_drop`");
         table.fault(Some("cap_drop"), message, "keep it in one of the two");
+    }
+}
+
+/// In /etc/hosts the alias of a link stands beside other names.
+fn links(table: &Table<'_>, spec: &ContainerSpec) {
+    let named = spec
+        .links
+        .iter()
+        .find(|link| spec.extra_hosts.contains_key(link.alias.as_str()));
+    if let Some(link) = named {
+        let message = format!(
+            "{} is an alias in `links` and a name in `extra_hosts`",
+            link.alias
+        );
+        table.fault(
+            Some("links"),
+            message,
+            "give the link another alias: \"NAME:ALIAS\"",
+        );
     }
 }

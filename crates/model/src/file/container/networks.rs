@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::spec::{ContainerSpec, NetworkMode, NetworkUse};
+use crate::spec::{ContainerSpec, LinkSpec, NetworkMode, NetworkUse};
 
 use super::super::known;
 use super::super::reader::{Item, Table};
@@ -19,7 +19,7 @@ pub(super) fn read(table: &Table<'_>, spec: &mut ContainerSpec) {
             _ => NetworkMode::Bridge,
         })
     });
-    table.set("links", &mut spec.links, |item| item.each(link));
+    table.set("links", &mut spec.links, links);
     table.set("dns", &mut spec.dns, |item| {
         item.each(|ip| ip.parsed("an IP address"))
     });
@@ -90,12 +90,26 @@ fn one(table: &Table<'_>, mut found: NetworkUse) -> NetworkUse {
 }
 
 /// `NAME[:ALIAS]`.
-fn link(item: &Item<'_>) -> Option<String> {
+fn link(item: &Item<'_>) -> Option<LinkSpec> {
     let text = item.text()?;
     let (name, alias) = text.split_once(':').unwrap_or((text, text));
-    item.named(name)?;
-    item.named(alias)?;
-    Some(format!("{name}:{alias}"))
+    let (container, alias) = (item.named(name)?, item.named(alias)?);
+    Some(LinkSpec { container, alias })
+}
+
+/// A name leads to one container.
+fn links(item: &Item<'_>) -> Option<Vec<LinkSpec>> {
+    let mut seen = BTreeSet::new();
+    item.each(|entry| {
+        let link = link(entry)?;
+        if !seen.insert(link.alias.clone()) {
+            entry.fault(
+                format!("has the alias {} a second time", link.alias),
+                "give each container another alias: \"NAME:ALIAS\"",
+            );
+        }
+        Some(link)
+    })
 }
 
 fn domain(item: &Item<'_>) -> Option<String> {

@@ -1,6 +1,6 @@
 //! The key tables of the docs, written from the one table. A test compares them with the pages.
 
-use super::{FORMS, Key, Status, Type, below, find};
+use super::{Key, Status, Type, below};
 
 /// A Markdown table of the keys that work below each path, by path, in the table's order.
 pub fn key_tables(keys: &'static [Key]) -> Vec<(&'static str, String)> {
@@ -70,17 +70,13 @@ fn describe(ty: &'static Type) -> String {
     }
 }
 
-/// A Markdown list of what is known but refused: keys, words and forms. A refused table stands for its keys.
+/// A Markdown list of what is known but refused: keys and words. A refused table stands for its keys.
 pub fn refused_list(keys: &'static [Key]) -> String {
     let mut lines = Vec::new();
     for key in keys.iter().filter(|key| !within_refused(keys, key)) {
         lines.extend(line(&format!("`{}`", key.path.replace('*', "NAME")), key.status));
         lines.extend(refused_words(key));
     }
-    let forms = FORMS
-        .iter()
-        .filter(|form| find(keys, form.path).is_some_and(|key| key.status.works()));
-    lines.extend(forms.filter_map(|form| line(form.what, form.status)));
     lines.join("")
 }
 

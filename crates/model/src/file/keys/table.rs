@@ -2,10 +2,9 @@
 
 use super::Status::{Later, Works};
 use super::Type::*;
-use super::{Form, Key, Status, Type, Word};
+use super::{Key, Status, Type, Word};
 
 // Statuses of features that several rows share: those of issues to come.
-const DRIVERS: Status = Later("networks");
 const OVERLAY: Status = Later("networks");
 const STORAGE: Status = Later("storage");
 const BUILDS: Status = Later("builds");
@@ -34,6 +33,7 @@ const PERCENT: Type = Pattern(r"^[0-9]{1,3}%$", "percentage");
 const ULIMIT: Type = Pattern(r"^(-1|unlimited|[0-9]+)(:(-1|unlimited|[0-9]+))?$", "SOFT[:HARD]");
 const RUNTIME: Type = Pattern(r"^([A-Za-z0-9][A-Za-z0-9_.-]*|/.+)$", "name or path");
 const REFERENCE: Type = Pattern(r"^[^\s]+$", "registry reference");
+const URL: Type = Pattern(r"^https?://[^\s/@]+/?$", "URL");
 const RANGE: Type = Pattern(r"^[0-9]{1,5}(-[0-9]{1,5})?$", "port or range");
 const ARGUMENTS: Type = OneOf(&[Text, List(&Text)]);
 
@@ -69,12 +69,12 @@ const PROPAGATION: &[Word] = &[
 ];
 const NETWORK_DRIVER: &[Word] = &[
     ("bridge", Works),
-    ("macvlan", DRIVERS),
-    ("ipvlan", DRIVERS),
+    ("macvlan", Works),
+    ("ipvlan", Works),
     ("overlay", Works),
-    ("ovs", DRIVERS),
+    ("ovs", Works),
 ];
-const TUNNEL: &[Word] = &[("vxlan", Works), ("gre", OVERLAY), ("geneve", OVERLAY)];
+const TUNNEL: &[Word] = &[("vxlan", Works), ("gre", Works), ("geneve", Works)];
 const ENCRYPTION: &[Word] = &[("none", Works), ("wireguard", OVERLAY)];
 const DATAPATH: &[Word] = &[("system", Works), ("netdev", Works)];
 const VOLUME_DRIVER: &[Word] = &[
@@ -92,8 +92,8 @@ const ON_CHANGE: &[Word] = &[
 const FIREWALL: &[Word] = &[
     ("auto", Works),
     ("nftables", Works),
-    ("iptables", Later("networks")),
-    ("none", Later("networks")),
+    ("iptables", Works),
+    ("none", Works),
 ];
 
 const fn key(path: &'static str, ty: Type, default: &'static str, status: Status, doc: &'static str) -> Key {
@@ -141,7 +141,7 @@ pub const DESIRED: &[Key] = &[
     key("container.*.networks.*.aliases", List(&NAME), "[]", Works, "further names on that network"),
     key("container.*.networks.*.priority", Integer(-1000, 1000), "0", Works, "higher ones come first; equal ones by name"),
     key("container.*.network_mode", Words(NETWORK_MODE), "\"bridge\"", Works, "`bridge` (its `networks`), `host` (the host's own) or `none`"),
-    key("container.*.links", List(&Text), "[]", Later("networks"), "containers reachable under a name, as NAME[:ALIAS]"),
+    key("container.*.links", List(&Text), "[]", Works, "containers reachable under a name, as NAME[:ALIAS], also where `icc = false`"),
     key("container.*.dns", List(&IP), "the host's", Works, "name servers in resolv.conf"),
     key("container.*.dns_search", List(&Text), "the host's", Works, "search domains in resolv.conf"),
     key("container.*.extra_hosts", Map(&IP), "{}", Works, "further lines of /etc/hosts, NAME = ADDRESS"),
@@ -228,33 +228,34 @@ pub const DESIRED: &[Key] = &[
     key("network.*", Table, "", Works, "one network"),
     key("network.*.driver", Words(NETWORK_DRIVER), "\"bridge\"", Works, "how it is made"),
     key("network.*.subnet", NET4, "a free /24 of `network.pool`", Works, "addresses of the network; a picked one is kept"),
-    key("network.*.gateway", IP4, "the subnet's first address", Works, "the host's address in it"),
+    key("network.*.gateway", IP4, "the subnet's first address", Works, "the host's address in it; of a macvlan, an ipvlan or an adopted bridge, the LAN's router"),
     key("network.*.range", NET4, "the subnet", Works, "addresses given to containers come from this part"),
     key("network.*.internal", Boolean, "false", Works, "no way out of the host"),
-    key("network.*.icc", Boolean, "true", Works, "containers of the network reach each other"),
+    key("network.*.icc", Boolean, "true", Works, "containers of the network reach each other; false: over `links` alone"),
     key("network.*.mtu", Integer(68, 65535), "the kernel's; of an overlay, what fits between hosts", Works, "largest packet in bytes"),
     key("network.*.masquerade", Boolean, "true", Works, "what leaves the host carries the host's address"),
     key("network.*.bridge", DEVICE, "derived from the name", Works, "the bridge device's name"),
     key("network.*.dns", Boolean, "true", Works, "containers find each other by name"),
     key("network.*.subnet6", NET6, "none", Works, "IPv6 addresses of the network, beside the IPv4 ones; from /16 to /126"),
-    key("network.*.gateway6", IP6, "the second of `subnet6`", Works, "the host's IPv6 address in it"),
+    key("network.*.gateway6", IP6, "the second of `subnet6`", Works, "the host's IPv6 address in it, or the LAN's router"),
     key("network.*.range6", NET6, "`subnet6`", Works, "IPv6 addresses given to containers"),
+    key("network.*.ipv4", Boolean, "true", Later("networks"), "IPv4 addresses; without them the network has IPv6 alone"),
     key("network.*.ipv6", Boolean, "false", Works, "pick a free /64 of settings' `network.pool6`, and keep it"),
     key("network.*.masquerade6", Boolean, "true", Works, "`masquerade` for IPv6; false where `subnet6` is routed to this host"),
-    key("network.*.adopt", Boolean, "false", DRIVERS, "join a bridge that exists"),
-    key("network.*.parent", DEVICE, "", DRIVERS, "the host's device under a macvlan or ipvlan"),
-    key("network.*.host_access", Boolean, "false", DRIVERS, "a device that lets the host reach a macvlan or ipvlan"),
+    key("network.*.adopt", Boolean, "false", Works, "join the bridge of that name, which somebody else made; nothing of it is changed"),
+    key("network.*.parent", DEVICE, "", Works, "the host's device under a macvlan or ipvlan; required there"),
+    key("network.*.host_access", Boolean, "false", Works, "a device that lets the host reach a macvlan or ipvlan; it has the first address of `range`"),
     key("network.*.overlay", Table, "", Works, "a network over several hosts"),
-    key("network.*.overlay.tunnel", Words(TUNNEL), "\"vxlan\"", Works, "encapsulation"),
+    key("network.*.overlay.tunnel", Words(TUNNEL), "\"vxlan\"", Works, "encapsulation; `gre` and `geneve` with `driver = \"ovs\"`"),
     key("network.*.overlay.vni", Integer(1, 16_777_215), "", Works, "number of the virtual network, the same on every host; required"),
-    key("network.*.overlay.port", Integer(1, 65535), "4789", Works, "UDP port of the tunnel, the same on every host"),
+    key("network.*.overlay.port", Integer(1, 65535), "4789; of Geneve 6081", Works, "UDP port of the tunnel, the same on every host"),
     key("network.*.overlay.local", IP, "this host's among the peers, else what it reaches them from", Works, "this host's address towards its peers"),
     key("network.*.overlay.peers", List(&IP), "[]", Works, "the other hosts; this host's own address may be among them"),
     key("network.*.overlay.peers_file", Path, "", Works, "a file with more of them, one a line, `#` begins a comment; a change counts at once"),
     key("network.*.overlay.names", Map(&IP), "{}", Works, "containers on other hosts, NAME = ADDRESS"),
     key("network.*.overlay.encryption", Words(ENCRYPTION), "\"none\"", Works, "between hosts"),
-    key("network.*.overlay.datapath", Words(DATAPATH), "\"system\"", OVERLAY, "of Open vSwitch"),
-    key("network.*.overlay.vlan", Integer(0, 4094), "0", OVERLAY, "VLAN tag in Open vSwitch"),
+    key("network.*.overlay.datapath", Words(DATAPATH), "\"system\"", Works, "of Open vSwitch: its kernel module's, or `netdev`, without the kernel"),
+    key("network.*.overlay.vlan", Integer(0, 4094), "0", Works, "of Open vSwitch: tag of containers and gateway, the same on every host; 0 for none"),
 
     key("volume", Named, "", Works, "volumes by name"),
     key("volume.*", Table, "", Works, "one volume"),
@@ -322,24 +323,11 @@ pub const SETTINGS: &[Key] = &[
     key("gc", Table, "", STORAGE, "removal of unused images"),
     key("gc.max_age", Duration, "\"168h\"", STORAGE, "unused this long"),
     key("gc.keep_free", PERCENT, "\"10%\"", STORAGE, "or when less of the disk is free"),
-    key("cluster", Table, "", Later("networks"), "several hosts"),
-    key("cluster.etcd", List(&REFERENCE), "[]", Later("networks"), "URLs of etcd"),
-    key("cluster.host", IP, "", Later("networks"), "this host's address towards the others"),
+    key("cluster", Table, "", Works, "where overlays without `peers` and `peers_file` find their other hosts"),
+    key("cluster.etcd", List(&URL), "", Works, "URLs of etcd's members, asked in this order; required"),
+    key("cluster.host", IP, "what etcd is reached from", Works, "this host's address towards the others"),
+    key("cluster.lease", Duration, "\"5m\"", Works, "how long the others count this host as there without hearing of it; from 5s to 24h"),
+    key("cluster.ca", Path, "the host's", Works, "certificates that are trusted for https, PEM"),
     key("host", Table, "", Later("systemd"), "this host"),
     key("host.labels", Map(&Text), "{}", Later("systemd"), "labels of this host"),
-];
-
-const fn form(path: &'static str, name: &'static str, status: Status, what: &'static str) -> Form {
-    Form {
-        path,
-        name,
-        status,
-        what,
-    }
-}
-
-/// Ways to write a key that works which do not.
-#[rustfmt::skip]
-pub const FORMS: &[Form] = &[
-    form("network.*.icc", "off", Later("networks"), "`icc = false`"),
 ];

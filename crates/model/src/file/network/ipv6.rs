@@ -18,6 +18,8 @@ pub(super) fn read(table: &Table<'_>, spec: &mut NetworkSpec) {
     });
     table.fill("range6", &mut spec.range6, subnet);
     table.set("ipv6", &mut spec.ipv6, Item::boolean);
+    // Without it a network is refused for now: one that has it says nothing new.
+    table.set("ipv4", &mut true, Item::boolean);
     table.set("masquerade6", &mut spec.masquerade6, Item::boolean);
 }
 

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::file::keys::{self, Key, Type};
 use crate::file::reader::{Item, Table};
 use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
+
+/// Its UDP port where none is written (RFC 8926).
+const GENEVE: u16 = 6081;
 
 /// Reads the table.
 pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
@@ -13,10 +15,14 @@ pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
     let ip = |item: &Item<'_>| item.parsed::<IpAddr>("an IP address");
     table.set("tunnel", &mut spec.tunnel, word);
     table.fill("vni", &mut spec.vni, Item::integer);
+    if spec.tunnel == "geneve" {
+        spec.port = GENEVE;
+    }
     table.set("port", &mut spec.port, Item::integer);
     table.fill("local", &mut spec.local, host);
     table.set("peers", &mut spec.peers, |item| item.each(host));
     table.fill("peers_file", &mut spec.peers_file, Item::path);
+    spec.by_cluster = !table.has("peers") && !table.has("peers_file");
     table.set("names", &mut spec.names, |item| {
         let read = |(name, _, item): (&str, _, Item<'_>)| Some((item.named(name)?, ip(&item)?));
         Some(item.entries()?.into_iter().filter_map(read).collect())
@@ -28,7 +34,7 @@ pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
 }
 
 /// An address that a host of the underlay can have.
-fn host(item: &Item<'_>) -> Option<IpAddr> {
+pub(in crate::file) fn host(item: &Item<'_>) -> Option<IpAddr> {
     let ip: IpAddr = item.parsed("an IP address")?;
     let broadcast = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip == broadcast {
@@ -44,8 +50,13 @@ fn host(item: &Item<'_>) -> Option<IpAddr> {
 /// Driver and table belong together, and what all hosts have to agree on is written.
 pub(super) fn check(table: &Table<'_>, inner: Option<&Table<'_>>, spec: &NetworkSpec) {
     let over_hosts = matches!(spec.driver, NetworkDriver::Overlay | NetworkDriver::Ovs);
+    if over_hosts && !spec.icc {
+        let message = "`icc = false` does not go with an overlay".to_owned();
+        let hint = "its containers reach each other over several hosts, which is what it is for";
+        table.fault(Some("icc"), message, hint);
+    }
     let Some((inner, overlay)) = inner.zip(spec.overlay.as_ref()) else {
-        if spec.driver == NetworkDriver::Overlay && !table.has("overlay") {
+        if over_hosts && !table.has("overlay") {
             table.missing(
                 "overlay",
                 "add a table [network.NAME.overlay] with `vni` and `peers`",
@@ -64,7 +75,7 @@ pub(super) fn check(table: &Table<'_>, inner: Option<&Table<'_>>, spec: &Network
         );
     }
     if spec.driver == NetworkDriver::Overlay {
-        of_kernel(table, inner, spec, overlay);
+        of_kernel(inner, overlay);
     }
     families(inner, overlay);
     agreed(table, spec, overlay);
@@ -72,35 +83,17 @@ pub(super) fn check(table: &Table<'_>, inner: Option<&Table<'_>>, spec: &Network
 }
 
 /// What only Open vSwitch has.
-fn of_kernel(table: &Table<'_>, inner: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
+fn of_kernel(inner: &Table<'_>, overlay: &OverlaySpec) {
     let only = |key: &str, what: String| {
         let message = format!("{what} is for `driver = \"ovs\"` only");
         inner.fault(Some(key), message, "an overlay of the kernel is VXLAN");
     };
-    if overlay.tunnel != "vxlan" && is_a_word_that_works("tunnel", &overlay.tunnel) {
+    if overlay.tunnel != "vxlan" {
         only("tunnel", format!("`overlay.tunnel = {:?}`", overlay.tunnel));
     }
-    let written = ["datapath", "vlan"].into_iter().filter(|key| inner.has(key));
-    for key in written.filter(|key| row(key).is_some_and(|row| row.status.works())) {
+    for key in ["datapath", "vlan"].into_iter().filter(|key| inner.has(key)) {
         only(key, format!("`overlay.{key}`"));
     }
-    if !spec.icc {
-        let message = "`icc = false` does not go with an overlay".to_owned();
-        let hint = "its containers reach each other over several hosts, which is what it is for";
-        table.fault(Some("icc"), message, hint);
-    }
-}
-
-/// What does not work anywhere yet is refused as that.
-fn is_a_word_that_works(key: &str, word: &str) -> bool {
-    let Some(Type::Words(words)) = row(key).map(|row| row.ty) else {
-        return true;
-    };
-    words.iter().any(|(w, status)| *w == word && status.works())
-}
-
-fn row(key: &str) -> Option<&'static Key> {
-    keys::find(keys::DESIRED, &format!("network.*.overlay.{key}"))
 }
 
 /// The ends of a tunnel are of one family.

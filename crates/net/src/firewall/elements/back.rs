@@ -7,19 +7,19 @@ use ipnet::IpNet;
 use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
 use model::name::Name;
 
-use super::{Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, names_key, plain, take};
+use super::{Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, names_key, plain, take, twice};
 use crate::firewall::allow::{Lists, address_of, network};
 use crate::firewall::family::Family;
 use crate::firewall::render::set;
 use crate::firewall::table::{Element, Field};
-use crate::firewall::{slots, tunnels};
+use crate::firewall::{isolated, slots, tunnels};
 
 /// The state these elements say, as far as they say something; none where one of them is not ours.
 pub fn read(elements: &Elements) -> Option<FirewallState> {
     let state = FirewallState {
         bridges: bridges(elements).collect::<Option<_>>()?,
         ports: ports(elements).collect::<Option<_>>()?,
-        links: Vec::new(),
+        links: isolated::read(elements).collect::<Option<_>>()?,
         tunnels: tunnels::read(elements).collect::<Option<_>>()?,
     };
     Some(state.sorted())
@@ -45,8 +45,8 @@ pub fn salvage(elements: &Elements) -> FirewallState {
     let fit = ports.iter().filter(right).filter(|p| take(p, &mut taken).is_ok());
     FirewallState {
         ports: fit.cloned().collect(),
+        links: isolated::fitting(isolated::read(elements).flatten().collect(), &bridges),
         bridges,
-        links: Vec::new(),
         tunnels: tunnels::read(elements).flatten().collect(),
     }
     .sorted()
@@ -78,7 +78,7 @@ fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> 
             dns_port: redirect.and_then(|e| number_at(&e.value, 0)),
             subnet6,
             masquerade6: own.is_some_and(|e| has(Family::V6.set(set::MASQUERADED), e)),
-            isolated: false,
+            isolated: isolated::is_isolated(elements, &twice(&bridge)),
             bridge,
             subnet,
         })
