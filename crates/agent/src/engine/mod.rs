@@ -190,10 +190,7 @@ impl Engine {
         let events = begin_events(&roots);
         let taken = taken::Taken::new(wakes.clone()).context("cannot watch the state dir (inotify)")?;
         if let Some(found) = found {
-            error!("{found}");
-            events.emit("agent", "ledger", "repair", found);
-            ledger_file.write(&ledger)?;
-            ledger_file.copy();
+            restore(&mut ledger_file, &ledger, &events, found)?;
         }
         let places = Arc::new(places);
         let (published, snapshot) = watch::channel(publish::blank(&places, &ledger));
@@ -366,6 +363,15 @@ impl Engine {
             Wake::Request(request) => self.answer(request),
         }
     }
+}
+
+/// A ledger that was not found as it had been left is written anew, and its users hear of it.
+fn restore(file: &mut LedgerFile, ledger: &Ledger, events: &Events, found: String) -> anyhow::Result<()> {
+    error!("{found}");
+    events.emit("agent", "ledger", "repair", found);
+    file.write(ledger)?;
+    file.copy();
+    Ok(())
 }
 
 /// The events kept so far, and that the agent begins.

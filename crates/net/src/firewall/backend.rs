@@ -167,7 +167,10 @@ impl Backend {
                 apply::apply(filter, route, keeper, state, guards)?;
                 self.leave_iptables(filter, route)
             }
-            (Kind::Nftables, None) => Ok(()),
+            (Kind::Nftables, None) => Err(NetError::invalid(
+                "cannot change the nftables rules",
+                "they were never looked for; start the agent again",
+            )),
             (Kind::Iptables, _) => {
                 self.iptables.apply(filter, route, state, guards)?;
                 self.leave_nftables(filter, route)
