@@ -18,6 +18,7 @@ import idle  # noqa: E402
 import names  # noqa: E402
 import ports  # noqa: E402
 import repair  # noqa: E402
+import report  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
 from host import Unable  # noqa: E402
 
@@ -154,9 +155,7 @@ def table(result):
 
 
 def summary(result):
-    machine = result["machine"]
-    lines = [f"{result['at']}, kernel {machine['kernel']}, {machine['cpus']} CPUs ({machine['model']}), load before: {machine['load']}."
-             " Minimum / median; × is median to wharf's median.", "", table(result), ""]
+    lines = [report.head(result["at"], result["machine"]) + " Minimum / median; × is median to wharf's median.", "", table(result), ""]
     lines += [f"- {name}: {', '.join(f'{k} {v}' for k, v in told.items())}" for name, told in result["versions"].items()]
     lines += [f"- {name} could not be run: {why}" for name, why in result["unable"].items()]
     for name, rounds in result["raw"].items():
@@ -206,18 +205,24 @@ def whole(args):
                 engine.close()
 
 
+def told(args, kind, result, text):
+    """Printed and, unless it was a try, kept."""
+    print(text)
+    if not args.trial:
+        stem = report.keep(REPO / "benches/results", result["at"], kind, result, text)
+        note(f"kept: {stem.relative_to(REPO)}.json, .md")
+
+
 def repairs(args):
     """The other measurement: from a neighbour, as whoever uses the port sees it."""
     args.probe_from = "neighbour"
     at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
     with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
         work = pathlib.Path(work)
-        told = repair.versions(args, work)
+        versions = repair.versions(args, work)
         found = repair.measure(args, work)
-    result = {"at": at, "machine": about, "versions": told, "repair": found}
-    print(repair.summary(result))
-    if not args.trial:
-        repair.keep(REPO / "benches/results", result)
+    result = {"at": at, "machine": about, "versions": versions, "repair": found}
+    told(args, "repair", result, repair.summary(result))
 
 
 def gaps_in(args):
@@ -227,9 +232,7 @@ def gaps_in(args):
     with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
         found = gaps.measure(args, pathlib.Path(work), note)
     result = {"at": at, "machine": about, "tries": args.gaps, "gaps": found}
-    print(gaps.summary(result))
-    if not args.trial:
-        gaps.keep(REPO / "benches/results", result)
+    told(args, "gaps", result, gaps.summary(result))
 
 
 def idles(args):
@@ -245,9 +248,7 @@ def idles(args):
         finally:
             for engine in engines:
                 engine.close()
-    print(idle.table(found))
-    if not args.trial:
-        idle.keep(REPO / "benches/results", at, about, found)
+    told(args, "idle", {"at": at, "machine": about, **found}, idle.summary(at, about, found))
 
 
 def dns(args):
@@ -255,9 +256,7 @@ def dns(args):
     at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
     with tempfile.TemporaryDirectory(prefix="wharf-bench-") as work:
         found = names.measured(args, pathlib.Path(work), note)
-    print(names.table(found))
-    if not args.trial:
-        names.keep(REPO / "benches/results", at, about, found)
+    told(args, "dns", {"at": at, "machine": about, **found}, names.summary(at, about, found))
 
 
 def many_ports(args):
@@ -266,9 +265,7 @@ def many_ports(args):
     at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
     with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
         found = ports.measured(args, pathlib.Path(work), note)
-    print(ports.table(found))
-    if not args.trial:
-        ports.keep(REPO / "benches/results", at, about, found)
+    told(args, "ports", {"at": at, "machine": about, **found}, ports.summary(at, about, found))
 
 
 def main():
@@ -310,12 +307,7 @@ def main():
     if args.ports:
         return many_ports(args)
     result = whole(args)
-    print(summary(result))
-    if not args.trial:
-        kept = REPO / "benches/results" / result["at"].replace(":", "").replace("-", "")
-        kept.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        kept.with_suffix(".md").write_text(summary(result))
-        note(f"kept: {kept.relative_to(REPO)}.json, .md")
+    told(args, "", result, summary(result))
 
 
 if __name__ == "__main__":

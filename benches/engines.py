@@ -202,7 +202,7 @@ class Podman(Peer):
         super().prepare()
         # There is no systemd in here, and limits cannot be raised everywhere; logs go to a file, as with the others.
         pathlib.Path("/mnt/containers.conf").write_text(
-            '[containers]\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
+            '[containers]\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
             '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "crun"\n')
         # Its networks are no part of the tree, which is used again.
         networks = pathlib.Path("/etc/containers/networks")

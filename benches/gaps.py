@@ -1,7 +1,6 @@
 """What a constant load of new connections notices when the host's firewall is flushed, loaded anew, turned on or off, and
 when the bridge is deleted: see README.md beside this file."""
 
-import json
 import os
 import pathlib
 import socket
@@ -12,6 +11,7 @@ import threading
 import time
 
 import engines
+import report
 from damage import PORT
 from host import HOST, NEIGHBOUR, Asking, Unable, enter_net
 from scene import WharfScene
@@ -245,14 +245,7 @@ def cell(tries):
 
 
 def summary(result):
-    machine = result["machine"]
-    return (f"{result['at']}, kernel {machine['kernel']}, {machine['cpus']} CPUs ({machine['model']}), load before: {machine['load']}. "
+    return (f"{report.head(result['at'], result['machine'])} "
             f"{result['tries']} tries of each, a fresh connection every {EVERY * 1000:.0f} ms over {LOAD:.0f} s.\n\n"
             f"Late: answered after more than {LATE * 1000:.0f} ms. Failed: not within {PATIENCE} s. Gaps in ms, minimum / median / "
             f"most: from the first of these to the first after all of them that was answered at once.\n\n{table(result['gaps'])}\n")
-
-
-def keep(folder: pathlib.Path, result):
-    stem = folder / (result["at"].replace(":", "").replace("-", "") + "-gaps")
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(summary(result))

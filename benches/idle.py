@@ -1,6 +1,5 @@
 """What the agent costs while nothing is to be done: see README.md beside this file."""
 
-import json
 import os
 import pathlib
 import signal
@@ -8,6 +7,7 @@ import statistics
 import subprocess
 import time
 
+import report
 from engines import REPO, Wharf, pss
 from host import Unable, run
 
@@ -120,8 +120,5 @@ def table(found):
     return "\n".join(lines)
 
 
-def keep(folder, at, about, found):
-    stem = folder / (at.replace(":", "").replace("-", "") + "-idle")
-    stem.with_suffix(".json").write_text(json.dumps({"at": at, "machine": about, **found}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(
-        f"{at}, kernel {about['kernel']}, {about['cpus']} CPUs ({about['model']}), load before: {about['load']}.\n\n{table(found)}\n")
+def summary(at, about, found):
+    return f"{report.head(at, about)}\n\n{table(found)}\n"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import report
 from engines import REPO, Peer
 from host import Host, Unable, run
 
@@ -198,9 +199,6 @@ def table(found):
     return "\n".join(lines)
 
 
-def keep(folder, at, about, found):
-    stem = folder / (at.replace(":", "").replace("-", "") + "-dns")
-    stem.with_suffix(".json").write_text(json.dumps({"at": at, "machine": about, **found}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(
-        f"{at}, kernel {about['kernel']}, {about['cpus']} CPUs ({about['model']}), load before: {about['load']}. "
-        f"{found['names']} names; best / median; × is median to wharf's median.\n\n{table(found)}\n")
+def summary(at, about, found):
+    text = f"{found['names']} names; best / median; × is median to wharf's median."
+    return f"{report.head(at, about)} {text}\n\n{table(found)}\n"

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 import time
 
+import report
 from engines import KINDS, REPO
 from host import HOST, Host, Unable, run
 
@@ -165,9 +166,6 @@ def table(found):
     return "\n".join(lines)
 
 
-def keep(folder, at, about, found):
-    stem = folder / (at.replace(":", "").replace("-", "") + "-ports")
-    stem.with_suffix(".json").write_text(json.dumps({"at": at, "machine": about, **found}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(
-        f"{at}, kernel {about['kernel']}, {about['cpus']} CPUs ({about['model']}), load before: {about['load']}. Minimum / median; "
-        f"of connections: of the medians of {CONNECTIONS} each; × is to a direct one.\n\n{table(found)}\n")
+def summary(at, about, found):
+    text = f"Minimum / median; of connections: of the medians of {CONNECTIONS} each; × is to a direct one."
+    return f"{report.head(at, about)} {text}\n\n{table(found)}\n"

@@ -1,6 +1,5 @@
 """How soon what somebody took away or changed is right again, by kind: see README.md beside this file."""
 
-import json
 import pathlib
 import statistics
 import subprocess
@@ -9,6 +8,7 @@ import threading
 import time
 
 import engines
+import report
 from damage import KINDS, port_of
 from host import Unable
 from scene import SCENES, Refused
@@ -209,8 +209,8 @@ def too_slow(found):
 
 
 def summary(result):
-    machine, found = result["machine"], result["repair"]
-    lines = [f"{result['at']}, kernel {machine['kernel']}, {machine['cpus']} CPUs ({machine['model']}), load before: {machine['load']}.",
+    found = result["repair"]
+    lines = [report.head(result["at"], result["machine"]),
              "", "Minimum / median / most, ms, from the end of the command that did it; in brackets the median from before that "
              "command was begun.", "", table(found), ""]
     lines += [f"- {name}: {', '.join(f'{k} {v}' for k, v in told.items())}" for name, told in result["versions"].items()]
@@ -229,9 +229,3 @@ def versions(args, work):
         finally:
             engine.close()
     return told
-
-
-def keep(folder: pathlib.Path, result):
-    stem = folder / (result["at"].replace(":", "").replace("-", "") + "-repair")
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(summary(result))
