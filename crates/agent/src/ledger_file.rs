@@ -4,9 +4,7 @@
 //! would count as nobody's. It is set aside under another name, and a copy takes its place. The copies, one on disk and
 //! one in the run dir, are written after what the ledger was written for has begun.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -14,6 +12,8 @@ use jiff::Timestamp;
 use model::ledger::Ledger;
 use model::paths::Roots;
 use tracing::warn;
+
+use crate::whole_file::{self, Outlives};
 
 /// The format written.
 const VERSION: u32 = 1;
@@ -117,13 +117,9 @@ impl LedgerFile {
     /// Writes it beside, syncs, renames over, syncs the directory (invariant 5). A failure leaves the old one in force. The
     /// copies are as they were until [`Self::copy`].
     pub fn write(&mut self, ledger: &Ledger) -> anyhow::Result<()> {
-        let dir = self.path.parent().context("the ledger has a directory")?;
         let body = serde_json::to_vec(ledger).context("the ledger is plain data")?;
-        let doing = || format!("cannot write the ledger {}", self.path.display());
-        let file = write_beside(&self.path, &body).with_context(doing)?;
-        file.sync_data().with_context(doing)?;
-        std::fs::rename(beside(&self.path), &self.path).with_context(doing)?;
-        File::open(dir).and_then(|d| d.sync_all()).with_context(doing)?;
+        whole_file::write(&self.path, &body, Outlives::Power)
+            .with_context(|| format!("cannot write the ledger {}", self.path.display()))?;
         self.written = stamp(&self.path);
         self.uncopied = Some(body);
         Ok(())
@@ -135,8 +131,7 @@ impl LedgerFile {
             return;
         };
         for copy in &self.copies {
-            let copied = write_beside(copy, &body).and_then(|_| std::fs::rename(beside(copy), copy));
-            if let Err(e) = copied {
+            if let Err(e) = whole_file::write(copy, &body, Outlives::Agent) {
                 warn!(path = %copy.display(), "a copy of the ledger cannot be written: {e}");
             }
         }
@@ -163,21 +158,6 @@ impl LedgerFile {
             "somebody else wrote to the ledger {name}, and it is written again; {aside}"
         ))
     }
-}
-
-fn beside(path: &Path) -> PathBuf {
-    path.with_extension("json.tmp")
-}
-
-fn write_beside(path: &Path, body: &[u8]) -> std::io::Result<File> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(beside(path))?;
-    file.write_all(body)?;
-    Ok(file)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

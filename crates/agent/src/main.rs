@@ -22,6 +22,7 @@ mod report;
 mod systemd;
 mod trail;
 mod watch;
+mod whole_file;
 
 use std::process::ExitCode;
 

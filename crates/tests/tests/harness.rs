@@ -145,7 +145,7 @@ fn planted_files_are_found() {
     let (host, before) = at_rest();
     let places = [
         "run/containers/0123",
-        "state/ledger.json.tmp",
+        "state/ledger.json.new",
         "state/store/tmp/x",
         "state/store/layers/y.tmp",
         "state/containers/z",

@@ -1,15 +1,15 @@
 //! What an agent knows of etcd's from the one before: who this host is there, and what etcd said last.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use model::cluster::ClusterNetwork;
 use model::name::Name;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::whole_file::{self, Outlives};
 
 /// The format written.
 const VERSION: u32 = 1;
@@ -65,20 +65,7 @@ impl StateFile {
 
     /// Whole or not at all, and on disk.
     pub fn write(&self, state: &State) -> io::Result<()> {
-        let beside = self.0.with_extension("json.tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(&serde_json::to_vec(state)?)?;
-        file.sync_data()?;
-        std::fs::rename(&beside, &self.0)?;
-        match self.0.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        whole_file::write(&self.0, &serde_json::to_vec(state)?, Outlives::Power)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Fingerprints of bytes: SHA-256, and for secrets HMAC-SHA256 (RFC 2104) with a key that nobody else has.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::Path;
 
 use ring::hmac;
 use sha2::{Digest, Sha256};
+
+use crate::whole_file::{self, Outlives};
 
 /// The key of one agent, of this boot.
 pub struct Key {
@@ -27,18 +27,7 @@ impl Key {
         }
         // getrandom(2): up to 256 bytes are never cut short.
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        let beside = path.with_extension("key.new");
-        match std::fs::remove_file(&beside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(&bytes)?;
-        std::fs::rename(&beside, path)?;
+        whole_file::write(path, &bytes, Outlives::Agent)?;
         Ok(Self::new(bytes))
     }
 

@@ -1,15 +1,17 @@
 //! Notes of what each container was given, one file a container.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::content::ContentRecord;
 use model::name::ContainerId;
 use tracing::warn;
+
+use crate::whole_file::{self, Outlives};
 
 /// The directory, and what is in it: nobody else writes there.
 pub struct Records {
@@ -48,15 +50,7 @@ impl Records {
 
     /// Whole or not at all. Not synced: the run dir lasts no longer than the kernel does.
     pub fn write(&self, id: &ContainerId, record: &ContentRecord) -> io::Result<()> {
-        let beside = self.dir.join(format!("{id}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        std::fs::rename(&beside, self.path(id))?;
+        whole_file::write(&self.path(id), &serde_json::to_vec(record)?, Outlives::Agent)?;
         self.lock().insert(id.clone(), record.clone());
         Ok(())
     }

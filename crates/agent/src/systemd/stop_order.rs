@@ -9,6 +9,8 @@ use model::ledger::Ledger;
 use model::name::Name;
 use runtime::shim::start::group_name;
 
+use crate::whole_file::{self, Outlives};
+
 /// Names of control groups (`NAME-ID12`), those that end together in one wave; the first wave goes first.
 pub type Waves = Vec<Vec<String>>;
 
@@ -57,9 +59,7 @@ pub fn path(run_dir: &Path) -> PathBuf {
 /// Leaves it for a process that may read it at any time: a line a wave.
 pub fn write(run_dir: &Path, waves: &Waves) -> io::Result<()> {
     let text: String = waves.iter().map(|wave| wave.join(" ") + "\n").collect();
-    let (path, fresh) = (path(run_dir), run_dir.join("stop_order.new"));
-    std::fs::write(&fresh, text)?;
-    std::fs::rename(fresh, path)
+    whole_file::write(&path(run_dir), text.as_bytes(), Outlives::Agent)
 }
 
 /// Reads it; empty where no agent has written one.
