@@ -4,11 +4,15 @@ pub mod classes;
 pub mod docs;
 mod text;
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
 use model::diagnostic::Location;
 use model::plan::Reason;
 use model::spec::{ContainerSpec, NetworkSpec, Origin, VolumeSpec};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 pub use classes::Class;
 
@@ -36,32 +40,70 @@ pub fn volume(from: &VolumeSpec, to: &VolumeSpec, origin: &Origin) -> Vec<Change
 
 /// The strongest thing that the changes from one container definition to another ask for; none where there are none.
 pub fn strongest(from: &ContainerSpec, to: &ContainerSpec) -> Option<Class> {
-    let all = changed(from, to, |field, a, b| {
-        class(&format!("container.*.{field}"), a, b)
+    let all = changed(from, to, |field, both| {
+        class_of(&format!("container.*.{field}"), both)
     });
     all.into_iter().max()
 }
 
 fn fields<T: Serialize + PartialEq>(table: &str, from: &T, to: &T, origin: &Origin) -> Vec<Change> {
-    changed(from, to, |field, a, b| Change {
-        class: class(&format!("{table}.{field}"), a, b),
-        reason: reason(field, a, b, &place(origin, field)),
+    changed(from, to, |field, both| Change {
+        class: class_of(&format!("{table}.{field}"), both),
+        reason: reason(field, both.from(), both.to(), &place(origin, field)),
     })
 }
 
+/// A field's values before and after, which differ. They are text until they are asked for: most of what is asked is
+/// only which field it is, and the ports of one container may be a thousand.
+struct Both<'t> {
+    texts: [&'t str; 2],
+    values: [OnceCell<Value>; 2],
+}
+
+impl Both<'_> {
+    fn from(&self) -> &Value {
+        self.value(0)
+    }
+
+    fn to(&self) -> &Value {
+        self.value(1)
+    }
+
+    fn value(&self, which: usize) -> &Value {
+        // It is a part of what was written a moment ago.
+        self.values[which].get_or_init(|| serde_json::from_str(self.texts[which]).unwrap_or(Value::Null))
+    }
+}
+
 /// What is to be said of each field that differs.
-fn changed<T: Serialize + PartialEq, R>(from: &T, to: &T, say: impl Fn(&str, &Value, &Value) -> R) -> Vec<R> {
+fn changed<T: Serialize + PartialEq, R>(from: &T, to: &T, say: impl Fn(&str, &Both<'_>) -> R) -> Vec<R> {
     if from == to {
         return Vec::new();
     }
-    let (Value::Object(from), Value::Object(to)) = (object(from), object(to)) else {
-        return Vec::new();
-    };
-    let both = to
-        .iter()
-        .map(|(field, b)| (field, from.get(field).unwrap_or(&Value::Null), b));
-    let differing = both.filter(|(_, a, b)| a != b);
-    differing.map(|(field, a, b)| say(field, a, b)).collect()
+    let texts = [from, to].map(|all| serde_json::to_string(all).unwrap_or_default());
+    let [from, to] = [0, 1].map(|which| keys(&texts[which]));
+    let both = to.iter().map(|(field, b)| {
+        let a = from.get(field).map_or("null", |a| a.get());
+        (field, [a, b.get()])
+    });
+    let differing = both.filter(|(_, [a, b])| a != b);
+    let said = differing.map(|(field, texts)| {
+        let values = [OnceCell::new(), OnceCell::new()];
+        say(field, &Both { texts, values })
+    });
+    said.collect()
+}
+
+/// The texts of an object's values; of anything else none. Equal values have equal texts, for maps are sorted.
+fn keys(text: &str) -> BTreeMap<&str, &RawValue> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn class_of(path: &str, both: &Both<'_>) -> Class {
+    match classes::has_parts(path) {
+        true => class(path, both.from(), both.to()),
+        false => classes::of(path).unwrap_or(Class::Replace),
+    }
 }
 
 /// What a key's change from one value to another asks for. Where parts of it have classes of their own, those that
@@ -81,10 +123,6 @@ fn class(path: &str, from: &Value, to: &Value) -> Class {
         _ => None,
     };
     parts.or_else(|| classes::of(path)).unwrap_or(Class::Replace)
-}
-
-fn object<T: Serialize>(value: &T) -> Value {
-    serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
 /// A key of the table, or the first of a sub-table's keys.
