@@ -38,12 +38,12 @@ def main(wharf, run_dir, state, address):
         each.setblocking(False)
         each.bind((address, 53))
     tcp.listen(128)
-    ask(control, {"ask": "listen", "gateway": address, "port": 53}, [udp.fileno(), tcp.fileno()])
+    ask(control, {"ask": "listen", "place": {"gateway": {"ip": address, "port": 53}}}, [udp.fileno(), tcp.fileno()])
     memory = os.memfd_create("names")
     with open(state, "rb") as text:
         os.write(memory, text.read())
     os.lseek(memory, 0, os.SEEK_SET)
-    ask(control, {"ask": "give", "gateways": [address]}, [memory])
+    ask(control, {"ask": "give"}, [memory])
 
 
 main(*sys.argv[1:])

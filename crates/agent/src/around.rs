@@ -43,6 +43,8 @@ pub struct Wanted {
     peers_files: BTreeSet<PathBuf>,
     /// A network is made of Open vSwitch, or was.
     switch: bool,
+    /// An overlay is encrypted, or was.
+    encryption: bool,
 }
 
 impl Wanted {
@@ -63,6 +65,7 @@ impl Wanted {
             wanted.ends.insert(Ipv4Addr::UNSPECIFIED.into());
             wanted.ends.extend(overlay.peers.iter().chain(&overlay.local));
             wanted.peers_files.extend(overlay.peers_file.clone());
+            wanted.encryption |= overlay.is_encrypted();
         }
         // Whether this host has them still.
         let accepted = ledger.networks.values().map(|entry| &entry.network);
@@ -132,6 +135,10 @@ impl Around {
             peers,
             cluster,
             switch: net.switch_trouble().map_or(Look::Known(()), Look::Unknown),
+            wireguard: wanted.encryption.then(|| {
+                let key = net.wireguard_key();
+                key.map_or_else(|e| Look::Unknown(e.to_string()), Look::Known)
+            }),
             mounts: mounts(&wanted.mounts),
             online: match wanted.online {
                 true => net

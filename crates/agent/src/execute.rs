@@ -1,10 +1,13 @@
 //! Carrying out one action: no decisions here, only calls into the host crates.
 
 use std::error::Error;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 
 use model::action::{Action, Instance};
+use model::dns::INSIDE;
+use model::name::ContainerId;
+use net::dns::{Namespace, Process};
 use storage::LoadOptions;
 
 use crate::contents::deliver;
@@ -62,7 +65,10 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
         }
         Action::ApplyVolume { name, spec } => host.volumes.apply(name, spec).map_err(chain),
         Action::RemoveVolume { name } => host.volumes.remove(name).map(drop).map_err(chain),
-        Action::ApplyDns { state } => host.names.apply(state).map_err(chain),
+        Action::ApplyDns { state } => {
+            let namespace = |id: &ContainerId| namespace(host, id, id.short());
+            host.names.apply(state, &namespace).map_err(chain)
+        }
         Action::RestartUnhealthy {
             id,
             run_no,
@@ -125,9 +131,36 @@ fn guarded(host: &Host, result: Result<(), String>) -> Result<(), String> {
 
 fn start(host: &Host, instance: &Instance) -> Result<(), String> {
     deliver::give(host, instance)?;
-    host.runtime
-        .start(instance, &|netns| attach(host, instance, netns))
-        .map_err(chain)
+    let attach = |netns: BorrowedFd<'_>| {
+        attach(host, instance, netns)?;
+        hear(host, instance)
+    };
+    host.runtime.start(instance, &attach).map_err(chain)
+}
+
+/// Names are answered before it runs, where it asks in its own network namespace.
+fn hear(host: &Host, instance: &Instance) -> Result<(), String> {
+    if !instance.dns.contains(&INSIDE.into()) {
+        return Ok(());
+    }
+    match namespace(host, &instance.id, instance.name.as_str())? {
+        Some(namespace) => host.names.listen_inside(&instance.id, &namespace).map_err(chain),
+        None => Ok(()),
+    }
+}
+
+/// The network namespace of a container that has one of its own, and a shim.
+fn namespace(host: &Host, id: &ContainerId, whose: &str) -> Result<Option<Namespace>, String> {
+    let kept = host.runtime.kept_netns(id).map_err(chain)?;
+    Ok(kept.map(|(netns, pidfd, shim)| Namespace {
+        whose: whose.to_owned(),
+        netns,
+        pidfd,
+        keeper: Process {
+            pid: shim.pid,
+            start_time: shim.start,
+        },
+    }))
 }
 
 fn repair(host: &Host, instance: &Instance) -> Result<(), String> {
@@ -139,7 +172,7 @@ fn repair(host: &Host, instance: &Instance) -> Result<(), String> {
     attach(host, instance, netns.as_fd())
 }
 
-fn attach(host: &Host, instance: &Instance, netns: std::os::fd::BorrowedFd<'_>) -> Result<(), String> {
+fn attach(host: &Host, instance: &Instance, netns: BorrowedFd<'_>) -> Result<(), String> {
     let _ended = Phase::begin("network");
     for attachment in &instance.attachments {
         host.net

@@ -44,6 +44,7 @@ impl Host {
         let net = Net::with_firewall(&owner(places), options)
             .context("cannot speak with the kernel about networks")?;
         let net = net.with_relay(Relay::new(&roots.run, exe));
+        let net = net.with_key_file(roots.state.join("wireguard.key"));
         let guards = ["forward_guard", "forward_guard6"].map(|name| roots.run.join(name));
         if guards[0].exists() {
             net.keep_forward_guard();

@@ -80,7 +80,8 @@ pub fn unknown(observed: &Observed) -> Dirty {
         contents: false,
         around: blind(&observed.around.mounts)
             || blind(&observed.around.online)
-            || blind(&observed.around.switch),
+            || blind(&observed.around.switch)
+            || observed.around.wireguard.as_ref().is_some_and(blind),
     }
 }
 
@@ -98,12 +99,14 @@ pub fn blank() -> Observed {
         forwarding6: unseen(),
         firewall: unseen(),
         firewall_there: false,
+        firewall_wrong: None,
         foreign_drops: Vec::new(),
         backend: Default::default(),
         around: Default::default(),
         listeners: unseen(),
         dns: unseen(),
         dns_ports: Default::default(),
+        dns_inside: BTreeSet::new(),
         damage: BTreeMap::new(),
         volumes: unseen(),
         contents: BTreeMap::new(),
@@ -170,6 +173,14 @@ pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &
             Err(e) => tracing::warn!("where the name server listens cannot be seen: {e}"),
         }
     }
+    if dirty.names || dirty.containers {
+        match host.names.inside() {
+            Ok(inside) => {
+                put!(observed.dns_inside = inside);
+            }
+            Err(e) => tracing::warn!("where the name server listens cannot be seen: {e}"),
+        }
+    }
     if dirty.volumes {
         put!(observed.volumes = look(host.volumes.list()));
     }
@@ -226,6 +237,7 @@ fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {
     let state = match seen {
         Look::Known(seen) => {
             put!(observed.firewall_there = seen.there);
+            put!(observed.firewall_wrong = seen.wrong.map(str::to_owned));
             backend.unjudged = seen.unjudged;
             match seen.foreign_drops {
                 Ok(drops) => {

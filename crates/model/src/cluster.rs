@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::wireguard::PublicKey;
 
 /// As etcd said last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct ClusterHost {
     /// What it calls itself.
     pub name: String,
     pub address: IpAddr,
+    /// Where the network is encrypted.
+    #[serde(default)]
+    pub key: Option<PublicKey>,
     /// Its part of the subnet.
     pub range: Ipv4Net,
     /// Its containers there, by each of their names.

@@ -1,12 +1,15 @@
 //! The names containers resolve, as one comparable value: what `wharf dns` is given.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::name::Name;
+use crate::name::{ContainerId, Name};
+
+/// Where a container that can reach no gateway of ours asks for names: in its own network namespace, as Docker has it.
+pub const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 
 /// All of it. Two equal values answer alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,14 @@ pub struct DnsState {
     pub containers: BTreeMap<Name, DnsContainer>,
     /// Servers asked for all other names, in this order; empty: those of the host's resolv.conf.
     pub upstreams: Vec<IpAddr>,
+    /// Addresses of containers whose name does not lead to them, one on trial or one that drains, and the networks whose
+    /// names they see.
+    #[serde(default)]
+    pub guests: BTreeMap<IpAddr, BTreeSet<Name>>,
+    /// Containers that the server is asked by at [`INSIDE`], each in its own network namespace as long as it has one; and
+    /// the address each of them is known by then.
+    #[serde(default)]
+    pub inside: BTreeMap<ContainerId, IpAddr>,
 }
 
 /// One network the server listens on.

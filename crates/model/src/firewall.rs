@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::families::Families;
 use crate::name::Name;
+use crate::network::HostNetwork;
 
 /// Transport protocol of a published port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,23 +52,52 @@ impl Backend {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FirewallBridge {
     pub bridge: String,
-    pub subnet: Ipv4Net,
-    /// Packets of the subnet that leave by another device get the host's address.
-    pub masquerade: bool,
+    #[serde(flatten)]
+    pub ip: Families<Routed<Ipv4Net>, Routed<Ipv6Net>>,
     /// Nothing of it is forwarded to or from other devices.
     pub internal: bool,
     /// Where the name server listens on the gateway instead of on port 53, which somebody else has: what is asked
     /// there is led here.
     #[serde(default)]
     pub dns_port: Option<u16>,
-    #[serde(default)]
-    pub subnet6: Option<Ipv6Net>,
-    /// As `masquerade`, of IPv6.
-    #[serde(default)]
-    pub masquerade6: bool,
     /// Its ports are isolated from each other: containers reach each other by [`FirewallState::links`] alone.
     #[serde(default)]
     pub isolated: bool,
+}
+
+/// A subnet that the host is the gateway of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Routed<N> {
+    pub subnet: N,
+    /// Packets of the subnet that leave by another device get the host's address.
+    pub masquerade: bool,
+}
+
+impl FirewallBridge {
+    /// Of a network. `dns_port`: see the field.
+    pub fn of(network: &HostNetwork, dns_port: Option<u16>) -> Self {
+        Self {
+            bridge: network.bridge.clone(),
+            ip: network.ip.map(
+                |v4| Routed {
+                    subnet: v4.subnet.trunc(),
+                    masquerade: v4.masquerade,
+                },
+                |v6| Routed {
+                    subnet: v6.subnet.trunc(),
+                    masquerade: v6.masquerade,
+                },
+            ),
+            internal: network.internal,
+            dns_port,
+            isolated: network.isolated,
+        }
+    }
+
+    /// Its subnets, IPv4 first.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
+        self.ip.each(|v4| IpNet::V4(v4.subnet), |v6| IpNet::V6(v6.subnet))
+    }
 }
 
 /// A way between two containers of a network whose containers do not reach each other otherwise.
@@ -88,6 +119,35 @@ pub struct TunnelRule {
     pub vni: u32,
     /// Sorted; what comes from any other address is dropped.
     pub peers: Vec<IpAddr>,
+}
+
+/// What another host sends this one for a network that both are on. Filters of others are to let it in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PeerRule {
+    /// The network's, for messages.
+    pub bridge: String,
+    pub peer: IpAddr,
+    pub carrier: Carrier,
+}
+
+/// How frames of a network travel between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// VXLAN, Geneve, WireGuard: to that port.
+    Udp {
+        port: u16,
+    },
+    Gre,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp { port } => write!(f, "UDP port {port}"),
+            Self::Gre => f.write_str("GRE"),
+        }
+    }
 }
 
 /// One published port, leading to one container. Rules that share protocol, address and port are of one service: each
@@ -140,6 +200,12 @@ pub struct FirewallState {
     pub links: Vec<LinkRule>,
     #[serde(default)]
     pub tunnels: Vec<TunnelRule>,
+    /// Addresses of the host in networks, at whose port 53 the name server listens: no port that is published on every
+    /// address is at these.
+    #[serde(default)]
+    pub names: Vec<IpAddr>,
+    #[serde(default)]
+    pub peers: Vec<PeerRule>,
 }
 
 impl FirewallState {
@@ -158,6 +224,10 @@ impl FirewallState {
             tunnel.peers.dedup();
         }
         self.tunnels.sort();
+        self.names.sort();
+        self.names.dedup();
+        self.peers.sort();
+        self.peers.dedup();
         self
     }
 }

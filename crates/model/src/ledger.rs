@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::action::{Joins, stop_signal};
 use crate::content::{ContentEntry, ContentKey, ContentState};
 use crate::digest::Digest;
+use crate::families::{Families, NoFamily};
 use crate::firewall::PortRule;
 use crate::health::HealthState;
 use crate::image::{Image, ImageSource};
@@ -309,14 +310,57 @@ pub struct VolumeEntry {
 
 /// An address of a container in a network; outlives the container, so that it gets the same one again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenLease", into = "WrittenLease")]
 pub struct Lease {
-    pub ip: Ipv4Addr,
-    /// Where the network has IPv6.
-    #[serde(default)]
-    pub ip6: Option<Ipv6Addr>,
+    /// Of the families that the network had while it was leased.
+    pub ip: Families<Ipv4Addr, Ipv6Addr>,
     pub mac: MacAddr,
     /// When its container was last known to want it: the least recently used is given away first.
     pub used_at: Timestamp,
+}
+
+impl Lease {
+    /// A new one, with the MAC address that belongs to it.
+    pub fn new(ip: Families<Ipv4Addr, Ipv6Addr>, used_at: Timestamp) -> Self {
+        Self {
+            ip,
+            mac: MacAddr::of_lease(ip.ip()),
+            used_at,
+        }
+    }
+}
+
+/// A lease as it is written.
+#[derive(Serialize, Deserialize)]
+struct WrittenLease {
+    ip: Option<Ipv4Addr>,
+    #[serde(default)]
+    ip6: Option<Ipv6Addr>,
+    mac: MacAddr,
+    used_at: Timestamp,
+}
+
+impl TryFrom<WrittenLease> for Lease {
+    type Error = NoFamily;
+
+    fn try_from(written: WrittenLease) -> Result<Self, NoFamily> {
+        Ok(Self {
+            ip: Families::new(written.ip, written.ip6).ok_or(NoFamily)?,
+            mac: written.mac,
+            used_at: written.used_at,
+        })
+    }
+}
+
+impl From<Lease> for WrittenLease {
+    fn from(lease: Lease) -> Self {
+        Self {
+            ip: lease.ip.v4().copied(),
+            ip6: lease.ip.v6().copied(),
+            mac: lease.mac,
+            used_at: lease.used_at,
+        }
+    }
 }
 
 /// `wharf stop` by hand.

@@ -7,8 +7,10 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::families::Families;
 use crate::firewall::TunnelRule;
 use crate::name::Name;
+use crate::wireguard::WireGuard;
 
 /// A MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,11 +23,23 @@ pub struct MacAddr(pub [u8; 6]);
 pub struct MacError(String);
 
 impl MacAddr {
-    /// The locally administered unicast address that belongs to an IPv4 lease: `02:57` and the address (as Docker did).
-    pub fn of_lease(ip: Ipv4Addr) -> Self {
-        let [a, b, c, d] = ip.octets();
-        Self([0x02, 0x57, a, b, c, d])
+    /// The locally administered unicast address that belongs to a lease: of IPv4 `02:57` and the address (as Docker did),
+    /// of IPv6 `02:66` and its last four bytes, differently for each of the prefixes before those.
+    pub fn of_lease(ip: impl Into<IpAddr>) -> Self {
+        let (of, [a, b, c, d]) = match ip.into() {
+            IpAddr::V4(ip) => (0x57, ip.octets()),
+            IpAddr::V6(ip) => (0x66, folded(ip)),
+        };
+        Self([0x02, of, a, b, c, d])
     }
+}
+
+/// Another one for each address of a prefix of 96 bits, as far as four bytes go; the prefix counts by its FNV-1a hash.
+fn folded(ip: Ipv6Addr) -> [u8; 4] {
+    let [prefix @ .., a, b, c, d] = ip.octets();
+    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = prefix.iter().fold(0x811c_9dc5, step);
+    (hash ^ u32::from_be_bytes([a, b, c, d])).to_be_bytes()
 }
 
 impl fmt::Display for MacAddr {
@@ -84,17 +98,11 @@ pub struct HostNetwork {
     /// The device that the host has in it: a bridge, or what gives the host access to a macvlan. At most 15 characters
     /// (`wh-…` unless the user named it).
     pub bridge: String,
-    pub subnet: Ipv4Net,
-    /// The bridge's own address; of a network that was there before ([`HostNetwork::is_lan`]), its router's.
-    pub gateway: Ipv4Addr,
-    /// The part of the subnet leases are taken from; the subnet when none.
-    pub range: Option<Ipv4Net>,
+    /// What it has of each family.
+    #[serde(flatten)]
+    pub ip: Families<Subnet4, Subnet6>,
     pub mtu: Option<u32>,
     pub internal: bool,
-    pub masquerade: bool,
-    /// IPv6 beside it, where the network has it.
-    #[serde(default)]
-    pub v6: Option<Subnet6>,
     /// Containers do not reach each other but over links (`icc = false`).
     #[serde(default)]
     pub isolated: bool,
@@ -103,11 +111,43 @@ pub struct HostNetwork {
 }
 
 impl HostNetwork {
+    /// Its IPv4, where it has some.
+    pub fn v4(&self) -> Option<&Subnet4> {
+        self.ip.v4()
+    }
+
+    /// Its IPv6, where it has some.
+    pub fn v6(&self) -> Option<&Subnet6> {
+        self.ip.v6()
+    }
+
     /// Its subnets, IPv4 first.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
-        let v6 = self.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
-        std::iter::once(IpNet::V4(self.subnet)).chain(v6)
+        self.ip.each(|v4| IpNet::V4(v4.subnet), |v6| IpNet::V6(v6.subnet))
     }
+
+    /// Of the family of this address.
+    pub fn has_family_of(&self, ip: IpAddr) -> bool {
+        self.subnets().any(|net| net.addr().is_ipv4() == ip.is_ipv4())
+    }
+
+    /// That of its bridge, which keeps it when ports come and go; on every host of an overlay the same.
+    pub fn mac(&self) -> MacAddr {
+        let gateway = self.ip.first(|v4| IpAddr::V4(v4.gateway), |v6| v6.gateway.into());
+        MacAddr::of_lease(gateway)
+    }
+}
+
+/// A network's IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet4 {
+    pub subnet: Ipv4Net,
+    /// The bridge's own address; of a network that was there before ([`HostNetwork::is_lan`]), its router's.
+    pub gateway: Ipv4Addr,
+    /// The part of the subnet leases are taken from; the subnet when none.
+    pub range: Option<Ipv4Net>,
+    /// Packets of the subnet that leave by another device get the host's address.
+    pub masquerade: bool,
 }
 
 /// A network's IPv6.
@@ -213,8 +253,9 @@ pub struct Tunnel {
     pub local: IpAddr,
     /// The other hosts, sorted, without this one.
     pub peers: Vec<IpAddr>,
-    /// `none`, `wireguard`.
-    pub encryption: String,
+    /// None: it is not encrypted.
+    #[serde(default)]
+    pub wireguard: Option<WireGuard>,
 }
 
 impl HostNetwork {
@@ -227,33 +268,29 @@ impl HostNetwork {
     /// The host's addresses in it that are ours to give, with the prefix of what is reached by each: gateways, or what
     /// `host_access` reaches the containers' part of a LAN by, which is the first address of that.
     pub fn host_addresses(&self) -> Vec<IpNet> {
-        let v6 = self.v6.as_ref();
-        if !self.is_lan() {
-            let four = Ipv4Net::new(self.gateway, self.subnet.prefix_len()).ok();
-            let six = v6.and_then(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).ok());
-            return four
-                .map(IpNet::V4)
-                .into_iter()
-                .chain(six.map(IpNet::V6))
-                .collect();
-        }
-        if !self.driver.below().is_some_and(|below| below.host_access) {
+        let net = |ip: IpAddr, prefix| IpNet::new(ip, prefix).ok();
+        let all = if !self.is_lan() {
+            self.ip.each(
+                |v4| net(v4.gateway.into(), v4.subnet.prefix_len()),
+                |v6| net(v6.gateway.into(), v6.subnet.prefix_len()),
+            )
+        } else if self.driver.below().is_some_and(|below| below.host_access) {
+            let four = |v4: &Subnet4| {
+                let range = v4.range?;
+                let first = range.hosts().find(|ip| *ip != v4.gateway)?;
+                net(first.into(), range.prefix_len())
+            };
+            let six = |v6: &Subnet6| {
+                let range = v6.range?;
+                // The first address of the subnet is that of every router (RFC 4291).
+                let good = |ip: &Ipv6Addr| *ip != v6.gateway && *ip != v6.subnet.network();
+                net(range.hosts().find(good)?.into(), range.prefix_len())
+            };
+            self.ip.each(four, six)
+        } else {
             return Vec::new();
-        }
-        let four = self.range.and_then(|range| {
-            let first = range.hosts().find(|ip| *ip != self.gateway)?;
-            Ipv4Net::new(first, range.prefix_len()).ok()
-        });
-        let six = v6.and_then(|v6| {
-            let range = v6.range?;
-            // The first address of the subnet is that of every router (RFC 4291).
-            let good = |ip: &Ipv6Addr| *ip != v6.gateway && *ip != v6.subnet.network();
-            Ipv6Net::new(range.hosts().find(good)?, range.prefix_len()).ok()
-        });
-        four.map(IpNet::V4)
-            .into_iter()
-            .chain(six.map(IpNet::V6))
-            .collect()
+        };
+        all.flatten().collect()
     }
 
     /// The device of the host that it is, or is below: for messages.
@@ -277,20 +314,52 @@ impl HostNetwork {
 
     /// Names of the devices that are the network's own.
     pub fn devices(&self) -> impl Iterator<Item = &str> {
-        let tunnel = self.driver.tunnel().map(|tunnel| tunnel.device.as_str());
-        [self.bridge.as_str()].into_iter().chain(tunnel)
+        let tunnel = self.driver.tunnel();
+        let wireguard = tunnel.and_then(|tunnel| tunnel.wireguard.as_ref());
+        [self.bridge.as_str()]
+            .into_iter()
+            .chain(tunnel.map(|tunnel| tunnel.device.as_str()))
+            .chain(wireguard.map(|wireguard| wireguard.device.as_str()))
     }
 }
 
 impl Tunnel {
-    /// Who may send to it.
-    pub fn rule(&self) -> TunnelRule {
-        TunnelRule {
+    /// Who may send to it. One that is encrypted takes nothing but what was, by itself.
+    pub fn rule(&self) -> Option<TunnelRule> {
+        self.wireguard.is_none().then(|| TunnelRule {
             port: self.port,
             vni: self.vni,
             peers: self.peers.clone(),
+        })
+    }
+
+    /// What its packets come from: this host's end, or its address inside of what encrypts them.
+    pub fn source(&self) -> IpAddr {
+        match &self.wireguard {
+            Some(wireguard) => wireguard.key.inside().addr().into(),
+            None => self.local,
         }
     }
+
+    /// Where its packets go to, sorted: the peers, or their addresses inside.
+    pub fn targets(&self) -> Vec<IpAddr> {
+        let Some(wireguard) = &self.wireguard else {
+            return self.peers.clone();
+        };
+        let inside = wireguard.keys.values().map(|key| key.inside().addr().into());
+        let mut targets: Vec<IpAddr> = inside.collect();
+        targets.sort();
+        targets
+    }
+}
+
+/// An interface's IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address4 {
+    pub ip: Ipv4Addr,
+    pub prefix: u8,
+    /// The default route goes here; only one attachment of a container has one.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// An interface's IPv6.
@@ -329,16 +398,13 @@ pub struct Attachment {
     pub host_device: String,
     /// The bridge the host end is a port of.
     pub bridge: String,
-    pub ip: Ipv4Addr,
-    pub prefix: u8,
+    /// What it has of each family: what the network has.
+    #[serde(flatten)]
+    pub ip: Families<Address4, Address6>,
     pub mac: MacAddr,
-    /// The default route goes here; only one attachment of a container has one.
-    pub gateway: Option<Ipv4Addr>,
     pub mtu: Option<u32>,
     /// Names it is known by on that network (its own first).
     pub aliases: Vec<String>,
-    #[serde(default)]
-    pub v6: Option<Address6>,
     /// A port of its bridge that reaches no other such port (bridge(8), `isolated`); the gateway is on-link then and all
     /// else is reached by it.
     #[serde(default)]
@@ -363,16 +429,34 @@ impl Link {
 }
 
 impl Attachment {
+    /// Its IPv4, where it has some.
+    pub fn v4(&self) -> Option<&Address4> {
+        self.ip.v4()
+    }
+
+    /// Its IPv6, where it has some.
+    pub fn v6(&self) -> Option<&Address6> {
+        self.ip.v6()
+    }
+
     /// Its addresses, IPv4 first.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        let v6 = self.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
-        std::iter::once(IpAddr::V4(self.ip)).chain(v6)
+        self.places().map(|(ip, ..)| ip)
+    }
+
+    /// The same, each with the bits of its subnet's prefix and where the default route goes.
+    pub fn places(&self) -> impl Iterator<Item = (IpAddr, u8, Option<IpAddr>)> + use<> {
+        self.ip.each(
+            |v4| (IpAddr::V4(v4.ip), v4.prefix, v4.gateway.map(IpAddr::V4)),
+            |v6| (IpAddr::V6(v6.ip), v6.prefix, v6.gateway.map(IpAddr::V6)),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wireguard::PublicKey;
 
     #[test]
     fn every_driver_is_read_back_from_the_ledger() {
@@ -383,7 +467,17 @@ mod tests {
             port: 4789,
             local: "192.0.2.1".parse().unwrap(),
             peers: vec!["192.0.2.2".parse().unwrap()],
-            encryption: "none".to_owned(),
+            wireguard: None,
+        };
+        let key: PublicKey = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse().unwrap();
+        let encrypted = Tunnel {
+            wireguard: Some(WireGuard {
+                device: "wh-0a1b2c3d.wg".to_owned(),
+                key,
+                port: 51820,
+                keys: [("192.0.2.2".parse().unwrap(), key)].into(),
+            }),
+            ..tunnel.clone()
         };
         let below = |host_access| Below {
             parent: Parent {
@@ -399,6 +493,7 @@ mod tests {
             Driver::Macvlan(below(true)),
             Driver::Ipvlan(below(false)),
             Driver::Overlay(tunnel.clone()),
+            Driver::Overlay(encrypted),
             Driver::Ovs {
                 tunnel,
                 datapath,
@@ -444,6 +539,53 @@ mod tests {
         assert_eq!(
             MacAddr::of_lease(Ipv4Addr::new(10, 88, 0, 2)).to_string(),
             "02:57:0a:58:00:02"
+        );
+        let of = |text: &str| MacAddr::of_lease(text.parse::<Ipv6Addr>().unwrap());
+        let (one, next, other) = (of("fd00::2"), of("fd00::3"), of("fd00::1:0:0:2"));
+        assert!(
+            one != next && one != other && one == of("fd00::2"),
+            "{one} {next} {other}"
+        );
+        assert_eq!(
+            one.0[..2],
+            [0x02, 0x66],
+            "of a single device, locally administered"
+        );
+    }
+
+    #[test]
+    fn networks_and_places_of_before_are_read_back_from_the_ledger() {
+        let read = |text: &str| serde_json::from_str::<HostNetwork>(text).unwrap();
+        let old = read(
+            r#"{"name":"n","bridge":"wh-n","subnet":"10.80.0.0/24","gateway":"10.80.0.1","range":null,"mtu":null,
+                "internal":false,"masquerade":false,"v6":{"subnet":"fd00:80::/64","gateway":"fd00:80::1","range":null,
+                "masquerade":true},"isolated":true,"driver":{"kind":"bridge","adopt":false}}"#,
+        );
+        assert_eq!(
+            old.v4().map(|v4| (v4.gateway, v4.masquerade)),
+            Some(([10, 80, 0, 1].into(), false))
+        );
+        assert!(old.v6().is_some() && old.isolated);
+        let older = r#"{"name":"n","bridge":"wh-n","subnet":"10.80.0.0/24","gateway":"10.80.0.1","range":null,"mtu":null,
+            "internal":false,"masquerade":true}"#;
+        assert_eq!(read(older).subnets().count(), 1);
+        let alone = HostNetwork {
+            ip: Families::V6(old.v6().unwrap().clone()),
+            ..old.clone()
+        };
+        for network in [old, alone] {
+            let text = serde_json::to_string(&network).unwrap();
+            assert_eq!(read(&text), network, "{text}");
+        }
+        let place = r#"{"network":"n","device":"eth0","host_device":"wh-x","bridge":"wh-n","ip":"10.80.0.2","prefix":24,
+            "mac":"02:57:0a:50:00:02","gateway":"10.80.0.1","mtu":null,"aliases":["web"]}"#;
+        let place: Attachment = serde_json::from_str(place).unwrap();
+        assert_eq!(place.ips().collect::<Vec<_>>(), [IpAddr::from([10, 80, 0, 2])]);
+        let text = serde_json::to_string(&place).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Attachment>(&text).unwrap(),
+            place,
+            "{text}"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! What is on the host, as far as it could be seen.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -18,6 +18,7 @@ use crate::name::{ContainerId, Name};
 use crate::shared::Shared;
 use crate::spec::VolumeSpec;
 use crate::surroundings::Surroundings;
+use crate::wireguard::PublicKey;
 
 /// The result of a look. Unknown is never planned as absent: a failed look deletes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub struct Observed {
     pub firewall: Look<Option<FirewallState>>,
     /// Something of our table is there, be it damaged: to be removed where nothing needs it.
     pub firewall_there: bool,
+    /// What is wrong with it where it is there and its content is none.
+    pub firewall_wrong: Option<String>,
     /// Foreign firewalls that keep traffic from our networks and that we have no hand in.
     pub foreign_drops: Vec<ForeignDrop>,
     /// What the firewall is made with.
@@ -67,6 +70,8 @@ pub struct Observed {
     pub dns: Look<Option<DnsState>>,
     /// Networks whose name server listens on another port than 53, which somebody else has.
     pub dns_ports: BTreeMap<Name, u16>,
+    /// Containers in whose network namespace, as they have it now, the name server listens ([`DnsState::inside`]).
+    pub dns_inside: BTreeSet<ContainerId>,
     /// Volumes that have a directory of ours.
     pub volumes: Look<BTreeMap<Name, ObservedVolume>>,
     /// Fingerprints of what the sources of configs, secrets and environment files hold now.
@@ -123,14 +128,14 @@ pub struct ObservedLink {
     /// The kernel's number of it, which no other device gets as long as the host is up.
     #[serde(default)]
     pub index: u32,
-    /// Macvlan and ipvlan devices only: the device they are below.
+    /// The device that macvlan and ipvlan devices are below, and that what an encrypted VXLAN device sends goes by.
     #[serde(default)]
     pub below: Option<String>,
     pub addresses: Vec<Ipv4Net>,
-    /// Of global scope; of ours, those that are reached as they should be.
+    /// Of global scope, and WireGuard's of ours of the link too; of ours, those that are reached as they should be.
     #[serde(default)]
     pub addresses6: Vec<Ipv6Net>,
-    /// Bridges of ours only: `route_localnet` is on, and so is `forwarding`.
+    /// Bridges of ours only: `route_localnet` is on, and so is `forwarding`; or it has no IPv4 that needs them.
     pub route_localnet: bool,
     /// Bridges of ours only.
     #[serde(default)]
@@ -153,6 +158,28 @@ pub struct ObservedTunnel {
     /// Where it is of Open vSwitch.
     #[serde(default)]
     pub switch: Option<ObservedSwitch>,
+    /// Where it is encrypted by a device of ours.
+    #[serde(default)]
+    pub wireguard: Option<ObservedWireGuard>,
+}
+
+/// What is special about a WireGuard device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedWireGuard {
+    /// None where it was given none.
+    pub key: Option<PublicKey>,
+    /// UDP; 0 where it was given none.
+    pub port: u16,
+    pub peers: BTreeMap<PublicKey, ObservedPeer>,
+}
+
+/// Another host to such a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedPeer {
+    /// Where it is looked for. None while it is heard, from wherever that is: who has its key is the one.
+    pub endpoint: Option<SocketAddr>,
+    /// It may send from the address that its key gives it, and from no other one.
+    pub confined: bool,
 }
 
 /// What a network's bridge of Open vSwitch was made with.

@@ -97,7 +97,8 @@ pub struct RolledBack {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     pub device: String,
-    pub ip: String,
+    /// None on a network without IPv4.
+    pub ip: Option<String>,
     pub ip6: Option<String>,
     pub mac: String,
     pub gateway: Option<String>,
@@ -141,6 +142,9 @@ pub struct NetworkStatus {
     /// The other hosts of an overlay.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
+    /// What this host's key for an encrypted overlay is to the others (`keys` in their tables).
+    #[serde(default)]
+    pub public_key: Option<String>,
     pub error: Option<String>,
 }
 

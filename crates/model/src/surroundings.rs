@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use crate::cluster::ClusterState;
 use crate::observed::Look;
+use crate::wireguard::PublicKey;
 
 /// What a route leads by (ip-route(8), `get`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Surroundings {
     pub cluster: Option<ClusterState>,
     /// Open vSwitch is there to make networks of. Looked at only where a network is to be made of it.
     pub switch: Look<()>,
+    /// This host's key. Looked at only where an overlay is to be encrypted.
+    pub wireguard: Option<Look<PublicKey>>,
     /// Since when this agent has been here to start what is due.
     pub here_since: Timestamp,
 }
@@ -57,6 +60,7 @@ impl Default for Surroundings {
             peers: BTreeMap::new(),
             cluster: None,
             switch: Look::Known(()),
+            wireguard: None,
             here_since: Timestamp::MIN,
         }
     }

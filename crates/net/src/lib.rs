@@ -13,14 +13,16 @@ mod monitor;
 mod names;
 mod net;
 mod netlink;
+mod netns;
 mod ovs;
 pub mod relay;
 mod sys;
 mod sysctl;
+mod wireguard;
 
 pub use dbus::CallError;
 pub use error::NetError;
-pub use firewall::FirewallOptions;
+pub use firewall::{FirewallOptions, LegacyWatch};
 pub use monitor::{Changer, Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};
 pub use net::{FirewallLook, Net};

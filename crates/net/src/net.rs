@@ -1,6 +1,7 @@
 //! [`Net`]: everything the agent asks of the host's network. What it asks of the firewall is in `net/rules.rs`.
 
 mod devices;
+mod encryption;
 mod forwarding;
 mod rules;
 mod switch;
@@ -18,7 +19,7 @@ use model::firewall::Backend as Kind;
 use model::network::{Attachment, Driver, HostNetwork, Link};
 use model::observed::{ForeignAddress, ForeignAddress6, Ipv6State, Listener, ObservedLink};
 use model::surroundings::Way;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 
 use crate::error::{Doing, NetError};
 use crate::firewall::{Backend, FirewallOptions};
@@ -26,6 +27,7 @@ use crate::link::{self, Mark};
 use crate::netlink::Netlink;
 use crate::ovs::{self, Switch};
 use crate::relay::Relay;
+use crate::wireguard::KeyFile;
 use crate::{firewall, listeners, sysctl};
 use devices::Devices;
 
@@ -39,6 +41,7 @@ pub struct Net {
     route: Mutex<Netlink>,
     filter: Mutex<Netlink>,
     diag: Mutex<Netlink>,
+    generic: Mutex<Netlink>,
     devices: Mutex<Devices>,
     ruleset: Mutex<Option<firewall::Current>>,
     /// What firewalld said last.
@@ -50,6 +53,7 @@ pub struct Net {
     /// Serves ports on `[::1]`.
     relay: Option<Relay>,
     switch: Arc<Switch>,
+    keys: KeyFile,
 }
 
 impl Net {
@@ -93,6 +97,7 @@ impl Net {
             route: Mutex::new(open(NETLINK_ROUTE, "rtnetlink")?),
             filter: Mutex::new(filter),
             diag: Mutex::new(open(NETLINK_SOCK_DIAG, "sock_diag")?),
+            generic: Mutex::new(open(NETLINK_GENERIC, "generic netlink")?),
             devices: Mutex::new(Devices::default()),
             ruleset: Mutex::default(),
             asked: Mutex::default(),
@@ -100,6 +105,7 @@ impl Net {
             guarded6: AtomicBool::new(false),
             relay: None,
             switch: Arc::new(Switch::new(owner)),
+            keys: KeyFile::default(),
         })
     }
 
@@ -110,10 +116,12 @@ impl Net {
         if let Some(Ok(shown)) = self.switch.look() {
             shown.into_links(&mut links);
         }
+        self.see_encryption(&mut links)?;
         let is_bridge = |l: &ObservedLink| l.ours && (l.kind == "bridge" || l.kind == ovs::KIND);
         for (name, link) in links.iter_mut().filter(|(_, l)| is_bridge(l)) {
             // A device that went away since has no settings any more. Of these the kernel tells no change.
-            link.route_localnet = !self.publishes() || sysctl::bridge_settings_are_on(name);
+            let of_ipv4 = self.publishes() && !link.addresses.is_empty();
+            link.route_localnet = !of_ipv4 || sysctl::bridge_settings_are_on(name);
             if link.ipv6 == Ipv6State::On && !sysctl::bridge_settings6_are_on(name, self.publishes()) {
                 link.ipv6 = Ipv6State::Wrong;
             }
@@ -168,10 +176,11 @@ impl Net {
             link::check_tunnel(n, tunnel)?;
         }
         link::look_at_bridge(&mut self.route(), &self.mark, &n.bridge)?;
+        let below = self.encrypt(n)?;
         self.shielded(n)?;
         link::apply_bridge(&mut self.route(), &self.mark, n)?;
         match &n.driver {
-            Driver::Overlay(tunnel) => link::apply_tunnel(&mut self.route(), &self.mark, n, tunnel),
+            Driver::Overlay(tunnel) => link::apply_tunnel(&mut self.route(), &self.mark, n, tunnel, below),
             _ => Ok(()),
         }
     }
@@ -257,10 +266,14 @@ fn net_of(a: &link::Address) -> Option<Ipv4Net> {
     }
 }
 
+fn any6_of(a: &link::Address) -> Option<Ipv6Net> {
+    match a.ip {
+        IpAddr::V6(ip) => Ipv6Net::new(ip, a.prefix).ok(),
+        IpAddr::V4(_) => None,
+    }
+}
+
 /// None where it is of the link or of the host alone.
 fn net6_of(a: &link::Address) -> Option<Ipv6Net> {
-    match a.ip {
-        IpAddr::V6(ip) if !ip.is_unicast_link_local() && !ip.is_loopback() => Ipv6Net::new(ip, a.prefix).ok(),
-        _ => None,
-    }
+    any6_of(a).filter(|net| !net.addr().is_unicast_link_local() && !net.addr().is_loopback())
 }

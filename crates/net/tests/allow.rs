@@ -75,7 +75,7 @@ fn only_those_on_the_list_get_in(on: On) {
             );
             ask(&friend.space, protocol, HOST, 8080);
             // The host's own processes are on every list.
-            for to in [HOST, SECOND, LOCALHOST, n.gateway] {
+            for to in [HOST, SECOND, LOCALHOST, host::gateway(&n)] {
                 assert!(ask(&host.space, protocol, to, 8080).starts_with("web "));
             }
             assert!(ask(&host.space, protocol, SECOND, 8090).starts_with("web "));
@@ -87,9 +87,9 @@ fn only_those_on_the_list_get_in(on: On) {
             "not on the list",
             &[
                 (&sibling.space, HOST, 8080),
-                (&sibling.space, n.gateway, 8080),
+                (&sibling.space, host::gateway(&n), 8080),
                 (&far.space, HOST, 8080),
-                (&far.space, other.gateway, 8080),
+                (&far.space, host::gateway(&other), 8080),
                 (&c.space, HOST, 8080),
                 (&host.neighbour, SECOND, 8090),
                 (&far.space, SECOND, 8090),
@@ -212,8 +212,8 @@ fn names_are_asked_where_the_name_server_listens(on: On) {
         host.apply(&[&n, &other], Vec::new());
         let (c, plain) = (host.container(&n, 5), host.container(&other, 5));
         serve(&host.space, HOST, 53, "somebody");
-        serve(&host.space, n.gateway, 5300, "names");
-        serve(&host.space, n.gateway, 5301, "moved");
+        serve(&host.space, host::gateway(&n), 5300, "names");
+        serve(&host.space, host::gateway(&n), 5301, "moved");
         serve(&host.neighbour, NEIGHBOUR, 53, "lan");
         let with = |dns_port| {
             let mut state = FirewallState {
@@ -232,11 +232,11 @@ fn names_are_asked_where_the_name_server_listens(on: On) {
         };
         with(Some(5300));
         let flow = c.space.run(|| UdpSocket::bind((ANY, 0)).unwrap());
-        flow.connect((n.gateway, 53)).unwrap();
+        flow.connect((host::gateway(&n), 53)).unwrap();
         assert_eq!(talk_long(&flow), format!("names {}", c.ip()));
         for protocol in BOTH {
             assert_eq!(
-                ask(&c.space, protocol, n.gateway, 53),
+                ask(&c.space, protocol, host::gateway(&n), 53),
                 format!("names {}", c.ip())
             );
             // Any other server is asked itself.
@@ -246,14 +246,14 @@ fn names_are_asked_where_the_name_server_listens(on: On) {
         refuse_all(
             "names",
             &[
-                (&plain.space, other.gateway, 53),
-                (&plain.space, n.gateway, 53),
-                (&host.neighbour, n.gateway, 53),
+                (&plain.space, host::gateway(&other), 53),
+                (&plain.space, host::gateway(&n), 53),
+                (&host.neighbour, host::gateway(&n), 53),
             ],
         );
         with(Some(5301));
         assert!(talk_long(&flow).starts_with("moved "));
         with(None);
-        refuse_all("names", &[(&c.space, n.gateway, 53)]);
+        refuse_all("names", &[(&c.space, host::gateway(&n), 53)]);
     }
 }

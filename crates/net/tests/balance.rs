@@ -78,12 +78,12 @@ fn every_target_is_reached_from_everywhere_by_any_address(on: On) {
         for ip in [HOST, SECOND] {
             assert_eq!(heard(&host.neighbour, protocol, ip), everyone);
         }
-        for ip in [HOST, LOCALHOST, n.gateway] {
+        for ip in [HOST, LOCALHOST, host::gateway(&n)] {
             assert_eq!(heard(&host.space, protocol, ip), everyone);
         }
         // Hairpin: a target itself, and a sibling.
         assert_eq!(heard(&all[0].space, protocol, HOST), everyone);
-        assert_eq!(heard(&sibling.space, protocol, n.gateway), everyone);
+        assert_eq!(heard(&sibling.space, protocol, host::gateway(&n)), everyone);
     }
 }
 

@@ -413,7 +413,7 @@ fn the_monitor_tells_of_what_iptables_does_to_forwarded_packets() {
 /// Servers on the gateway's port 53 and beside it; who may ask which.
 fn ask_the_host(shop: &Shop, open: u16, shut: &[u16]) {
     for (network, who) in [(&shop.front, &shop.web), (&shop.closed, &shop.inner)] {
-        let gateway = network.gateway;
+        let gateway = host::gateway(network);
         for protocol in BOTH {
             let told = ask(&who.space, protocol, gateway, open);
             assert!(told.starts_with("names "), "{protocol} {open}: {told}");
@@ -445,7 +445,7 @@ fn slow_questions_for_names_get_through_an_input_chain_that_drops() {
          iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     );
     let before = theirs(&shop.host);
-    refuse(&shop.web.space, Udp, shop.front.gateway, 53);
+    refuse(&shop.web.space, Udp, host::gateway(&shop.front), 53);
     shop.repair();
     assert_eq!(theirs(&shop.host), before);
     ask_the_host(&shop, 53, &[54, 5300]);

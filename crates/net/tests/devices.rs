@@ -150,9 +150,9 @@ fn a_bridge_keeps_its_ports_over_a_repair() {
     host.space
         .sh("ip link set wh-front down; ip addr flush dev wh-front");
     apply(&host, &n);
-    host::serve(&host.space, n.gateway, 7000, "host");
+    host::serve(&host.space, host::gateway(&n), 7000, "host");
     assert_eq!(
-        host::ask(&c.space, model::firewall::Protocol::Tcp, n.gateway, 7000),
+        host::ask(&c.space, model::firewall::Protocol::Tcp, host::gateway(&n), 7000),
         format!("host {}", c.ip())
     );
     let links = host.space.run(|| host.net.links().unwrap());
@@ -398,7 +398,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
             host.net.apply_bridge(&wrong).unwrap_err().to_string()
         };
         insta::assert_snapshot!(bad(|n| n.bridge = "sixteen-chars-xx".to_owned()), @r#"network front: the device name "sixteen-chars-xx" has 16 characters, 15 are possible"#);
-        insta::assert_snapshot!(bad(|n| n.gateway = [10, 0, 0, 1].into()), @"network front: the gateway 10.0.0.1 is no host address of the subnet 10.88.1.0/24");
+        insta::assert_snapshot!(bad(|n| n.ip.v4_mut().unwrap().gateway = [10, 0, 0, 1].into()), @"network front: the gateway 10.0.0.1 is no host address of the subnet 10.88.1.0/24");
         insta::assert_snapshot!(bad(|n| n.mtu = Some(60)), @"network front: an mtu of 60 is not possible: 68 to 65535");
         bad(|n| n.bridge = "../x".to_owned());
         bad(|n| n.bridge = "all".to_owned());
@@ -407,7 +407,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
     host.space.run(|| {
         let missing = host.net.attach(space.fd(), &attachment(&n, 5), "web").unwrap_err().to_string();
         insta::assert_snapshot!(missing, @"network front: its bridge wh-front is not there (yet): it is made first");
-        let wrong = Attachment { gateway: Some([10, 0, 0, 1].into()), ..attachment(&n, 5) };
+        let wrong = host::routed(attachment(&n, 5), Some([10, 0, 0, 1].into()));
         let wrong = host.net.attach(space.fd(), &wrong, "web").unwrap_err().to_string();
         insta::assert_snapshot!(wrong, @"container web, network front: the gateway 10.0.0.1 is not in the subnet 10.88.1.0/24");
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -490,9 +490,10 @@ fn an_early_knock_does_not_delay_the_container() {
     let n = network("front", 1);
     apply(&host, &n);
     let at = attachment(&n, 5);
-    let neighbour = || host.space.sh(&format!("ip neigh show {} dev wh-front", at.ip));
+    let ip = at.ips().next().unwrap();
+    let neighbour = || host.space.sh(&format!("ip neigh show {ip} dev wh-front"));
     let knock = host.space.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
-    knock.send_to(b"early", (at.ip, 80)).unwrap();
+    knock.send_to(b"early", (ip, 80)).unwrap();
     assert!(neighbour().contains("INCOMPLETE"), "{}", neighbour());
     let space = Space::new();
     attach(&host, &space, &at);

@@ -7,7 +7,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
-use dnshost::{BOTH, Host, Upstream, Way, ask, exchange, exe, gateway, gateway6, question, says, told};
+use dnshost::{
+    BOTH, Host, Upstream, Way, ask, exchange, exe, gateway, gateway6, nowhere, question, says, told,
+};
 use hickory_proto::rr::RecordType::A;
 use model::dns::DnsState;
 use nix::sys::signal::{Signal, kill};
@@ -207,10 +209,10 @@ fn without_networks_it_ends() {
     host.name("web", "a", 2, &[]);
     host.apply();
     let process = host.server.pidfd().unwrap().unwrap();
-    host.another().apply(&DnsState::default()).unwrap();
+    host.another().apply(&DnsState::default(), &nowhere).unwrap();
     wait_for(process);
     assert_eq!(host.server.observe().unwrap(), None);
-    host.another().apply(&DnsState::default()).unwrap();
+    host.another().apply(&DnsState::default(), &nowhere).unwrap();
     assert!(!host.run_dir().join("dns").exists(), "nothing is left");
 }
 

@@ -6,15 +6,16 @@ mod host;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use host::{HOST, Host, LOCALHOST, SECOND, Space, ask, attachment, bridge_rule, network, port, serve};
+use model::families::Families;
 use model::firewall::Protocol::{Tcp, Udp};
-use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol, Routed};
 use net::Net;
 use proptest::prelude::*;
 
 fn small() -> FirewallState {
     let (front, mut back) = (network("front", 1), network("back", 2));
     back.internal = true;
-    back.masquerade = false;
+    back.ip.v4_mut().unwrap().masquerade = false;
     let (web, db) = (attachment(&front, 5), attachment(&back, 6));
     FirewallState {
         bridges: vec![bridge_rule(&front), bridge_rule(&back)],
@@ -318,7 +319,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
             s.ports[1].host_ip = None;
             s.ports[1].target_ip = "fd00::5".parse().unwrap();
         }), @"container web, port 5432/tcp: its network at bridge wh-back has no IPv6");
-        insta::assert_snapshot!(bad(|s| s.bridges[0].subnet6 = Some("fd00::1/64".parse().unwrap())), @"bridge wh-back: fd00::1/64 is an address in a subnet: the subnet is fd00::/64");
+        insta::assert_snapshot!(bad(|s| s.bridges[0].ip = s.bridges[0].ip.with_v6(Routed { subnet: "fd00::1/64".parse().unwrap(), masquerade: true })), @"bridge wh-back: fd00::1/64 is an address in a subnet: the subnet is fd00::/64");
         insta::assert_snapshot!(bad(|s| s.ports[1].host_ip = Some(Ipv6Addr::LOCALHOST.into())), @"a port published on [::1]: there is no relay to serve it");
     });
     assert_eq!(host.space.sh("nft list ruleset"), "");
@@ -401,8 +402,6 @@ fn of_family(number: u32, six: bool) -> IpAddr {
 
 /// From one end of each of its subnets to the other, where its containers are isolated.
 fn links_of(bridge: &FirewallBridge) -> Vec<LinkRule> {
-    let six = bridge.subnet6.map(ipnet::IpNet::V6);
-    let subnets = [Some(ipnet::IpNet::V4(bridge.subnet)), six];
     let both = |net: ipnet::IpNet| {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| LinkRule {
             bridge: bridge.bridge.clone(),
@@ -412,7 +411,7 @@ fn links_of(bridge: &FirewallBridge) -> Vec<LinkRule> {
             port: 5432,
         })
     };
-    let isolated = subnets.into_iter().flatten().filter(|_| bridge.isolated);
+    let isolated = bridge.subnets().filter(|_| bridge.isolated);
     isolated.flat_map(both).collect()
 }
 
@@ -422,7 +421,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
         (
             any::<u32>(),
             1..=32_u8,
-            any::<(bool, bool)>(),
+            any::<(bool, bool, bool)>(),
             prop::option::of(1..=u16::MAX),
             prop::option::of((any::<u128>(), 8..=126_u8, any::<bool>())),
             any::<bool>(),
@@ -433,23 +432,28 @@ fn states() -> impl Strategy<Value = FirewallState> {
         let bridges: Vec<FirewallBridge> = bridges
             .into_iter()
             .map(
-                |(bridge, (ip, prefix, (masquerade, internal), dns_port, six, isolated))| FirewallBridge {
-                    bridge,
-                    subnet: ipnet::Ipv4Net::new(ip.into(), prefix).unwrap().trunc(),
-                    masquerade,
-                    internal,
-                    dns_port,
-                    subnet6: six
-                        .map(|(ip, prefix, _)| ipnet::Ipv6Net::new(ip.into(), prefix).unwrap().trunc()),
-                    masquerade6: six.is_some_and(|(_, _, masquerade)| masquerade),
-                    isolated,
+                |(bridge, (ip, prefix, (masquerade, internal, alone), dns_port, six, isolated))| {
+                    let six = six.map(|(ip, prefix, masquerade)| Routed {
+                        subnet: ipnet::Ipv6Net::new(ip.into(), prefix).unwrap().trunc(),
+                        masquerade,
+                    });
+                    let four = (!alone || six.is_none()).then(|| Routed {
+                        subnet: ipnet::Ipv4Net::new(ip.into(), prefix).unwrap().trunc(),
+                        masquerade,
+                    });
+                    FirewallBridge {
+                        bridge,
+                        ip: Families::new(four, six).unwrap(),
+                        internal,
+                        dns_port,
+                        isolated,
+                    }
                 },
             )
             .collect();
-        let names: Vec<(String, bool)> = bridges
-            .iter()
-            .map(|b| (b.bridge.clone(), b.subnet6.is_some()))
-            .collect();
+        let families = |b: &FirewallBridge| [b.ip.v4().is_some(), b.ip.v6().is_some()];
+        let names: Vec<(String, [bool; 2])> =
+            bridges.iter().map(|b| (b.bridge.clone(), families(b))).collect();
         let key = (
             any::<(bool, bool)>(),
             prop::option::of(0x0100_0000..0xdfff_ffff_u32),
@@ -472,12 +476,13 @@ fn states() -> impl Strategy<Value = FirewallState> {
         );
         prop::collection::btree_map(key, target, 0..40).prop_map(move |ports| {
             let ports = ports.into_iter().map(
-                |(((udp, six), ip, host_port), (target, target_port, (bridge, has_six), name, allow))| {
+                |(((udp, six), ip, host_port), (target, target_port, (bridge, has), name, allow))| {
+                    let six = has[1] && (six || !has[0]);
                     PortRule {
                         protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-                        host_ip: ip.map(|ip| of_family(ip, six && has_six)),
+                        host_ip: ip.map(|ip| of_family(ip, six)),
                         host_port,
-                        target_ip: of_family(target, six && has_six),
+                        target_ip: of_family(target, six),
                         target_port,
                         bridge,
                         allow: allow
@@ -493,7 +498,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
                     }
                 },
             );
-            // Where the network has no IPv6, two may have become the same.
+            // Where the network has one family, two may have become the same.
             let mut taken = std::collections::BTreeSet::new();
             let mut is_new =
                 |p: &PortRule| taken.insert((p.protocol, p.target_ip.is_ipv4(), p.host_ip, p.host_port));

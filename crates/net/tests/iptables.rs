@@ -48,8 +48,8 @@ fn whole() -> FirewallState {
         ],
         links: vec![LinkRule {
             bridge: back.bridge.clone(),
-            from: attachment(&back, 5).ip.into(),
-            to: attachment(&back, 6).ip.into(),
+            from: attachment(&back, 5).ips().next().unwrap(),
+            to: attachment(&back, 6).ips().next().unwrap(),
             protocol: Tcp,
             port: 5432,
         }],
@@ -58,6 +58,7 @@ fn whole() -> FirewallState {
             vni: 4200,
             peers: vec![NEIGHBOUR.into()],
         }],
+        ..FirewallState::default()
     }
     .sorted()
 }
@@ -495,7 +496,7 @@ fn slow_every_protection_is_needed() {
         repair();
         refuse(&host.neighbour, Tcp, HOST, 8443);
 
-        route_loopback_to(&b.space, back.gateway);
+        route_loopback_to(&b.space, host::gateway(&back));
         without(&host, on, "mangle", "-d 127.0.0.0/8 -i wh-back -j DROP");
         assert!(ask(&b.space, Tcp, LOCALHOST, 7000).starts_with("secret "));
         repair();
@@ -551,10 +552,10 @@ fn what_is_closed_stays_closed_whatever_others_let_through() {
         serve(&host.neighbour, std::net::Ipv6Addr::UNSPECIFIED, 9000, "lan");
         assert!(ask(&host.neighbour, Tcp, HOST, 8080).starts_with("web "));
         assert!(ask(&b.space, Tcp, NEIGHBOUR, 9000).starts_with("lan "));
-        serve(&host.space, front.gateway, 53, "names");
-        serve(&host.space, front.gateway, 54, "secret");
-        assert!(ask(&a.space, Udp, front.gateway, 53).starts_with("names "));
-        refuse(&a.space, Tcp, front.gateway, 54);
+        serve(&host.space, host::gateway(&front), 53, "names");
+        serve(&host.space, host::gateway(&front), 54, "secret");
+        assert!(ask(&a.space, Udp, host::gateway(&front), 53).starts_with("names "));
+        refuse(&a.space, Tcp, host::gateway(&front), 54);
         refuse(&a.space, Tcp, gateway6(&front), 54);
         let drops = host.space.run(|| host.net.look_at_firewall().unwrap());
         assert_eq!(drops.state, Some(state));

@@ -112,7 +112,7 @@ fn a_published_port_is_reached_from_everywhere_without_bridge_nf(on: On) {
 fn the_way_out_is_masqueraded_unless_told_otherwise(on: On) {
     let host = on.dual(None);
     let (mut n, mut open) = (dual("front", 1), dual("open", 2));
-    open.v6.as_mut().unwrap().masquerade = false;
+    open.ip.v6_mut().unwrap().masquerade = false;
     host.apply(&[&n, &open], Vec::new());
     let (a, b) = (host.container(&n, 5), host.container(&open, 5));
     serve(&host.neighbour, ANY, 9000, "lan");

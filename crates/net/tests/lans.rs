@@ -5,7 +5,8 @@
 mod host;
 
 use host::{Host, Space, attachment, network};
-use model::network::{Attachment, Below, Driver, HostNetwork, Parent};
+use model::families::Families;
+use model::network::{Attachment, Below, Driver, HostNetwork, Parent, Subnet4};
 
 /// The LAN of the host and its neighbour, below the host's device on it.
 fn lan(kind: fn(Below) -> Driver, host_access: bool) -> HostNetwork {
@@ -18,9 +19,12 @@ fn lan(kind: fn(Below) -> Driver, host_access: bool) -> HostNetwork {
     };
     HostNetwork {
         bridge: "wh-lan".to_owned(),
-        subnet: "192.0.2.0/24".parse().unwrap(),
-        gateway: host::NEIGHBOUR,
-        range: Some("192.0.2.64/26".parse().unwrap()),
+        ip: Families::V4(Subnet4 {
+            subnet: "192.0.2.0/24".parse().unwrap(),
+            gateway: host::NEIGHBOUR,
+            range: Some("192.0.2.64/26".parse().unwrap()),
+            masquerade: true,
+        }),
         driver: kind(below),
         ..network("lan", 0)
     }

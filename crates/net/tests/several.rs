@@ -25,11 +25,11 @@ host::on_every_backend! {
 
 /// The container's interface number so and so on that network; only `gateway` ones have a default route.
 fn interface(n: &HostNetwork, index: usize, gateway: bool) -> Attachment {
+    let gateway = gateway.then(|| host::gateway(n));
     Attachment {
         device: format!("eth{index}"),
         host_device: net::host_device_name("0123456789ab", index),
-        gateway: gateway.then_some(n.gateway),
-        ..attachment(n, 5)
+        ..host::routed(attachment(n, 5), gateway)
     }
 }
 
@@ -174,7 +174,7 @@ fn what_is_damaged_of_an_interface_is_put_right() {
         let after = shape(&host, &space);
         assert_eq!(lost(&right, &after), Vec::<&str>::new(), "{damage}:\n{after}");
         assert!(
-            ask(&sibling.space, Tcp, at[1].ip, 80).starts_with("web "),
+            ask(&sibling.space, Tcp, at[1].v4().unwrap().ip, 80).starts_with("web "),
             "{damage}"
         );
     }
@@ -275,7 +275,7 @@ fn a_container_does_not_reach_the_hosts_loopback_by_any_of_its_networks(on: On) 
         c.space.sh(&format!(
             "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet;
              ip addr del 127.0.0.1/8 dev lo; ip route flush table local root 127.0.0.0/8; ip route add 127.0.0.0/8 via {}",
-            n.gateway
+            host::gateway(n)
         ));
         let other = Ipv4Addr::new(127, 9, 9, 9);
         refuse_all(
@@ -318,7 +318,9 @@ fn an_internal_network_has_no_way_out_and_no_way_in(on: On) {
             .sh(&format!("ip route add 10.88.0.0/16 via {HOST}"));
         // Out: the neighbour, another network's container, and that one's published port by any address.
         let mut knocks = vec![(&inner.space, NEIGHBOUR, 9000), (&inner.space, web.ip(), 80)];
-        knocks.extend([HOST, SECOND, closed.gateway, front.gateway].map(|to| (&inner.space, to, 8080)));
+        knocks.extend(
+            [HOST, SECOND, host::gateway(&closed), host::gateway(&front)].map(|to| (&inner.space, to, 8080)),
+        );
         // In: by its own address and by the port it publishes, which is for the host and its own network alone.
         for from in [&host.neighbour, &web.space] {
             knocks.extend([(from, inner.ip(), 80), (from, HOST, 8081)]);
@@ -326,7 +328,7 @@ fn an_internal_network_has_no_way_out_and_no_way_in(on: On) {
         refuse_all("internal", &knocks);
         for protocol in BOTH {
             assert!(ask(&host.space, protocol, HOST, 8081).starts_with("inner "));
-            assert!(ask(&sibling.space, protocol, closed.gateway, 8081).starts_with("inner "));
+            assert!(ask(&sibling.space, protocol, host::gateway(&closed), 8081).starts_with("inner "));
             assert!(ask(&sibling.space, protocol, inner.ip(), 80).starts_with("inner "));
         }
     }
@@ -337,12 +339,11 @@ fn a_bridge_of_the_users_name_and_size_carries_traffic(on: On) {
     let mut n = network("front", 1);
     n.bridge = "br-shop".to_owned();
     n.mtu = Some(1300);
-    n.gateway = Ipv4Addr::new(10, 88, 1, 200);
+    n.ip.v4_mut().unwrap().gateway = Ipv4Addr::new(10, 88, 1, 200);
     host.apply(&[&n], Vec::new());
     let space = Space::new();
     let at = Attachment {
         mtu: n.mtu,
-        gateway: Some(n.gateway),
         ..attachment(&n, 5)
     };
     host.space

@@ -59,11 +59,14 @@ fn published_port_is_reached_from_everywhere(on: On, bridge_nf: bool) {
         );
         assert_eq!(ask(&host.space, protocol, HOST, 8080), format!("web {HOST}"));
         assert_eq!(ask(&host.space, protocol, LOCALHOST, 8080), "web 10.88.1.1");
-        assert_eq!(ask(&host.space, protocol, n.gateway, 8080), "web 10.88.1.1");
+        assert_eq!(
+            ask(&host.space, protocol, host::gateway(&n), 8080),
+            "web 10.88.1.1"
+        );
         assert_eq!(ask(&host.space, protocol, c.ip(), 80), "web 10.88.1.1");
         // Hairpin: itself and a sibling, by the host's addresses.
         assert_eq!(ask(&c.space, protocol, HOST, 8080), "web 10.88.1.1");
-        assert_eq!(ask(&c.space, protocol, n.gateway, 8080), "web 10.88.1.1");
+        assert_eq!(ask(&c.space, protocol, host::gateway(&n), 8080), "web 10.88.1.1");
         assert_eq!(ask(&other.space, protocol, HOST, 8080), "web 10.88.1.1");
         // Siblings directly, with their own addresses.
         assert_eq!(
@@ -85,7 +88,7 @@ fn a_published_port_is_reached_from_everywhere_without_bridge_nf(on: On) {
 fn the_way_out_is_masqueraded_unless_told_otherwise(on: On) {
     let host = on.host();
     let (mut n, mut open) = (network("front", 1), network("open", 2));
-    open.masquerade = false;
+    open.ip.v4_mut().unwrap().masquerade = false;
     host.apply(&[&n, &open], Vec::new());
     let (a, b) = (host.container(&n, 5), host.container(&open, 5));
     serve(&host.neighbour, ANY, 9000, "lan");
@@ -147,10 +150,10 @@ fn a_port_on_127_0_0_1_is_for_the_host_alone(on: On) {
         assert_eq!(ask(&host.space, protocol, LOCALHOST, 8080), "web 10.88.1.1");
         refuse(&host.space, protocol, HOST, 8080);
         refuse(&host.neighbour, protocol, HOST, 8080);
-        refuse(&other.space, protocol, n.gateway, 8080);
+        refuse(&other.space, protocol, host::gateway(&n), 8080);
     }
     route_loopback_to(&host.neighbour, HOST);
-    route_loopback_to(&other.space, n.gateway);
+    route_loopback_to(&other.space, host::gateway(&n));
     for protocol in BOTH {
         for from in [&host.neighbour, &other.space] {
             for number in [8080, 8090, 7000] {
@@ -166,7 +169,9 @@ fn a_container_cannot_pose_as_the_hosts_loopback(on: On) {
     let n = network("front", 1);
     host.apply(&[&n], Vec::new());
     let c = host.container(&n, 5);
-    let heard = host.space.run(|| UdpSocket::bind((n.gateway, 7000)).unwrap());
+    let heard = host
+        .space
+        .run(|| UdpSocket::bind((host::gateway(&n), 7000)).unwrap());
     heard
         .set_read_timeout(Some(std::time::Duration::from_millis(400)))
         .unwrap();
@@ -174,7 +179,7 @@ fn a_container_cannot_pose_as_the_hosts_loopback(on: On) {
     let say = |from: Ipv4Addr| {
         c.space.run(|| {
             let socket = UdpSocket::bind((from, 0)).unwrap();
-            let _ = socket.send_to(b"x", (n.gateway, 7000));
+            let _ = socket.send_to(b"x", (host::gateway(&n), 7000));
         });
     };
     c.space.sh("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
@@ -205,7 +210,7 @@ fn a_bound_port_answers_on_its_address_alone(on: On) {
             assert!(ask(from, protocol, HOST, 8080).starts_with("other "));
         }
         refuse(&host.space, protocol, LOCALHOST, 8080);
-        refuse(&host.space, protocol, n.gateway, 8080);
+        refuse(&host.space, protocol, host::gateway(&n), 8080);
     }
     host.apply(
         &[&n],
@@ -255,7 +260,7 @@ fn networks_are_apart_but_for_published_ports(on: On) {
         refuse(&b.space, protocol, HOST, 8083);
         assert!(ask(&host.space, protocol, LOCALHOST, 8083).starts_with("web "));
         assert!(ask(&sibling.space, protocol, c.ip(), 80).starts_with("web "));
-        assert!(ask(&sibling.space, protocol, closed.gateway, 8083).starts_with("web "));
+        assert!(ask(&sibling.space, protocol, host::gateway(&closed), 8083).starts_with("web "));
     }
 }
 
@@ -436,7 +441,7 @@ fn every_protection_is_needed() {
     repair();
     refuse(&c.space, Tcp, NEIGHBOUR, 9000);
 
-    route_loopback_to(&b.space, back.gateway);
+    route_loopback_to(&b.space, host::gateway(&back));
     without_rule(&host, "loopback", "do not reach the host's loopback");
     assert!(ask(&b.space, Tcp, LOCALHOST, 7000).starts_with("secret "));
     repair();

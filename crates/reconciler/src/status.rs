@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use model::action::{Action, Noun};
 use model::ledger::{Accepted, ContainerEntry};
 use model::name::{ContainerId, Name};
-use model::network::Link;
+use model::network::{HostNetwork, Link};
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::plan::Plan;
 use model::spec::VolumeSpec;
@@ -280,7 +280,10 @@ impl View<'_> {
     fn network(&self, name: &Name) -> NetworkStatus {
         let entry = self.input.ledger.networks.get(name);
         let network = entry.map(|n| &n.network);
-        let v6 = network.and_then(|n| n.v6.as_ref());
+        let (v4, v6) = (
+            network.and_then(HostNetwork::v4),
+            network.and_then(HostNetwork::v6),
+        );
         let uses = |a: &Accepted| a.attachments.iter().any(|at| at.network == *name);
         let containers = self
             .input
@@ -292,13 +295,14 @@ impl View<'_> {
             name: name.to_string(),
             driver: network.map_or("bridge", |n| n.driver.word()).to_owned(),
             device: network.map(|n| n.device().to_owned()).unwrap_or_default(),
-            subnet: network.map(|n| n.subnet.to_string()),
-            gateway: network.map(|n| n.gateway.to_string()),
+            subnet: v4.map(|v4| v4.subnet.to_string()),
+            gateway: v4.map(|v4| v4.gateway.to_string()),
             subnet6: v6.map(|v6| v6.subnet.to_string()),
             gateway6: v6.map(|v6| v6.gateway.to_string()),
             containers: containers.map(|(name, _)| name.to_string()).collect(),
-            range: network.and_then(|n| n.range).map(|range| range.to_string()),
+            range: v4.and_then(|v4| v4.range).map(|range| range.to_string()),
             peers: entry.map(|entry| self.peers(entry)).unwrap_or_default(),
+            public_key: entry.and_then(peers::public_key),
             error: self
                 .wait_error(&Noun::Network(name.clone()))
                 .or_else(|| self.table_error("network", name))
@@ -426,15 +430,15 @@ fn pid(c: &ObservedContainer) -> Option<u32> {
 fn endpoints(accepted: &Accepted) -> BTreeMap<String, EndpointStatus> {
     let one = |a: &model::network::Attachment| EndpointStatus {
         device: a.device.clone(),
-        ip: a.ip.to_string(),
-        ip6: a.v6.as_ref().map(|v6| v6.ip.to_string()),
+        ip: a.v4().map(|v4| v4.ip.to_string()),
+        ip6: a.v6().map(|v6| v6.ip.to_string()),
         // That of the parent, which is not ours.
         mac: match a.link {
             Link::Ipvlan(_) => String::new(),
             _ => a.mac.to_string(),
         },
-        gateway: a.gateway.map(|g| g.to_string()),
-        gateway6: a.v6.as_ref().and_then(|v6| v6.gateway).map(|g| g.to_string()),
+        gateway: a.v4().and_then(|v4| v4.gateway).map(|g| g.to_string()),
+        gateway6: a.v6().and_then(|v6| v6.gateway).map(|g| g.to_string()),
     };
     accepted
         .attachments

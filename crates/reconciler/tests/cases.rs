@@ -351,12 +351,14 @@ fn what_cannot_be_seen_is_waited_for() {
         forwarding6: Look::Unknown(why()),
         firewall: Look::Unknown(why()),
         firewall_there: true,
+        firewall_wrong: None,
         foreign_drops: Vec::new(),
         backend: Default::default(),
         around: Default::default(),
         listeners: Look::Unknown(why()),
         dns: Look::Unknown(why()),
         dns_ports: Default::default(),
+        dns_inside: Default::default(),
         damage: Default::default(),
         volumes: Look::Unknown(why()),
         contents: BTreeMap::new(),
@@ -430,7 +432,11 @@ fn an_image_with_other_content_replaces_the_container() {
     assert_eq!(case.host.containers.len(), 1);
     let old_address = &case.ledger.leases["default/web"];
     assert_eq!(
-        case.ledger.containers["web"].current.attachments[0].ip, old_address.ip,
+        case.ledger.containers["web"].current.attachments[0]
+            .v4()
+            .unwrap()
+            .ip,
+        *old_address.ip.v4().unwrap(),
         "it keeps its address"
     );
 }
@@ -528,7 +534,14 @@ fn a_container_leaves_a_network_that_waits_for_it() {
     case.spec.networks[0].ip = None;
     case.settle();
     let current = &case.ledger.containers["web"].current;
-    assert!(current.attachments[0].ip.to_string().starts_with("10.80.1."));
+    assert!(
+        current.attachments[0]
+            .v4()
+            .unwrap()
+            .ip
+            .to_string()
+            .starts_with("10.80.1.")
+    );
     assert!(case.host.containers[&current.id].running());
 }
 

@@ -58,6 +58,7 @@ fn host(n: u8, names: &[(&str, &str)]) -> (String, ClusterHost) {
     let host = ClusterHost {
         name: format!("host{n}"),
         address: ip(&format!("192.0.2.{n}")),
+        key: None,
         range: format!("10.81.{n}.0/24").parse().unwrap(),
         names: names.collect(),
     };
@@ -84,7 +85,11 @@ fn tunnel(lab: &Lab) -> &Tunnel {
 }
 
 fn address(lab: &Lab) -> String {
-    lab.ledger.containers["web"].current.attachments[0].ip.to_string()
+    lab.ledger.containers["web"].current.attachments[0]
+        .v4()
+        .unwrap()
+        .ip
+        .to_string()
 }
 
 fn error(lab: &Lab) -> Option<String> {

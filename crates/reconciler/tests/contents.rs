@@ -292,7 +292,9 @@ fn what_is_as_it_was_again_replaces_nobody() {
         lab.ledger = begun.ledger;
         // Put back before anybody read it.
         lab.host.contents.set(key, Look::Known("1"));
-        lab.host.apply(&begun.actions[0].action, lab.now, false).unwrap();
+        for planned in &begun.actions {
+            lab.host.apply(&planned.action, lab.now, false).unwrap();
+        }
         assert_eq!(lab.host.containers.len(), 2, "{strategy:?}");
         assert!(lab.settle().is_empty());
         assert_eq!(

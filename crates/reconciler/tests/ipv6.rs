@@ -63,7 +63,7 @@ fn places(lab: &Lab, of: &str) -> Vec<Attachment> {
 }
 
 fn six(lab: &Lab, of: &str) -> Option<Ipv6Addr> {
-    Some(places(lab, of)[0].v6.as_ref()?.ip)
+    Some(places(lab, of)[0].v6()?.ip)
 }
 
 /// Address, host port and target of what is published, in the order of the table.
@@ -84,7 +84,7 @@ fn a_subnet_is_picked_of_a_pool_that_is_made_once_and_kept() {
         lab.networks.insert(name(network), spec);
     }
     assert_eq!(lab.settle(), [""; 0]);
-    let subnet = |lab: &Lab, of: &str| lab.ledger.networks[of].network.v6.clone().unwrap().subnet;
+    let subnet = |lab: &Lab, of: &str| lab.ledger.networks[of].network.v6().unwrap().subnet;
     let (a, b) = (subnet(&lab, "a"), subnet(&lab, "b"));
     let pool = lab.ledger.pool6.unwrap();
     assert!(
@@ -94,15 +94,8 @@ fn a_subnet_is_picked_of_a_pool_that_is_made_once_and_kept() {
     assert!(pool.contains(&a) && pool.contains(&b) && a != b, "{a} {b}");
     assert_eq!((a.prefix_len(), b.prefix_len()), (64, 64));
     let at = places(&lab, "web");
-    assert_eq!(
-        at[0].v6.as_ref().unwrap().gateway,
-        Some(a.hosts().nth(1).unwrap())
-    );
-    assert_eq!(
-        at[1].v6.as_ref().unwrap().gateway,
-        None,
-        "there is one default route"
-    );
+    assert_eq!(at[0].v6().unwrap().gateway, Some(a.hosts().nth(1).unwrap()));
+    assert_eq!(at[1].v6().unwrap().gateway, None, "there is one default route");
     lab.networks.remove(&name("a"));
     lab.containers.insert(name("web"), on(&["b"]));
     assert_eq!(lab.settle(), [""; 0]);
@@ -121,10 +114,10 @@ fn the_way_out_is_the_first_that_leads_out_by_each_family() {
     lab.networks.insert(name("inner"), inner);
     assert_eq!(lab.settle(), [""; 0]);
     let at = places(&lab, "web");
-    let ways: Vec<_> = at.iter().map(|a| a.gateway.is_some()).collect();
+    let ways: Vec<_> = at.iter().map(|a| a.v4().unwrap().gateway.is_some()).collect();
     let ways6: Vec<_> = at
         .iter()
-        .map(|a| a.v6.as_ref().is_some_and(|v6| v6.gateway.is_some()))
+        .map(|a| a.v6().is_some_and(|v6| v6.gateway.is_some()))
         .collect();
     assert_eq!(
         (ways, ways6),
@@ -134,7 +127,7 @@ fn the_way_out_is_the_first_that_leads_out_by_each_family() {
     lab.networks.get_mut("n").unwrap().internal = true;
     lab.networks.get_mut("inner").unwrap().internal = false;
     assert_eq!(lab.settle(), [""; 0]);
-    assert!(places(&lab, "web")[1].v6.as_ref().unwrap().gateway.is_some());
+    assert!(places(&lab, "web")[1].v6().unwrap().gateway.is_some());
 }
 
 #[test]
@@ -147,7 +140,7 @@ fn addresses_are_like_those_of_ipv4_and_kept() {
     let all = |lab: &Lab| ["a", "b", "c"].map(|of| six(lab, of).unwrap().to_string());
     let given = all(&lab);
     assert_eq!(given[..2], ["fd00:80::2", "fd00:80::3"]);
-    assert_eq!(places(&lab, "c")[0].ip.to_string(), "10.80.0.4");
+    assert_eq!(places(&lab, "c")[0].v4().unwrap().ip.to_string(), "10.80.0.4");
     assert_eq!(given[2], "fd00:80::4");
     lab.reboot();
     assert_eq!(lab.settle(), [""; 0]);
@@ -188,11 +181,7 @@ fn one_that_is_tried_beside_the_old_one_has_an_address_of_its_own() {
             break;
         }
     }
-    let new = trial(&lab).unwrap().accepted.attachments[0]
-        .v6
-        .clone()
-        .unwrap()
-        .ip;
+    let new = trial(&lab).unwrap().accepted.attachments[0].v6().unwrap().ip;
     assert_ne!(new, old);
     assert_eq!(lab.settle(), [""; 0]);
     assert_eq!(six(&lab, "web"), Some(new));
@@ -200,7 +189,7 @@ fn one_that_is_tried_beside_the_old_one_has_an_address_of_its_own() {
     let targets: Vec<IpAddr> = rules.iter().map(|r| r.target_ip).collect();
     assert_eq!(targets, places(&lab, "web")[0].ips().collect::<Vec<_>>());
     assert_eq!(rules.len(), 2);
-    assert_eq!(lab.ledger.leases["n/web"].ip6, Some(new));
+    assert_eq!(lab.ledger.leases["n/web"].ip.v6(), Some(&new));
 
     // With an address that is written in its table there is no room for two.
     lab.spec("web").networks[0].ip6 = Some(ip("fd00:80::77"));
@@ -234,7 +223,10 @@ fn a_network_gets_ipv6_on_the_device_it_has_and_its_containers_begin_again() {
     assert!(!text.contains("remove network"), "{text}");
     assert_eq!(lab.settle(), [""; 0]);
     let now = places(&lab, "web");
-    assert_eq!((lab.id("web"), now[0].ip, now[0].mac), (id, at[0].ip, at[0].mac));
+    assert_eq!(
+        (lab.id("web"), now[0].v4(), now[0].mac),
+        (id, at[0].v4(), at[0].mac)
+    );
     assert_eq!(six(&lab, "web"), Some(ip("fd00:80::2")));
     assert_ne!(lab.seen("web").run_no, begun, "it was started again");
     assert_eq!(*lab.seen("other"), other, "and nobody else");
@@ -248,7 +240,10 @@ fn a_network_gets_ipv6_on_the_device_it_has_and_its_containers_begin_again() {
     lab.networks.insert(name("n"), dual(None));
     assert_eq!(lab.settle(), [""; 0]);
     assert_eq!(lab.host.links["wh-n"].addresses6, []);
-    assert_eq!((six(&lab, "web"), places(&lab, "web")[0].ip), (None, at[0].ip));
+    assert_eq!(
+        (six(&lab, "web"), places(&lab, "web")[0].v4()),
+        (None, at[0].v4())
+    );
 }
 
 #[test]
@@ -299,7 +294,7 @@ fn subnets_that_the_host_has_are_refused_where_written_and_left_where_picked() {
     lab.networks.insert(name("p"), picked);
     let why = "subnet 2001:db8::/48 collides with 2001:db8::1/64 on the host's eth0; use another subnet";
     assert_eq!(lab.settle(), [format!("? network n: {why}")]);
-    let of = |lab: &Lab| lab.ledger.networks["p"].network.v6.clone().unwrap().subnet;
+    let of = |lab: &Lab| lab.ledger.networks["p"].network.v6().unwrap().subnet;
     let before = of(&lab);
     lab.reboot();
     lab.host.foreign6.push(ForeignAddress6 {
@@ -345,7 +340,10 @@ fn a_port_is_published_for_the_families_it_names() {
     // The loopback address is served by a process, which reaches containers without IPv6 as well.
     let rules = &lab.host.firewall.as_ref().unwrap().ports;
     let four = rules.iter().find(|r| r.host_port == 91).unwrap();
-    assert_eq!(four.target_ip, IpAddr::V4(places(&lab, "four")[0].ip));
+    assert_eq!(
+        four.target_ip,
+        IpAddr::V4(places(&lab, "four")[0].v4().unwrap().ip)
+    );
     let rows = lab.shown("web").ports;
     let rows: Vec<String> = rows.iter().map(|p| format!("{} {}", p.ip, p.host)).collect();
     assert_eq!(

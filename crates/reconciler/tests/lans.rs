@@ -99,12 +99,14 @@ fn nothing_of_the_host_is_made_for_a_macvlan() {
     assert!(lab.runs("web"));
     let place = &lab.ledger.containers["web"].current.attachments[0];
     // The first of the range is this host's own.
-    assert_eq!(IpAddr::V4(place.ip), ip("192.168.1.194"));
-    assert_eq!(place.gateway, Some("192.168.1.254".parse().unwrap()));
+    assert_eq!(IpAddr::V4(place.v4().unwrap().ip), ip("192.168.1.194"));
+    assert_eq!(
+        place.v4().unwrap().gateway,
+        Some("192.168.1.254".parse().unwrap())
+    );
     assert!(matches!(&place.link, Link::Macvlan(parent) if parent.name == "eth0" && parent.index == 2));
     assert!(!lab.host.links.keys().any(|device| device.starts_with("wh-")));
     assert_eq!(lab.host.firewall, None);
-    assert_eq!(lab.host.dns, None);
     let shown = lab.status().networks[0].clone();
     assert_eq!(
         (shown.driver.as_str(), shown.device.as_str()),
@@ -114,6 +116,57 @@ fn nothing_of_the_host_is_made_for_a_macvlan() {
     lab.containers.clear();
     lab.settle();
     assert!(lab.ledger.networks.is_empty());
+    assert_eq!(lab.host.dns, None);
+}
+
+#[test]
+fn who_reaches_no_gateway_asks_for_names_in_its_own_network_namespace() {
+    let mut lab = on(macvlan());
+    let mut own = spec();
+    own.networks = vec![NetworkUse::new(name("lan"))];
+    own.dns = vec![ip("192.0.2.9")];
+    lab.containers.insert(name("own"), own);
+    lab.settle();
+    let id = lab.id("web");
+    let asked = |lab: &Lab| lab.host.observe().dns_inside.into_iter().collect::<Vec<_>>();
+    let state = lab.host.dns.clone().unwrap();
+    let place = lab.ledger.containers["web"].current.attachments[0]
+        .ips()
+        .next()
+        .unwrap();
+    assert_eq!(state.inside, [(id.clone(), place)].into());
+    assert_eq!(asked(&lab), std::slice::from_ref(&id));
+    let given = |lab: &Lab, of: &str| {
+        let started = lab.started.iter().rfind(|i| i.name.as_str() == of);
+        started.unwrap().dns.clone()
+    };
+    assert_eq!(given(&lab, "web"), [ip("127.0.0.11")]);
+    assert_eq!(given(&lab, "own"), [ip("192.0.2.9")]);
+    let run = lab.seen("web").run_no;
+    // A name server that was started anew, or was not told in time.
+    for lost in [(|lab: &mut Lab| lab.host.dns = None) as fn(&mut Lab), |lab| {
+        lab.host.dns_inside.clear()
+    }] {
+        lost(&mut lab);
+        let plan = lab.plan();
+        let actions: Vec<_> = plan.actions.iter().map(|p| &p.action).collect();
+        assert!(
+            matches!(actions[..], [Action::ApplyDns { .. }]),
+            "{:?}",
+            lines(&plan)
+        );
+        lab.settle();
+        assert_eq!(asked(&lab), std::slice::from_ref(&id));
+    }
+    assert_eq!(lab.seen("web").run_no, run);
+    // One that is started again has another namespace; one that does not run has none.
+    lab.ends("web", 1, model::observed::Phase::Lost);
+    assert_eq!(asked(&lab), []);
+    lab.settle();
+    assert_eq!((asked(&lab), lab.runs("web")), (vec![id.clone()], true));
+    lan(&mut lab).dns = false;
+    lab.settle();
+    assert_eq!((lab.host.dns.as_ref(), given(&lab, "web")), (None, vec![]));
 }
 
 #[test]
@@ -234,7 +287,9 @@ fn what_the_host_reaches_its_containers_by_is_kept_and_goes() {
     lan(&mut lab).host_access = false;
     lab.settle();
     assert_eq!(own(&lab), None);
-    assert!(lab.started.last().unwrap().dns.is_empty() && lab.runs("web"));
+    // Now in its own network namespace.
+    assert_eq!(lab.started.last().unwrap().dns, [ip("127.0.0.11")]);
+    assert!(lab.runs("web"));
     lan(&mut lab).host_access = true;
     lab.settle();
     lab.networks.clear();
@@ -262,14 +317,14 @@ fn an_adopted_bridge_is_nobodys_to_make_or_remove() {
     let place = lab.ledger.containers["web"].current.attachments[0].clone();
     assert_eq!((place.bridge.as_str(), &place.link), ("br0", &Link::Adopted));
     // The host's address there, where no `gateway` says otherwise.
-    assert_eq!(place.gateway, Some("192.168.1.17".parse().unwrap()));
+    assert_eq!(place.v4().unwrap().gateway, Some("192.168.1.17".parse().unwrap()));
     assert_eq!(lab.host.firewall, None);
     let run = lab.seen("web").run_no;
     lan(&mut lab).gateway = Some("192.168.1.1".parse().unwrap());
     lab.settle();
     assert!(lab.seen("web").run_no > run);
     let place = &lab.ledger.containers["web"].current.attachments[0];
-    assert_eq!(place.gateway, Some("192.168.1.1".parse().unwrap()));
+    assert_eq!(place.v4().unwrap().gateway, Some("192.168.1.1".parse().unwrap()));
     lab.networks.clear();
     lab.containers.clear();
     lab.settle();

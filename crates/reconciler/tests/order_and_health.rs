@@ -9,7 +9,7 @@ mod lab;
 mod sim;
 
 use lab::{Lab, check, dependency, lines, name, spec};
-use model::action::Action;
+use model::action::{Action, Noun};
 use model::health::Verdict;
 use model::name::ContainerId;
 use model::observed::Phase;
@@ -474,6 +474,43 @@ fn a_sharer_is_stopped_before_its_owner_though_another_one_of_its_name_is_remove
     };
     assert!(of.iter().all(stops), "{:?}", lines(&plan));
     stops_side_first(&mut lab);
+}
+
+#[test]
+fn what_is_left_of_a_sharer_goes_once_that_was_stopped_for_its_owner() {
+    let mut lab = sharing(|s| s.network_mode = NetworkMode::Container(name("main")));
+    lab.settle();
+    let mut left = lab.host.containers[&lab.id("a-side")].clone();
+    left.seen.id = ContainerId::from_bytes([7; 32]);
+    left.seen.phase = Phase::Exited;
+    lab.containers.remove("a-side");
+    lab.pass();
+    // All at once: its time is over, one that it replaced is found, and its owner is to stop.
+    lab.host.containers.insert(left.seen.id.clone(), left);
+    let hold = model::ledger::Hold {
+        reason: "stopped by hand".to_owned(),
+        at: lab.now,
+        fingerprint: model::plan::fingerprint(&lab.containers["main"]),
+    };
+    lab.ledger.holds.insert(name("main"), hold);
+    let plan = lab.plan();
+    let noun = Noun::Container(name("a-side"));
+    let own = plan
+        .actions
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.action.noun() == noun);
+    let own: Vec<usize> = own.map(|(index, _)| index).collect();
+    assert_eq!(own.len(), 3, "{:?}", lines(&plan));
+    for pair in own.windows(2) {
+        assert!(
+            plan.actions[pair[1]].after.contains(&pair[0]),
+            "{:?}",
+            plan.actions
+        );
+    }
+    lab.settle();
+    assert_eq!(lab.host.containers.len(), 1);
 }
 
 #[test]

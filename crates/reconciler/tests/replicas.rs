@@ -100,7 +100,11 @@ fn a_table_with_replicas_is_as_many_containers_that_share_its_port() {
         .map(|i| (i.service.to_string(), i.number))
         .collect();
     assert_eq!(started, [1, 2, 3].map(|n| ("web".to_owned(), n)));
-    let mut addresses: Vec<_> = lab.started.iter().map(|i| i.attachments[0].ip).collect();
+    let mut addresses: Vec<_> = lab
+        .started
+        .iter()
+        .map(|i| i.attachments[0].v4().unwrap().ip)
+        .collect();
     addresses.dedup();
     assert_eq!(addresses.len(), 3);
     assert!(lab.status().converged);

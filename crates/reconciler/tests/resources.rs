@@ -43,7 +43,13 @@ fn several_networks_are_joined_in_order_and_the_first_with_a_way_out_has_the_def
     let places = |lab: &Lab| -> Vec<(String, String, bool)> {
         let list = &lab.ledger.containers["web"].current.attachments;
         list.iter()
-            .map(|a| (a.device.clone(), a.network.to_string(), a.gateway.is_some()))
+            .map(|a| {
+                (
+                    a.device.clone(),
+                    a.network.to_string(),
+                    a.v4().unwrap().gateway.is_some(),
+                )
+            })
             .collect()
     };
     let place = |device: &str, network: &str, way_out| (device.to_owned(), network.to_owned(), way_out);
@@ -96,7 +102,10 @@ fn a_fixed_address_and_mac_are_given_and_another_one_replaces() {
     lab.settle();
     let before = lab.id("web");
     let place = lab.ledger.containers["web"].current.attachments[1].clone();
-    assert_eq!((place.ip.to_string().as_str(), place.mac), ("10.80.2.77", mac));
+    assert_eq!(
+        (place.v4().unwrap().ip.to_string().as_str(), place.mac),
+        ("10.80.2.77", mac)
+    );
     lab.spec("web").networks[1].ip = Some("10.80.2.78".parse().unwrap());
     lab.settle();
     assert_ne!(lab.id("web"), before);

@@ -110,8 +110,15 @@ fn it_is_tried_beside_the_old_one_promoted_and_the_old_one_drains() {
     let old = lab.id("web");
     change(&mut lab, "new");
     let new = tried(&mut lab);
-    let old_ip = lab.ledger.containers["web"].current.attachments[0].ip;
-    assert_ne!(new.attachments[0].ip, old_ip, "an address of its own");
+    let old_ip = lab.ledger.containers["web"].current.attachments[0]
+        .v4()
+        .unwrap()
+        .ip;
+    assert_ne!(
+        new.attachments[0].v4().unwrap().ip,
+        old_ip,
+        "an address of its own"
+    );
     assert_ne!(
         new.attachments[0].mac,
         lab.ledger.containers["web"].current.attachments[0].mac
@@ -132,9 +139,16 @@ fn it_is_tried_beside_the_old_one_promoted_and_the_old_one_drains() {
         (lab.id("web"), draining(&lab)),
         (new.id.clone(), Some(old.clone()))
     );
-    assert_eq!(leads_to(&lab), new.attachments[0].ip, "in the very same pass");
+    assert_eq!(
+        leads_to(&lab),
+        new.attachments[0].v4().unwrap().ip,
+        "in the very same pass"
+    );
     let names = &lab.host.dns.as_ref().unwrap().containers["web"].endpoints[&name("default")];
-    assert_eq!(names.ips, [std::net::IpAddr::V4(new.attachments[0].ip)]);
+    assert_eq!(
+        names.ips,
+        [std::net::IpAddr::V4(new.attachments[0].v4().unwrap().ip)]
+    );
     assert!(ends(&plan).is_empty());
     assert!(lab.runs("web") && lab.host.containers[&old].running());
 
@@ -372,7 +386,7 @@ fn a_hold_that_is_lifted_does_not_end_one_that_ports_still_lead_to() {
     lab.ledger.holds.clear();
     let plan = lab.pass();
     assert!(ends(&plan).is_empty(), "{:?}", lab::lines(&plan));
-    assert_eq!(leads_to(&lab), new.attachments[0].ip);
+    assert_eq!(leads_to(&lab), new.attachments[0].v4().unwrap().ip);
     lab.settle();
     assert_eq!((lab.id("web"), lab.host.containers.len()), (new.id, 1));
 }
@@ -388,7 +402,7 @@ fn two_that_swap_their_ports_are_stopped_first_and_keep_their_addresses() {
         both.iter().for_each(|n| lab.found(n, Verdict::Healthy, ""));
         lab.settle();
     };
-    let places = |lab: &Lab| both.map(|n| lab.ledger.containers[n].current.attachments[0].ip);
+    let places = |lab: &Lab| both.map(|n| lab.ledger.containers[n].current.attachments[0].v4().unwrap().ip);
     well(&mut lab);
     let (ids, before) = (both.map(|n| lab.id(n)), places(&lab));
     for (of, port) in [("api", 8080), ("web", 9090)] {

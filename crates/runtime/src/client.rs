@@ -32,7 +32,7 @@ pub use crate::exec::{ExecEnd, ExecIo, ExecSession, ExecSpec};
 use crate::launch::sealed_exe;
 use crate::looks::Looks;
 use crate::observe;
-use crate::shim::files::{self, ContainerFile, Files, ShimState, Stage};
+use crate::shim::files::{self, ContainerFile, Files, Process, ShimState, Stage};
 use crate::shim::protocol::{self, Answer, Command, Reply, Request, RestartCause};
 use crate::shim::start::group_name;
 
@@ -133,6 +133,18 @@ impl Runtime {
             Some(state) if state.own_net => self.netns_of(id, &state),
             _ => Ok(None),
         }
+    }
+
+    /// That namespace, and the shim that keeps it: a descriptor that polls readable when it has ended, and which process it
+    /// is. None where there is no shim, or the namespace is not its own.
+    pub fn kept_netns(&self, id: &ContainerId) -> Result<Option<(OwnedFd, OwnedFd, Process)>> {
+        let Some(state) = self.shim_state(id)?.filter(|state| state.own_net) else {
+            return Ok(None);
+        };
+        let (Some(netns), Some(pidfd)) = (self.netns_of(id, &state)?, pidfd_of(state.shim)) else {
+            return Ok(None);
+        };
+        Ok(Some((netns, pidfd, state.shim)))
     }
 
     /// Gives a shim what it works by. Without a shim there is nothing to tell: the next one is told as it starts.
@@ -251,13 +263,7 @@ impl Runtime {
 
     /// The process of a container's shim, to wait for its end; none where it has none.
     pub fn shim_pidfd(&self, id: &ContainerId) -> Result<Option<OwnedFd>> {
-        let Some(state) = self.shim_state(id)? else {
-            return Ok(None);
-        };
-        let pid = Pid::from_raw(state.shim.pid.cast_signed());
-        let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // Opened first, compared then: the descriptor is of the process that has this start.
-        Ok(pidfd.filter(|_| files::lives(state.shim)))
+        Ok(self.shim_state(id)?.and_then(|state| pidfd_of(state.shim)))
     }
 
     /// What a live shim last wrote of itself, its payload's process among it.
@@ -417,6 +423,14 @@ impl Runtime {
             None => Ok(None),
         }
     }
+}
+
+/// None where it has ended.
+fn pidfd_of(process: Process) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(process.pid.cast_signed())?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // Opened first, compared then: the descriptor is of the process that has this start.
+    files::lives(process).then_some(pidfd)
 }
 
 /// Our own binary, as it is now even if the file is replaced: on a read-only clone of its mount, as containers get to

@@ -23,6 +23,7 @@ pub mod images;
 pub mod lan;
 pub mod leaks;
 pub mod load;
+pub mod names;
 pub mod namespace;
 pub mod ovs;
 pub mod process;

@@ -82,6 +82,13 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// The process that a container's payload is a child of: its shim.
+pub fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// Waits until there is a process with just this command line, wherever on this machine; its pid. For tests, which
 /// choose arguments nobody else has.
 #[track_caller]

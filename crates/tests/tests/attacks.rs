@@ -35,7 +35,7 @@ fn two_networks() -> Host {
 #[test]
 fn it_cannot_reach_another_networks_containers() {
     let host = two_networks();
-    let victim = host.container("victim").networks["b"].ip.clone();
+    let victim = host.container("victim").networks["b"].ip.clone().unwrap();
     let attack = format!("nc -w 2 {victim} 80 </dev/null; ping -c1 -W1 {victim}");
     let (code, text) = inside(&host, "evil", &attack);
     assert!(code != 0 && !text.contains("secret"), "{text}");

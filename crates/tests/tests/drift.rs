@@ -185,7 +185,7 @@ fn what_a_container_does_to_its_own_network_stays_its_own_affair() {
     };
     let before = devices();
     // Another one's address, another MAC, no routes, forwarding.
-    let web = host.container("web").networks["default"].ip.clone();
+    let web = host.container("web").networks["default"].ip.clone().unwrap();
     let line = format!(
         "ip addr add {web}/32 dev eth0; ip route flush dev eth0; ip addr flush dev eth0; ip link set eth0 address 02:00:00:00:00:99; true"
     );

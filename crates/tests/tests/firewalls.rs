@@ -201,6 +201,7 @@ fn slow_firewalld_first() {
     let kept = shop.host.firewall("firewall-cmd --permanent --list-all-zones");
     assert!(!kept.contains("wh-"), "at run time only: {kept}");
     assert!(!reaches_the_host(&shop, "other"), "firewalld closes it");
+    let events = |shop: &Shop| shop.host.wharf(["events"]).ok().stdout;
     for act in [
         "firewall-cmd --reload",
         "firewall-cmd --complete-reload",
@@ -211,6 +212,12 @@ fn slow_firewalld_first() {
         shop.host.firewall(act);
         shop.holds(act);
     }
+    // Why it was put right is said as it was.
+    let told = events(&shop);
+    assert!(
+        told.contains("firewalld does not let its networks through"),
+        "{told}"
+    );
     // One of the networks goes, and with it what firewalld was told of it.
     shop.host.remove("other.toml");
     shop.host

@@ -77,7 +77,7 @@ fn page(ns: &Namespace, ip: &str, host: &Host) -> String {
 }
 
 fn ip(host: &Host, name: &str) -> String {
-    host.container(name).networks["lan"].ip.clone()
+    host.container(name).networks["lan"].ip.clone().unwrap()
 }
 
 fn ip6(host: &Host, name: &str) -> String {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
@@ -67,7 +67,8 @@ fn places(host: &Host, name: &str, port: u16) -> [SocketAddr; 2] {
     let row = host.container(name);
     let at = &row.networks["front"];
     let six: Ipv6Addr = at.ip6.as_ref().unwrap().parse().unwrap();
-    [format!("{}:{port}", at.ip).parse().unwrap(), (six, port).into()]
+    let four: Ipv4Addr = at.ip.as_ref().unwrap().parse().unwrap();
+    [(four, port).into(), (six, port).into()]
 }
 
 /// Datagrams that came to a socket of that container.
@@ -87,8 +88,10 @@ fn datagrams(host: &Host, name: &str) -> u64 {
 /// A datagram for port 80 in a frame of the attacker's own making, to the victim's MAC address (packet(7)).
 fn throw_frame(host: &Host, from: &str, to: &str) {
     let [own, other] = [from, to].map(|name| host.container(name).networks["front"].clone());
-    let octets = |ip: &str| {
-        ip.split('.')
+    let octets = |ip: &Option<String>| {
+        ip.as_ref()
+            .unwrap()
+            .split('.')
             .map(|part| format!("{:02x}", part.parse::<u8>().unwrap()))
             .collect::<String>()
     };
@@ -313,7 +316,7 @@ fn a_linked_container_is_known_by_alias_and_environment_and_followed() {
     let status = host.converge();
     let (web, ip) = (
         row(&status, "web").pid,
-        row(&status, "db").networks["default"].ip.clone(),
+        row(&status, "db").networks["default"].ip.clone().unwrap(),
     );
     assert!(row(&status, "db").started_at < row(&status, "web").started_at);
     assert_eq!(hosts_of(&host, "web"), format!("{ip}\tdatabase db\n"));
@@ -350,7 +353,7 @@ fn a_linked_container_is_known_by_alias_and_environment_and_followed() {
     host.wharf(["reload"]).ok();
     let moved = |hosts: &str| !hosts.contains("10.88.7.77") && hosts.ends_with("\tdatabase db\n");
     until_hosts(&host, "web", moved);
-    let db = |host: &Host| host.container("db").networks["default"].ip.clone();
+    let db = |host: &Host| host.container("db").networks["default"].ip.clone().unwrap();
     host.converge();
     assert_eq!(hosts_of(&host, "web"), format!("{}\tdatabase db\n", db(&host)));
     assert!(inside(&host, "web", "wget -qO- http://database/").contains("hello"));

@@ -275,7 +275,7 @@ fn published<'a>(host: &Host, places: &'a Places, family: usize) -> Vec<Cell<'a>
 fn attacks<'a>(host: &Host, places: &'a Places, family: usize) -> Vec<Cell<'a>> {
     let row = host.container("web");
     let place = &row.networks["front"];
-    let web = [place.ip.clone(), place.ip6.clone().unwrap()][family].clone();
+    let web = [&place.ip, &place.ip6][family].clone().unwrap();
     let mut cells = Vec::new();
     for protocol in PROTOCOLS {
         let mut cell = |from: &'a Place, ip: &str, port, what: &str| {

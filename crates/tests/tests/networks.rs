@@ -94,7 +94,7 @@ fn allow_lets_in_who_is_on_it() {
     let shown = host.status().containers[0].ports[0].allow.clone();
     assert_eq!(shown, ["198.51.100.0/24", "203.0.113.7/32"]);
     // Nor by routing the container's address at us.
-    let ip = &host.container("web").networks["default"].ip;
+    let ip = host.container("web").networks["default"].ip.clone().unwrap();
     host.neighbour.sh(&format!("ip route add {ip} via 192.0.2.1"));
     assert!(!http::reaches(&host.neighbour, &format!("{ip}:80")));
     host.write("web.toml", &mine);
@@ -171,7 +171,10 @@ fn an_address_that_is_taken_is_said_and_had_when_it_is_free() {
             && s.containers[0].name == "two"
             && s.containers[0].pid.is_some()
     });
-    assert_eq!(host.container("two").networks["front"].ip, "10.90.2.77");
+    assert_eq!(
+        host.container("two").networks["front"].ip.as_deref(),
+        Some("10.90.2.77")
+    );
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn containers_live_in_another_ones_network() {
     host.converge();
     let page = inside(&host, "side", "wget -qO- http://127.0.0.1/");
     assert!(!page.is_empty());
-    let ip = host.container("owner").networks["default"].ip.clone();
+    let ip = host.container("owner").networks["default"].ip.clone().unwrap();
     assert!(inside(&host, "side", "ip -4 -o addr show eth0").contains(&ip));
     // The owner is replaced: the other one follows.
     let before = host.container("side");

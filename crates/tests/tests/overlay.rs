@@ -23,6 +23,11 @@ fn packets_are_as_long_as_fits_and_the_sender_refuses_longer_ones() {
 }
 
 #[test]
+fn ipv6_goes_along() {
+    checks::ipv6_goes_along(&Mesh::with_ipv6(), 1450);
+}
+
+#[test]
 fn the_gateway_never_crosses() {
     checks::the_gateway_never_crosses(&Mesh::new());
 }
@@ -232,4 +237,72 @@ fn the_example_is_as_it_says() {
     }
     let page = http::get_within(&hosts[1].ns, "http://192.0.2.1:8087/", mesh::LIMIT).unwrap();
     assert!(page.body.contains("page"), "{page:?}");
+}
+
+/// What a kernel with WireGuard does is checked by `./test --vm`; where this one has it, that it does so at all.
+#[test]
+fn a_kernel_without_wireguard_is_told_and_nothing_goes_out_in_clear() {
+    let mut host = Host::new();
+    let probe = host
+        .neighbour
+        .command("ip")
+        .args(["link", "add", "type", "wireguard"])
+        .output();
+    let has_wireguard = probe.unwrap().status.success();
+    let table = |encryption: &str| {
+        format!(
+            "[network.mesh]\ndriver = \"overlay\"\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.1.0/24\"\n\
+             [network.mesh.overlay]\nvni = 4200\npeers = [\"192.0.2.2\"]\n{encryption}"
+        )
+    };
+    host.write("mesh.toml", &table(""));
+    host.start_agent();
+    host.converge();
+    let open = |host: &Host| host.ns.sh("ip -o link show type vxlan");
+    assert!(open(&host).contains("wh-"));
+    let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    let encryption = format!("encryption = \"wireguard\"\nkeys = {{ \"192.0.2.2\" = {key:?} }}\n");
+    host.write_renamed("mesh.toml", &table(&encryption));
+    if has_wireguard {
+        host.until("it is encrypted", |s| {
+            s.converged && s.networks[0].public_key.is_some()
+        });
+        return;
+    }
+    let told = host.until("it is told", |s| {
+        s.networks
+            .iter()
+            .any(|n| n.error.as_ref().is_some_and(|e| e.contains("no WireGuard")))
+    });
+    let network = told.networks.iter().find(|n| n.name == "mesh").unwrap();
+    let error = network.error.as_ref().unwrap();
+    assert!(error.contains("module wireguard"), "{error}");
+    assert!(!told.converged);
+    assert_eq!(open(&host), "", "the open tunnel is gone");
+    // The key is there, to be told to the other hosts; the private half is root's alone.
+    let own = network.public_key.clone().unwrap();
+    let inspected = host.wharf(["network", "inspect", "mesh"]).ok().stdout;
+    assert!(inspected.contains(&own), "{inspected}");
+    let file = host.state_dir().join("wireguard.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let private = std::fs::read_to_string(&file).unwrap();
+    let all = [
+        host.evidence(),
+        inspected,
+        host.wharf(["status", "--json"]).stdout,
+    ]
+    .concat();
+    assert!(!all.contains(private.trim()));
+    // It is the same after a restart, and an encryption that is taken back leaves nothing of it.
+    host.kill_agent();
+    host.start_agent();
+    let again = host.until("it is told again", |s| {
+        s.networks.iter().any(|n| n.public_key.is_some())
+    });
+    let again = again.networks.iter().find_map(|n| n.public_key.clone());
+    assert_eq!(again, Some(own));
+    host.write_renamed("mesh.toml", &table(""));
+    host.converge();
+    assert!(open(&host).contains("wh-"));
 }

@@ -95,7 +95,7 @@ fn only_what_is_published_is_reachable_from_outside() {
     host.write("web.toml", &host.hello_table("web", &ports));
     host.wait_for("web");
     let web = host.container("web");
-    let ip = &web.networks.values().next().unwrap().ip;
+    let ip = web.networks.values().next().unwrap().ip.as_ref().unwrap();
     for port in [8080, 8082, 9000] {
         host.http_get(From::Neighbour, &format!("http://192.0.2.1:{port}/"));
     }

@@ -120,7 +120,7 @@ fn names_of_a_service_lead_to_its_instances() {
     host.write("web.toml", &(table(&host, 3, "") + &client));
     host.start_agent();
     let status = host.converge();
-    let ip = |name: &str| of(&status, name).unwrap().networks["default"].ip.clone();
+    let ip = |name: &str| of(&status, name).unwrap().networks["default"].ip.clone().unwrap();
     let found = |name: &str| -> BTreeSet<String> {
         let said = host.wharf(["exec", "client", "nslookup", name]);
         let own = said.stdout.split("Name:").skip(1).collect::<String>();

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry};
+use model::network::Attachment;
 use model::observed::ExitRecord;
 use model::spec::{ContainerSpec, LinkSpec};
 use model::status::{ContainerStatus, EndpointStatus, State as ContainerState};
@@ -160,10 +161,11 @@ fn networks<'c>(c: &'c ContainerStatus, accepted: Option<&Accepted>) -> BTreeMap
         let mut places = accepted.into_iter().flat_map(|a| &a.attachments);
         let place = places.find(|a| a.network.as_str() == name.as_str());
         let value = json!({
-            "IPAddress": e.ip, "MacAddress": e.mac, "Gateway": e.gateway,
-            "IPPrefixLen": place.map_or(0, |a| a.prefix),
+            "IPAddress": e.ip.clone().unwrap_or_default(), "MacAddress": e.mac,
+            "Gateway": e.gateway.clone().unwrap_or_default(),
+            "IPPrefixLen": place.and_then(Attachment::v4).map_or(0, |v4| v4.prefix),
             "GlobalIPv6Address": e.ip6.clone().unwrap_or_default(),
-            "GlobalIPv6PrefixLen": place.and_then(|a| a.v6.as_ref()).map_or(0, |v6| v6.prefix),
+            "GlobalIPv6PrefixLen": place.and_then(Attachment::v6).map_or(0, |v6| v6.prefix),
             "IPv6Gateway": e.gateway6.clone().unwrap_or_default(),
         });
         (name.as_str(), value)

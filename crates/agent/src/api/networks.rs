@@ -44,6 +44,7 @@ fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {
         "Created": "0001-01-01T00:00:00Z",
         "Scope": "local",
         "Driver": network.driver,
+        "EnableIPv4": network.subnet.is_some(),
         "EnableIPv6": network.subnet6.is_some(),
         "IPAM": { "Driver": "default", "Options": {}, "Config": pools(network) },
         "Internal": internal,
@@ -62,26 +63,33 @@ fn options(known: Option<&HostNetwork>, network: &NetworkStatus) -> Value {
     match known.map(|known| &known.driver) {
         Some(Driver::Macvlan(below)) => json!({ "parent": below.parent.name, "macvlan_mode": "bridge" }),
         Some(Driver::Ipvlan(below)) => json!({ "parent": below.parent.name, "ipvlan_mode": "l2" }),
-        _ => json!({
-            "com.docker.network.bridge.name": network.device,
-            "com.docker.network.bridge.enable_icc": known.is_none_or(|known| !known.isolated).to_string(),
-        }),
+        _ => {
+            let mut options = json!({
+                "com.docker.network.bridge.name": network.device,
+                "com.docker.network.bridge.enable_icc": known.is_none_or(|known| !known.isolated).to_string(),
+            });
+            if let Some(key) = &network.public_key {
+                options["wharf.public_key"] = json!(key);
+            }
+            options
+        }
     }
 }
 
 /// Its subnets, one of each family.
 fn pools(network: &NetworkStatus) -> Vec<Value> {
-    let four = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
-    let six = network.subnet6.iter();
-    let six = six.map(|subnet| json!({ "Subnet": subnet, "Gateway": network.gateway6 }));
-    std::iter::once(four).chain(six).collect()
+    let four = network.subnet.iter().map(|subnet| (subnet, &network.gateway));
+    let six = network.subnet6.iter().map(|subnet| (subnet, &network.gateway6));
+    four.chain(six)
+        .map(|(subnet, gateway)| json!({ "Subnet": subnet, "Gateway": gateway }))
+        .collect()
 }
 
 fn containers(snapshot: &Snapshot, network: &str) -> BTreeMap<String, Value> {
     let one = |c: &ContainerStatus| {
         let endpoint = c.networks.get(network)?;
         let entry = json!({
-            "Name": c.name, "EndpointID": "", "MacAddress": endpoint.mac, "IPv4Address": endpoint.ip,
+            "Name": c.name, "EndpointID": "", "MacAddress": endpoint.mac, "IPv4Address": endpoint.ip.clone().unwrap_or_default(),
             "IPv6Address": endpoint.ip6.clone().unwrap_or_default(),
         });
         Some((c.id.clone()?, entry))

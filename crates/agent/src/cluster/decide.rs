@@ -164,6 +164,9 @@ impl Settle<'_> {
         let address = self.address.ok_or(
             "this host's address towards the others cannot be found out; write `host` under [cluster] in the settings",
         )?;
+        if self.network.encrypted == Some(None) {
+            return Err("this host's key cannot be seen, without which the others do not hear it".to_owned());
+        }
         let Some(entry) = self.found.hosts.get(&self.me.id) else {
             return Ok(address);
         };
@@ -245,6 +248,7 @@ impl Settle<'_> {
             vni: self.network.vni,
             port: self.network.port,
             tunnel: self.network.tunnel.clone(),
+            key: self.network.encrypted.flatten(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -288,7 +292,7 @@ impl Settle<'_> {
                 ));
                 continue;
             };
-            if let Some(why) = host.misfit(wanted.subnet, wanted.vni, wanted.port, &wanted.tunnel) {
+            if let Some(why) = host.misfit(wanted) {
                 told.left_out.push(why);
                 continue;
             }
@@ -297,6 +301,7 @@ impl Settle<'_> {
             let host = ClusterHost {
                 name: records::clean(&host.name),
                 address: host.address,
+                key: host.key,
                 range: host.range,
                 names: names.unwrap_or_default().sound(),
             };

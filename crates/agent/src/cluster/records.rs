@@ -11,7 +11,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use model::name::Name;
+use model::wireguard::PublicKey;
 use serde::{Deserialize, Serialize};
+
+use super::wanted::WantedNetwork;
 
 /// Everything is below this.
 pub const PREFIX: &str = "/wharf/v1/networks/";
@@ -31,6 +34,9 @@ pub struct HostRecord {
     pub vni: u32,
     pub port: u16,
     pub tunnel: String,
+    /// Where it is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PublicKey>,
     /// Of wharf.
     pub version: String,
 }
@@ -112,8 +118,11 @@ pub fn write<T: Serialize>(record: &T) -> String {
 }
 
 impl HostRecord {
-    /// Why no tunnel can go there from a network of this subnet and number.
-    pub fn misfit(&self, subnet: Ipv4Net, vni: u32, port: u16, tunnel: &str) -> Option<String> {
+    /// Why no tunnel can go there from this network.
+    pub fn misfit(&self, wanted: &WantedNetwork) -> Option<String> {
+        let WantedNetwork {
+            subnet, vni, port, ..
+        } = *wanted;
         let broadcast = IpAddr::V4(Ipv4Addr::BROADCAST);
         let bad =
             |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip == broadcast;
@@ -133,7 +142,16 @@ impl HostRecord {
                 self.range
             ));
         }
-        let (theirs, ours) = ((self.tunnel.as_str(), self.vni, self.port), (tunnel, vni, port));
+        if self.key.is_some() != wanted.encrypted.is_some() {
+            let word = |encrypted| if encrypted { "wireguard" } else { "none" };
+            return Some(format!(
+                "host {who} has encryption {}, this one {}: it is left out",
+                word(self.key.is_some()),
+                word(wanted.encrypted.is_some())
+            ));
+        }
+        let ours = (wanted.tunnel.as_str(), vni, port);
+        let theirs = (self.tunnel.as_str(), self.vni, self.port);
         (theirs != ours).then(|| {
             let text =
                 |(tunnel, vni, port): (&str, u32, u16)| format!("{} {vni} at port {port}", clean(tunnel));

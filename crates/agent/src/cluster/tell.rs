@@ -68,6 +68,7 @@ mod tests {
         let host = |address: &str| ClusterHost {
             name: "b".to_owned(),
             address: address.parse().unwrap(),
+            key: None,
             range: "10.81.2.0/24".parse().unwrap(),
             names: BTreeMap::new(),
         };

@@ -10,6 +10,7 @@ use model::name::Name;
 use model::observed::{Look, Observed};
 use model::spec::{ClusterSettings, NetworkDriver, NetworkSpec};
 use model::surroundings::Way;
+use model::wireguard::PublicKey;
 
 /// By the tables as they are, and by what was accepted before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct WantedNetwork {
     pub tunnel: String,
     pub vni: u32,
     pub port: u16,
+    /// None: it is not encrypted. The key is none while it is not known.
+    pub encrypted: Option<Option<PublicKey>>,
     /// Addresses of this host's containers.
     pub in_use: Vec<Ipv4Addr>,
     /// The names that they answer to; none while that is not known.
@@ -80,12 +83,22 @@ fn of_network(
     Some(WantedNetwork {
         subnet: spec.subnet?,
         range: spec.range,
-        before: ledger.networks.get(name).and_then(|entry| entry.network.range),
+        before: ledger
+            .networks
+            .get(name)
+            .and_then(|entry| entry.network.v4()?.range),
         local: overlay.local,
         tunnel: overlay.tunnel.clone(),
         vni: overlay.vni?,
         port: overlay.port,
-        in_use: places.filter(|at| at.network == *name).map(|at| at.ip).collect(),
+        encrypted: overlay.is_encrypted().then(|| {
+            let key = observed.around.wireguard.as_ref();
+            key.and_then(Look::known).copied()
+        }),
+        in_use: places
+            .filter(|at| at.network == *name)
+            .filter_map(|at| at.v4().map(|v4| v4.ip))
+            .collect(),
         names: names(name, observed),
     })
 }

@@ -42,7 +42,9 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
     table.set("host_access", &mut spec.host_access, Item::boolean);
     let inner = table.table("overlay");
     spec.overlay = inner.as_ref().map(overlay::read);
-    addresses(table, &spec);
+    if spec.ipv4 {
+        addresses(table, &spec);
+    }
     ipv6::check(table, &spec);
     overlay::check(table, inner.as_ref(), &spec);
     lan::check(table, &spec);

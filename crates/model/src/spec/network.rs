@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::ImageSource;
 use crate::name::Name;
+use crate::wireguard::PublicKey;
 
 /// A network table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     pub driver: NetworkDriver,
+    /// It has IPv4; without it IPv6 alone.
+    #[serde(default = "yes")]
+    pub ipv4: bool,
     /// None: one is picked from the pool, and kept.
     pub subnet: Option<Ipv4Net>,
     /// None: the first address of the subnet.
@@ -41,9 +45,9 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// It has IPv6 beside IPv4.
+    /// It has IPv6, beside IPv4 or alone.
     pub fn has_ipv6(&self) -> bool {
-        self.subnet6.is_some() || self.ipv6
+        self.subnet6.is_some() || self.ipv6 || !self.ipv4
     }
 
     /// It joins what was there before: see [`crate::network::HostNetwork::is_lan`].
@@ -52,10 +56,15 @@ impl NetworkSpec {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Default for NetworkSpec {
     fn default() -> Self {
         Self {
             driver: NetworkDriver::Bridge,
+            ipv4: true,
             subnet: None,
             gateway: None,
             range: None,
@@ -89,6 +98,9 @@ pub enum NetworkDriver {
     Ovs,
 }
 
+/// UDP port of VXLAN (RFC 7348).
+pub const VXLAN_PORT: u16 = 4789;
+
 /// `[network.NAME.overlay]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverlaySpec {
@@ -106,9 +118,27 @@ pub struct OverlaySpec {
     pub names: BTreeMap<Name, IpAddr>,
     /// `none`, `wireguard`.
     pub encryption: String,
+    /// The hosts' keys for that, by their addresses.
+    #[serde(default)]
+    pub keys: BTreeMap<IpAddr, PublicKey>,
     /// `system`, `netdev`.
     pub datapath: String,
     pub vlan: u16,
+}
+
+impl OverlaySpec {
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption == "wireguard"
+    }
+
+    /// UDP port of the tunnel itself: `port`, unless that is the port of what encrypts it.
+    pub fn carried_port(&self) -> u16 {
+        if self.is_encrypted() {
+            VXLAN_PORT
+        } else {
+            self.port
+        }
+    }
 }
 
 impl Default for OverlaySpec {
@@ -116,13 +146,14 @@ impl Default for OverlaySpec {
         Self {
             tunnel: "vxlan".to_owned(),
             vni: None,
-            port: 4789,
+            port: VXLAN_PORT,
             local: None,
             peers: Vec::new(),
             peers_file: None,
             by_cluster: false,
             names: BTreeMap::new(),
             encryption: "none".to_owned(),
+            keys: BTreeMap::new(),
             datapath: "system".to_owned(),
             vlan: 0,
         }

@@ -70,6 +70,11 @@ impl Process {
         Ok(Self { pid, start_time })
     }
 
+    /// Whether it has not ended.
+    pub fn lives(&self) -> bool {
+        start_time(self.pid).is_ok_and(|since| since == Some(self.start_time))
+    }
+
     /// A descriptor for it; none where it has ended.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The largest frame, bytes. What may be larger comes in a memfd.
 const LARGEST: usize = 64 << 10;
 /// The most descriptors that come with a frame.
-const DESCRIPTORS: usize = 2;
+const DESCRIPTORS: usize = 3;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]

@@ -94,10 +94,8 @@ impl<L: Serialize + DeserializeOwned> Handle<L> {
     /// A connection to one of our protocol and version that answers, started where there is none, and where it listens.
     pub fn reach<P: Serialize + DeserializeOwned>(&self) -> Result<(Connection, Vec<P>), NetError> {
         if self.lives()? {
-            if let Ok((connection, protocol, version, places)) = self.hello()
-                && (protocol, version.as_str()) == (self.role.protocol, env!("CARGO_PKG_VERSION"))
-            {
-                return Ok((connection, places));
+            if let Some(reached) = self.greet() {
+                return Ok(reached);
             }
             self.end()?;
         }
@@ -105,6 +103,20 @@ impl<L: Serialize + DeserializeOwned> Handle<L> {
         spawn::start(self.role, &self.run_dir, &self.exe, &self.files)?;
         let (connection, _, _, places) = self.hello()?;
         Ok((connection, places))
+    }
+
+    /// The same of one that runs; none where none of ours does that answers: it is replaced when it is reached next.
+    pub fn reach_running<P: Serialize + DeserializeOwned>(&self) -> Result<Option<Connection>, NetError> {
+        Ok(match self.lives()? {
+            true => self.greet::<P>().map(|(connection, _)| connection),
+            false => None,
+        })
+    }
+
+    fn greet<P: Serialize + DeserializeOwned>(&self) -> Option<(Connection, Vec<P>)> {
+        let (connection, protocol, version, places) = self.hello().ok()?;
+        let known = (protocol, version.as_str()) == (self.role.protocol, env!("CARGO_PKG_VERSION"));
+        known.then_some((connection, places))
     }
 
     /// A connection, the protocol and version of who answers there, and where it listens.

@@ -25,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::agents::Agents;
+pub use self::files::Process;
 pub(crate) use self::handle::{Connection, Handle};
 pub(crate) use self::start::main;
 

@@ -1,9 +1,11 @@
 //! The sockets the server listens on, bound by the agent, which may.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use nix::sys::socket::sockopt::BindToDevice;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 
 use super::resolv::PORT;
@@ -57,19 +59,20 @@ fn elsewhere(gateways: &[IpAddr]) -> io::Result<Vec<Listeners>> {
 fn at(gateways: &[IpAddr], mut port: u16) -> io::Result<Vec<Listeners>> {
     let mut all = Vec::new();
     for gateway in gateways {
-        let made = pair(*gateway, port)?;
+        let made = pair(*gateway, port, None)?;
         port = made.port;
         all.push(made);
     }
     Ok(all)
 }
 
-fn pair(gateway: IpAddr, port: u16) -> io::Result<Listeners> {
-    let udp = bound(SocketType::DGRAM, gateway, port)?;
+/// `device`: what does not come by it does not reach them.
+pub fn pair(gateway: IpAddr, port: u16, device: Option<&OsString>) -> io::Result<Listeners> {
+    let udp = bound(SocketType::DGRAM, gateway, port, device)?;
     // Better than the system's default, not worth failing for.
     let _ = sockopt::set_socket_recv_buffer_size_force(&udp, RECEIVE_BUFFER);
     let port = SocketAddr::try_from(getsockname(&udp)?)?.port();
-    let tcp = bound(SocketType::STREAM, gateway, port)?;
+    let tcp = bound(SocketType::STREAM, gateway, port, device)?;
     listen(&tcp, BACKLOG)?;
     Ok(Listeners {
         gateway,
@@ -79,7 +82,7 @@ fn pair(gateway: IpAddr, port: u16) -> io::Result<Listeners> {
     })
 }
 
-fn bound(kind: SocketType, gateway: IpAddr, port: u16) -> io::Result<OwnedFd> {
+fn bound(kind: SocketType, gateway: IpAddr, port: u16, device: Option<&OsString>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let family = match gateway {
         IpAddr::V4(_) => AddressFamily::INET,
@@ -89,6 +92,9 @@ fn bound(kind: SocketType, gateway: IpAddr, port: u16) -> io::Result<OwnedFd> {
     match gateway {
         IpAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
         IpAddr::V6(_) => sockopt::set_ipv6_freebind(&socket, true)?,
+    }
+    if let Some(device) = device {
+        nix::sys::socket::setsockopt(&socket, BindToDevice, device)?;
     }
     if kind == SocketType::STREAM {
         // Connections of a server that ended linger in TIME_WAIT. On UDP this would share the port with others.

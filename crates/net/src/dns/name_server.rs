@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use model::dns::DnsState;
-use model::name::Name;
+use model::name::{ContainerId, Name};
 
-use super::control::{Given, Last, Place, ROLE, gateways};
+use super::control::{Given, Inside, Last, Place, ROLE, gateways};
+use super::inside::Namespace;
 use super::{bind, resolv};
 use crate::NetError;
 use crate::apart::{Connection, Handle};
@@ -17,10 +19,15 @@ use crate::error::{Doing, file_error};
 /// Stands for "none at all" where an empty list would mean "those of the host".
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
+/// Gives the network namespace of a container; none where it does not run. The text of an error is for users.
+pub type Namespaces<'a> = dyn Fn(&ContainerId) -> Result<Option<Namespace>, String> + 'a;
+
 /// The name server of one run dir, which is one process, in the network namespace [`Self::apply`] is called in.
 #[derive(Debug)]
 pub struct NameServer {
     process: Handle<Last>,
+    /// One at a time changes what it is given and where it listens.
+    changes: Mutex<()>,
     resolv_conf: PathBuf,
 }
 
@@ -29,6 +36,7 @@ impl NameServer {
     pub fn new(run_dir: &Path, exe: &Path) -> Self {
         Self {
             process: Handle::new(&ROLE, run_dir, exe),
+            changes: Mutex::default(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
         }
     }
@@ -65,10 +73,13 @@ impl NameServer {
     }
 
     /// Makes the server answer this, starting it where it does not run; returns when it does. Without networks it ends.
+    /// `namespace`: that of a container which is asked inside; none where it does not run.
     ///
     /// # Errors
-    /// Where a gateway cannot be bound, or the server cannot be started or does not take it.
-    pub fn apply(&self, state: &DnsState) -> Result<(), NetError> {
+    /// Where a gateway cannot be bound, or the server cannot be started or does not take it. Where it cannot listen in one
+    /// container, it listens in the others all the same.
+    pub fn apply(&self, state: &DnsState, namespace: &Namespaces<'_>) -> Result<(), NetError> {
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if state.networks.is_empty() {
             return self.process.end();
         }
@@ -77,19 +88,86 @@ impl NameServer {
             state: state.clone(),
         };
         let (server, places) = self.process.reach()?;
-        let held = places
-            .into_iter()
-            .map(|Place { gateway, port }| (gateway, port))
-            .collect();
+        let gateway = |place| match place {
+            Place::Gateway { ip, port } => Some((ip, port)),
+            Place::Inside { .. } => None,
+        };
+        let held = places.into_iter().filter_map(gateway).collect();
         let listeners = listen(&server, &given.state, held)?;
         server.give(&given)?;
+        let (inside, failed) = self.listen_in_all(&server, state, namespace)?;
         let ports = state
             .networks
             .iter()
             .filter_map(|(name, network)| Some((name.clone(), *listeners.get(network.gateways.first()?)?)))
             .filter(|(_, port)| *port != resolv::PORT)
             .collect();
-        self.process.write_last(&Last { given, ports })
+        self.process.write_last(&Last { given, ports, inside })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Has the server listen where it does not yet. Gives the containers it listens in, and what kept it from others.
+    fn listen_in_all(
+        &self,
+        server: &Connection,
+        state: &DnsState,
+        namespace: &Namespaces<'_>,
+    ) -> Result<(Inside, Option<NetError>), NetError> {
+        let before = self.process.last()?.map(|last| last.inside.clone());
+        let before = before.unwrap_or_default();
+        let (mut inside, mut failed) = (Inside::new(), None);
+        for id in state.inside.keys() {
+            let looked = namespace(id)
+                .map_err(|why| NetError::invalid(format!("the network namespace of container {id}"), why));
+            let listens = looked.and_then(|found| match found {
+                Some(found) if before.get(id) == Some(&found.keeper) => Ok(Some(found.keeper)),
+                Some(found) => found.listen(server, id).map(|()| Some(found.keeper)),
+                None => Ok(None),
+            });
+            match listens {
+                Ok(keeper) => inside.extend(keeper.map(|keeper| (id.clone(), keeper))),
+                Err(e) => failed = failed.or(Some(e)),
+            }
+        }
+        Ok((inside, failed))
+    }
+
+    /// Has the server listen in the network namespace of a container that is about to run, where it was given that it
+    /// asks there. Without a server there is nothing to be done: one that is started listens in all.
+    ///
+    /// # Errors
+    /// Where it cannot be listened there, or the server does not take it.
+    pub fn listen_inside(&self, id: &ContainerId, namespace: &Namespace) -> Result<(), NetError> {
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(server) = self.process.reach_running::<Place>()? else {
+            return Ok(());
+        };
+        let Some(last) = self.process.last()? else {
+            return Ok(());
+        };
+        let known = last.inside.get(id) == Some(&namespace.keeper);
+        if known || !last.given.state.inside.contains_key(id) {
+            return Ok(());
+        }
+        namespace.listen(&server, id)?;
+        let mut last = Last::clone(&last);
+        last.inside.insert(id.clone(), namespace.keeper.clone());
+        self.process.write_last(&last)
+    }
+
+    /// The containers in whose network namespace, as it is now, the server listens.
+    ///
+    /// # Errors
+    /// Where its files cannot be read.
+    pub fn inside(&self) -> Result<BTreeSet<ContainerId>, NetError> {
+        let last = match self.process.lives()? {
+            true => self.process.last()?,
+            false => None,
+        };
+        let all = last.iter().flat_map(|last| &last.inside);
+        // A container has one keeper at a time; the server closes its sockets with that one's end.
+        let live = all.filter(|(_, keeper)| keeper.lives());
+        Ok(live.map(|(id, _)| id.clone()).collect())
     }
 
     /// Networks whose server listens on another port than 53, because somebody else has that on all addresses: the
@@ -144,7 +222,8 @@ fn listen(
         })?;
         for at in made {
             let (gateway, port) = (at.gateway, at.port);
-            server.listen(Place { gateway, port }, &[at.udp.as_fd(), at.tcp.as_fd()])?;
+            let place = Place::Gateway { ip: gateway, port };
+            server.listen(place, &[at.udp.as_fd(), at.tcp.as_fd()])?;
             held.insert(gateway, port);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use model::dns::{DnsContainer, DnsNetwork, DnsState};
-use model::name::Name;
+use model::name::{ContainerId, Name};
 
 use super::limits::Allowance;
 use super::message::kind;
@@ -18,6 +18,8 @@ use super::name;
 pub struct Zone {
     networks: Vec<Network>,
     clients: HashMap<IpAddr, Client>,
+    /// The addresses of those that ask in their own network namespaces.
+    inside: HashMap<ContainerId, IpAddr>,
 }
 
 /// What somebody with a certain address may ask.
@@ -72,6 +74,7 @@ impl Zone {
                 .map(|(name, n)| Network::new(name, n))
                 .collect(),
             clients: HashMap::new(),
+            inside: state.inside.clone().into_iter().collect(),
         };
         // The host asks as a gateway. It has servers of its own for other names; asking them here could go in circles.
         for (index, network) in state.networks.values().enumerate() {
@@ -88,6 +91,12 @@ impl Zone {
         for container in state.containers.values() {
             zone.add(&networks, container);
         }
+        for (ip, seen) in &state.guests {
+            let on = seen.iter().filter_map(|name| place_of(&networks, name));
+            zone.clients
+                .entry(*ip)
+                .or_insert_with(|| client(&networks, on.collect()));
+        }
         for (network, (_, given)) in zone.networks.iter_mut().zip(&networks) {
             network.add_hosts(&given.hosts);
         }
@@ -100,15 +109,10 @@ impl Zone {
             .iter()
             .filter_map(|(name, endpoint)| {
                 // A network that is not listed has no name server.
-                let index = networks.binary_search_by_key(&name, |(n, _)| n).ok()?;
-                Some((index, endpoint))
+                Some((place_of(networks, name)?, endpoint))
             })
             .collect();
-        let client = Client {
-            networks: on.iter().map(|(index, _)| *index).collect(),
-            forward: on.iter().any(|(index, _)| !networks[*index].1.internal),
-            asked: Cell::new(Allowance::UNUSED),
-        };
+        let client = client(networks, on.iter().map(|(index, _)| *index).collect());
         for (index, endpoint) in on {
             self.networks[index].add(&endpoint.ips, &endpoint.names);
             for ip in &endpoint.ips {
@@ -120,6 +124,11 @@ impl Zone {
     /// The client with that address: a container, or the host itself. None is anybody else.
     pub fn client(&self, source: IpAddr) -> Option<&Client> {
         self.clients.get(&source)
+    }
+
+    /// The address that a container is known by, which asks in its own network namespace.
+    pub fn inside(&self, id: &ContainerId) -> Option<IpAddr> {
+        self.inside.get(id).copied()
     }
 
     /// Looks a name up. `found` gets the addresses that a question of this type asks for.
@@ -161,6 +170,19 @@ impl Zone {
             Some(name) => Known::Pointer(name),
             None => Known::Nothing,
         }
+    }
+}
+
+fn place_of(networks: &[(&Name, &DnsNetwork)], name: &Name) -> Option<usize> {
+    networks.binary_search_by_key(&name, |(n, _)| n).ok()
+}
+
+/// Somebody who is on these.
+fn client(all: &[(&Name, &DnsNetwork)], networks: Box<[usize]>) -> Client {
+    Client {
+        forward: networks.iter().any(|index| !all[*index].1.internal),
+        networks,
+        asked: Cell::new(Allowance::UNUSED),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Looking at the table, changing it in one transaction, removing it.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::change::{self, Step};
 use super::elements::{self, Elements, stale_len};
 use super::family::Family;
 use super::foreign::ForeignChain;
-use super::read::{Found, FoundTable, read};
+use super::read::{self, Found, FoundTable};
 use super::render::{Guards, Make, render, render_among, set};
 use super::table::{Element, Set, Table};
 use super::{allow, conntrack, firewalld, nl, sidedoor, slots};
@@ -30,6 +31,8 @@ pub(crate) struct Keeper {
     socket: Option<u32>,
     /// The kernel knows zones of connection tracking.
     zoned: bool,
+    /// What was read last: with a thousand ports that costs more than the change of one.
+    last: Mutex<Option<Arc<Found>>>,
 }
 
 impl Keeper {
@@ -42,9 +45,10 @@ impl Keeper {
             owner: owner.to_owned(),
             socket: kept.then_some(filter.port),
             zoned: is_known(filter, &change::probe_zones()),
+            last: Mutex::default(),
         };
         if kept {
-            let found = read(filter)?;
+            let found = read::read(filter)?;
             let orphan = found.table.as_ref().is_some_and(FoundTable::is_orphan);
             if orphan && keeper.check(&found).is_ok() {
                 // Where something came in between, the first change does it.
@@ -82,12 +86,33 @@ impl Keeper {
         }
     }
 
-    /// Reads what is there until it is ours to change.
-    fn seize(&self, filter: &mut Netlink) -> Result<Found, NetError> {
+    /// Reads what is there, and remembers it.
+    fn read(&self, filter: &mut Netlink) -> Result<Arc<Found>, NetError> {
+        let found = Arc::new(read::read(filter)?);
+        self.check(&found)?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// What was read last, where the number of the ruleset's generation says that it is so still and the table is ours to
+    /// change: that ends with our own socket alone.
+    fn unchanged(&self, filter: &mut Netlink) -> Result<Option<Arc<Found>>, NetError> {
+        let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(None);
+        };
+        let now = read::generation(filter).doing(|| "read the nftables ruleset".to_owned())?;
+        let kept = last.table.as_ref().is_some_and(|t| t.is_kept(self.socket));
+        Ok((kept && now != 0 && last.generation == now).then_some(last))
+    }
+
+    /// What is there, once it is ours to change.
+    fn seize(&self, filter: &mut Netlink) -> Result<Arc<Found>, NetError> {
+        if let Some(found) = self.unchanged(filter)? {
+            return Ok(found);
+        }
         let (mut tries, mut waits) = (0, 0);
         loop {
-            let found = read(filter)?;
-            self.check(&found)?;
+            let found = self.read(filter)?;
             let Some(table) = &found.table else {
                 return Ok(found);
             };
@@ -127,6 +152,8 @@ pub(crate) struct Current {
     pub generation: u32,
     /// None where it, or what belongs to it, is absent or not as it must be.
     pub state: Option<FirewallState>,
+    /// Why there is none, where something is there: for users.
+    pub wrong: Option<&'static str>,
     /// Something of ours is there, whatever its state.
     pub there: bool,
     /// What can be made out in any case.
@@ -145,8 +172,7 @@ pub(crate) struct Current {
 
 /// Reads the table back from the kernel.
 pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, NetError> {
-    let found = read(filter)?;
-    keeper.check(&found)?;
+    let found = keeper.read(filter)?;
     let Some(table) = &found.table else {
         let nothing = FirewallState::default();
         let left = sidedoor::steps(&found.sidedoors, &nothing, &keeper.mark());
@@ -156,27 +182,29 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
             // What is another agent's is not left by us.
             there: left.is_ok_and(|steps| !steps.is_empty()),
             salvaged: FirewallState::default(),
-            foreign: found.foreign,
-            firewalld: found.firewalld,
+            foreign: found.foreign.clone(),
+            firewalld: found.firewalld.clone(),
             ..Current::default()
         });
     };
     let guards = table.guards();
     let state = match whole(table, keeper.make(guards)) {
-        Some(state) if table.is_kept(keeper.socket) => {
-            let through = sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty();
-            through.then_some(state)
-        }
-        _ => None,
+        None => Err("the table was changed by somebody else, or a change of it was cut off"),
+        Some(_) if !table.is_kept(keeper.socket) => Err("the table is not kept from being changed by others"),
+        Some(state) => match sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty() {
+            true => Ok(state),
+            false => Err("there is no way for its networks through the chains of iptables, which drop"),
+        },
     };
     Ok(Current {
         generation: found.generation,
-        state,
+        wrong: state.as_ref().err().copied(),
+        state: state.ok(),
         there: true,
         salvaged: elements::salvage(&table.elements),
         guards,
-        foreign: found.foreign,
-        firewalld: found.firewalld,
+        foreign: found.foreign.clone(),
+        firewalld: found.firewalld.clone(),
         ..Current::default()
     })
 }

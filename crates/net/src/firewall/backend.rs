@@ -86,6 +86,16 @@ impl Backend {
         }
     }
 
+    /// The rules are in tables of which the kernel tells no change.
+    pub fn is_legacy(&self) -> bool {
+        let version = || {
+            self.iptables
+                .version()
+                .is_ok_and(|v| v.variant == Variant::Legacy)
+        };
+        self.kind == Kind::Iptables && version()
+    }
+
     /// The number of the ruleset by which what was read is known to be so still; 0 where nothing tells.
     pub fn generation(&self, filter: &mut Netlink) -> Result<u32, NetError> {
         if self.keeper.is_none() {
@@ -110,6 +120,7 @@ impl Backend {
                     },
                     // So it is not as it must be.
                     state: None,
+                    wrong: Some("rules of the backend before this one are there still"),
                     there: true,
                     ..nftables
                 },
@@ -137,8 +148,16 @@ impl Backend {
         let same = looked.variant == Variant::Nft && self.generation(filter)? == nftables.generation;
         let left = nftables.there;
         let given = looked.there || !left;
+        let wrong = match left {
+            true => "rules of the backend before this one are there still",
+            false => "the rules of iptables were changed by somebody else, or a change of them was cut off",
+        };
         Ok(Current {
             generation: if same { nftables.generation } else { 0 },
+            wrong: looked
+                .there
+                .then_some(wrong)
+                .filter(|_| left || looked.state.is_none()),
             state: looked.state.filter(|_| !left),
             there: looked.there || left,
             salvaged: if given {

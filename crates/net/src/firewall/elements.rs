@@ -5,21 +5,20 @@ mod back;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
 use model::firewall::{FirewallBridge, FirewallState, MOST_TARGETS, PortRule, Protocol};
 
 use super::allow;
 use super::family::Family;
 use super::render::{families, set};
 use super::table::{Element, Field, Set};
-use super::{isolated, slots, tunnels};
+use super::{isolated, peers, slots, tunnels};
 use crate::error::NetError;
 use crate::names::check_device;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Where names are asked (RFC 1035).
-const DOMAIN: u16 = 53;
+pub const DOMAIN: u16 = 53;
 /// Bytes of a port in a concatenation.
 const PORT_LEN: usize = 4;
 
@@ -33,15 +32,7 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
     let mut bridges = BTreeSet::new();
     for bridge in &state.bridges {
         check_device("firewall", &bridge.bridge)?;
-        if bridge.subnet != bridge.subnet.trunc() {
-            let why = format!(
-                "{} is an address in a subnet: the subnet is {}",
-                bridge.subnet,
-                bridge.subnet.trunc()
-            );
-            return Err(NetError::invalid(format!("bridge {}", bridge.bridge), why));
-        }
-        if let Some(net) = bridge.subnet6.filter(|net| *net != net.trunc()) {
+        if let Some(net) = bridge.subnets().find(|net| *net != net.trunc()) {
             let why = format!("{net} is an address in a subnet: the subnet is {}", net.trunc());
             return Err(NetError::invalid(format!("bridge {}", bridge.bridge), why));
         }
@@ -56,14 +47,25 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
             ));
         }
     }
+    if let Some(ip) = state.names.iter().find(|ip| !is_spoken_of(**ip, state)) {
+        return Err(NetError::invalid(
+            format!("names are asked at {ip}"),
+            "no network has addresses of that family",
+        ));
+    }
     let mut taken = Taken::new();
     tunnels::check(state)?;
+    peers::check(state)?;
     isolated::check(state)?;
     for port in &state.ports {
         check_port(port, &state.bridges)?;
         take(port, &mut taken).map_err(|why| NetError::invalid(of(port), why))?;
     }
     Ok(())
+}
+
+fn is_spoken_of(ip: IpAddr, state: &FirewallState) -> bool {
+    families(state).contains(&Family::of(ip))
 }
 
 /// Who has which port, of which family.
@@ -135,8 +137,9 @@ fn check_port(port: &PortRule, bridges: &[FirewallBridge]) -> Result<(), NetErro
         p if bridge.is_none() => {
             format!("its bridge {} is not in the firewall", p.bridge)
         }
-        p if p.target_ip.is_ipv6() && bridge.is_some_and(|b| b.subnet6.is_none()) => {
-            format!("its network at bridge {} has no IPv6", p.bridge)
+        p if bridge.is_some_and(|b| Family::of(p.target_ip).subnet(b).is_none()) => {
+            let family = Family::of(p.target_ip).word();
+            format!("its network at bridge {} has no {family}", p.bridge)
         }
         p if number(p).is_none() => format!("it is no instance of {}", p.holder()),
         p if p.target_ip.is_unspecified() || p.target_ip.is_loopback() || p.target_ip.is_multicast() => {
@@ -230,7 +233,13 @@ fn of_family(f: Family, state: &FirewallState) -> Vec<Set> {
     let (bound, any) = ports.partition::<Vec<_>, _>(|p| p.host_ip.is_some());
     vec![
         set(set::SUBNETS, &[Device, Ipv4], true, subnets(|_, _| true)),
-        set(set::MASQUERADED, &[Device, Ipv4], true, subnets(is_masqueraded)),
+        set(
+            set::MASQUERADED,
+            &[Device, Ipv4],
+            true,
+            subnets(|b, f| f.is_masqueraded(b)),
+        ),
+        set(set::ASKED, &[Ipv4], false, asked(state, f)),
         map(
             set::BOUND,
             &[Protocol, Ipv4, Port],
@@ -245,11 +254,9 @@ fn of_family(f: Family, state: &FirewallState) -> Vec<Set> {
     ]
 }
 
-fn is_masqueraded(bridge: &FirewallBridge, f: Family) -> bool {
-    match f {
-        Family::V4 => bridge.masquerade,
-        Family::V6 => bridge.masquerade6,
-    }
+fn asked(state: &FirewallState, f: Family) -> BTreeSet<Element> {
+    let own = state.names.iter().filter(|ip| Family::of(**ip) == f);
+    own.map(|ip| plain(octets(*ip))).collect()
 }
 
 /// There are ports that several containers may share.
@@ -322,10 +329,7 @@ fn twice(bridge: &str) -> Element {
 
 /// None where it has none of that family.
 fn subnet(bridge: &FirewallBridge, f: Family) -> Option<Element> {
-    let net = match f {
-        Family::V4 => IpNet::V4(bridge.subnet),
-        Family::V6 => IpNet::V6(bridge.subnet6?),
-    };
+    let net = f.subnet(bridge)?;
     let key = |ip: IpAddr| [device(&bridge.bridge), octets(ip)].concat();
     Some(Element {
         end: Some(key(net.broadcast())),

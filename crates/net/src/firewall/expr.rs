@@ -23,6 +23,17 @@ pub enum Expr {
         len: u32,
         to: u8,
     },
+    /// These bytes.
+    Load {
+        to: u8,
+        value: Vec<u8>,
+    },
+    /// Of the header of UDP or TCP, its checksum put right.
+    WritePort {
+        offset: u32,
+        from: u8,
+        checksum: u32,
+    },
     /// `fib daddr type`; `here`: as an address of the device the packet came by.
     AddressType {
         here: bool,
@@ -178,6 +189,12 @@ impl Expr {
                     Attr::be32(4, *len),
                 ],
             ),
+            Self::Load { to, value: v } => ("immediate", vec![register(1, *to), value(2, v)]),
+            Self::WritePort {
+                offset,
+                from,
+                checksum,
+            } => ("payload", write_port(*offset, *from, *checksum)),
             Self::AddressType { here, to } => ("fib", address_type(*here, *to)),
             Self::Ct { key, to } => ("ct", vec![Attr::be32(2, *key as u32), register(1, *to)]),
             Self::Original { key, to } => ("ct", original(*key, *to)),
@@ -228,6 +245,19 @@ impl Expr {
             Self::Verdict(verdict) => immediate(vec![Attr::be32(nl::VERDICT_CODE, *verdict as i32 as u32)]),
         }
     }
+}
+
+/// linux/netfilter/nf_tables.h, `nft_payload_attributes`.
+fn write_port(offset: u32, from: u8, checksum: u32) -> Vec<Attr> {
+    const INTERNET_CHECKSUM: u32 = 1;
+    vec![
+        register(5, from),
+        Attr::be32(2, Base::Transport as u32),
+        Attr::be32(3, offset),
+        Attr::be32(4, 2),
+        Attr::be32(6, INTERNET_CHECKSUM),
+        Attr::be32(7, checksum),
+    ]
 }
 
 fn and(reg: u8, mask: &[u8]) -> Vec<Attr> {
@@ -320,6 +350,10 @@ impl fmt::Display for Expr {
                     format!("{base:?}").to_lowercase(),
                     offset + len
                 )
+            }
+            Self::Load { to, value } => write!(f, "r{to} = {value:?}"),
+            Self::WritePort { offset, from, .. } => {
+                write!(f, "transport[{offset}..{}] = r{from}", offset + 2)
             }
             Self::AddressType { here: false, to } => write!(f, "r{to} = fib daddr type"),
             Self::AddressType { here: true, to } => write!(f, "r{to} = fib daddr . iif type"),

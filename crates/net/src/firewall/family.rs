@@ -3,6 +3,9 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use model::firewall::FirewallBridge;
+
 use super::render::set;
 use super::table::Field;
 
@@ -16,6 +19,7 @@ pub enum Family {
 const NAMES: &[(&str, &str)] = &[
     (set::SUBNETS, "subnets6"),
     (set::MASQUERADED, "masqueraded6"),
+    (set::ASKED, "names_asked6"),
     (set::BOUND, "ports_bound6"),
     (set::ANY, "ports_any6"),
     (set::BOUND_SLOTS, "ports_bound_slots6"),
@@ -44,6 +48,30 @@ impl Family {
 
     pub fn of(ip: IpAddr) -> Self {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The bridge's subnet, where it has one of the family.
+    pub fn subnet(self, bridge: &FirewallBridge) -> Option<IpNet> {
+        match self {
+            Self::V4 => bridge.ip.v4().map(|v4| v4.subnet.into()),
+            Self::V6 => bridge.ip.v6().map(|v6| v6.subnet.into()),
+        }
+    }
+
+    /// What leaves that subnet by another device gets the host's address.
+    pub fn is_masqueraded(self, bridge: &FirewallBridge) -> bool {
+        match self {
+            Self::V4 => bridge.ip.v4().is_some_and(|v4| v4.masquerade),
+            Self::V6 => bridge.ip.v6().is_some_and(|v6| v6.masquerade),
+        }
+    }
+
+    /// For messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
     }
 
     /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
@@ -103,6 +131,7 @@ impl Family {
             return v4;
         }
         match v4 {
+            [Ipv4] => &[Ipv6],
             [Device, Ipv4] => &[Device, Ipv6],
             [Protocol, Ipv4, Port] => &[Protocol, Ipv6, Port],
             [Ipv4, Port] => &[Ipv6, Port],

@@ -6,9 +6,7 @@
 //! link that is gone is gone for flows that have begun, too.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use ipnet::IpNet;
 use model::firewall::{FirewallBridge, FirewallState, LinkRule, Protocol};
 
 use super::allow::address_of;
@@ -54,10 +52,7 @@ fn wrong(link: &LinkRule, bridges: &[FirewallBridge]) -> Option<String> {
     let Some(bridge) = bridge.filter(|b| b.isolated) else {
         return Some(format!("{} is no bridge with isolated ports", link.bridge));
     };
-    let subnet = match link.to {
-        IpAddr::V4(_) => Some(IpNet::V4(bridge.subnet)),
-        IpAddr::V6(_) => bridge.subnet6.map(IpNet::V6),
-    };
+    let subnet = Family::of(link.to).subnet(bridge);
     let inside = |ip| subnet.is_some_and(|subnet| subnet.contains(&ip));
     if !inside(link.from) || !inside(link.to) {
         return Some(format!("its ends are not both in a subnet of {}", link.bridge));

@@ -1,13 +1,17 @@
 //! What others' chains drop of our bridges' traffic, in words for users: what is there, and what to add.
 
-use model::firewall::FirewallBridge;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use model::firewall::{Carrier, FirewallBridge, FirewallState, PeerRule};
 use model::observed::ForeignDrop;
 
+use super::elements::octets;
 use super::family::Family;
 use super::foreign::{ForeignChain, Hook, Verdict, expressions, immediate};
 use super::passage::{concerned, names_port};
 use super::read::FoundRule;
-use super::{firewalld, nl, sidedoor};
+use super::{firewalld, nl, peers, sidedoor};
 use crate::netlink::{find, read_be32};
 
 /// `meta` keys: index and names of the devices a packet came and leaves by, and its transport.
@@ -19,7 +23,8 @@ const L4PROTO: u32 = 16;
 /// What drops the traffic of these bridges and is not to be helped from here.
 ///
 /// `passed`: there is a way through the chains that iptables keeps in nftables.
-pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge], passed: bool) -> Vec<ForeignDrop> {
+pub fn drops(chains: &[ForeignChain], state: &FirewallState, passed: bool) -> Vec<ForeignDrop> {
+    let bridges = state.bridges.as_slice();
     let closed = |hook| {
         chains.iter().filter(move |c| {
             // Of firewalld it is known what it does.
@@ -33,7 +38,8 @@ pub fn drops(chains: &[ForeignChain], bridges: &[FirewallBridge], passed: bool) 
     };
     let forward = closed(Hook::Forward).filter_map(|chain| forward(chain, &of(chain)));
     let inner = closed(Hook::Input).filter_map(|chain| input(chain, &of(chain)));
-    forward.chain(inner).collect()
+    let peers = closed(Hook::Input).flat_map(|chain| peers_of(chain, state));
+    forward.chain(inner).chain(peers).collect()
 }
 
 fn forward(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<ForeignDrop> {
@@ -79,6 +85,45 @@ fn input(chain: &ForeignChain, bridges: &[FirewallBridge]) -> Option<ForeignDrop
         names.join(", "),
     );
     Some(drop_by(&place, &names, false, told))
+}
+
+/// What the chain drops of what peers send, by how they send it.
+fn peers_of(chain: &ForeignChain, state: &FirewallState) -> Vec<ForeignDrop> {
+    let of_family = |ip: IpAddr| match chain.family {
+        nl::IPV4 => ip.is_ipv4(),
+        nl::IPV6 => ip.is_ipv6(),
+        _ => true,
+    };
+    let heeded = |rule: &PeerRule| chain.rules.iter().any(|found| heeds_peer(found, rule));
+    let missing = state
+        .peers
+        .iter()
+        .filter(|rule| of_family(rule.peer) && !heeded(rule));
+    let mut by_carrier: BTreeMap<(Carrier, bool), Vec<&PeerRule>> = BTreeMap::new();
+    for rule in missing {
+        let key = (rule.carrier, rule.peer.is_ipv6());
+        by_carrier.entry(key).or_default().push(rule);
+    }
+    let place = place(chain);
+    let one = |((carrier, six), rules): ((Carrier, bool), Vec<&PeerRule>)| {
+        let bridges: BTreeSet<&str> = rules.iter().map(|rule| rule.bridge.as_str()).collect();
+        let bridges: Vec<&str> = bridges.into_iter().collect();
+        let peers: BTreeSet<String> = rules.iter().map(|rule| rule.peer.to_string()).collect();
+        let peers = Vec::from_iter(peers).join(", ");
+        let family = if six { "ip6" } else { "ip" };
+        let what = match carrier {
+            Carrier::Udp { port } => format!("udp dport {port}"),
+            Carrier::Gre => "meta l4proto gre".to_owned(),
+        };
+        let told = format!(
+            "the nftables chain `{place}` drops what the other hosts of {} send ({carrier}), so that their containers are \
+             not reached; add to it: `nft 'insert rule {place} {family} saddr {{ {peers} }} {what} accept'`, and the same in \
+             the file it is loaded from",
+            bridges.join(", "),
+        );
+        drop_by(&place, &bridges, false, told)
+    };
+    by_carrier.into_iter().map(one).collect()
 }
 
 fn drop_by(place: &str, bridges: &[&str], ports: bool, told: String) -> ForeignDrop {
@@ -139,7 +184,61 @@ enum Field {
     Meta(u32),
     Transport,
     Port,
+    Source,
     Other,
+}
+
+/// The rule lets in what that peer sends, as far as can be seen: it is about the sender, about the port or protocol, or
+/// about a device, which may be the one that leads there.
+fn heeds_peer(rule: &FoundRule, peer: &PeerRule) -> bool {
+    let (protocol, port) = peers::protocol_and_port(peer.carrier);
+    let port = port.map(u16::to_be_bytes);
+    let (address, mut mask) = (octets(peer.peer), Vec::new());
+    let (mut loaded, mut about) = (Field::Other, false);
+    for (name, data) in expressions(rule) {
+        match (name.as_str(), loaded) {
+            ("meta", _) => loaded = read_be32(data, 2).map_or(Field::Other, Field::Meta),
+            ("payload", _) => {
+                (loaded, mask) = (header(data), Vec::new());
+            }
+            ("bitwise", Field::Source) => {
+                let with = find(data, 4).and_then(|v| find(v, nl::DATA_VALUE));
+                mask = with.unwrap_or(&[]).to_vec();
+            }
+            // Sets and ranges, which may hold anything.
+            ("lookup" | "range", Field::Port | Field::Source | Field::Meta(IIFNAME)) => about = true,
+            ("lookup" | "range", Field::Meta(L4PROTO)) => about |= port.is_none(),
+            ("cmp", Field::Source) if begins(data, &address, &mask) => about = true,
+            ("cmp", Field::Port) if port.is_some_and(|port| is(data, &port)) => about = true,
+            ("cmp", Field::Meta(L4PROTO) | Field::Transport) if is(data, &[protocol]) => {
+                about |= port.is_none()
+            }
+            ("cmp", Field::Meta(IIFNAME)) if !equals(data, "lo") => about = true,
+            (
+                "cmp",
+                Field::Source | Field::Port | Field::Transport | Field::Meta(L4PROTO | IIF | IIFNAME),
+            ) => {
+                return false;
+            }
+            ("ct" | "reject", _) => return false,
+            ("immediate", _) => return about && !matches!(immediate(data), Verdict::Drop | Verdict::Return),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The comparison is with the beginning of this address, or with what the mask leaves of it.
+fn begins(comparison: &[u8], address: &[u8], mask: &[u8]) -> bool {
+    const EQUAL: u32 = 0;
+    let value = find(comparison, 3)
+        .and_then(|v| find(v, nl::DATA_VALUE))
+        .unwrap_or(&[]);
+    let masked: Vec<u8> = match mask.is_empty() {
+        true => address.to_vec(),
+        false => address.iter().zip(mask).map(|(byte, mask)| byte & mask).collect(),
+    };
+    read_be32(comparison, 2) == Some(EQUAL) && !value.is_empty() && masked.starts_with(value)
 }
 
 /// The rule lets through questions for names that come by that bridge, as far as can be seen.
@@ -170,6 +269,8 @@ fn header(data: &[u8]) -> Field {
     let [base, offset, length] = [2, 3, 4].map(|kind| read_be32(data, kind));
     match (base, offset, length) {
         (Some(1), Some(9), Some(1)) => Field::Transport,
+        // Of IPv4, of IPv6; of a prefix of whole bytes these alone.
+        (Some(1), Some(12), Some(1..=4)) | (Some(1), Some(8), Some(1..=16)) => Field::Source,
         (Some(2), Some(2), Some(2)) => Field::Port,
         _ => Field::Other,
     }

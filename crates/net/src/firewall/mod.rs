@@ -5,6 +5,8 @@
 //! `change` makes one transaction of the difference. `iptables` says the same to hosts that have no nftables, and `backend`
 //! knows which of them it is. `zones` and `conntrack` have UDP flows follow their port.
 //!
+//! `inside` is a table of its own, in the network namespaces of containers that ask for names there.
+//!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
 //! (`passage`) through those that iptables keeps in nftables, `legacy` looks at those it keeps outside. `firewalld` asks the
 //! firewall of that name to let our bridges through, as far as `packet` shows that its table does not.
@@ -19,6 +21,7 @@ mod expr;
 mod family;
 mod firewalld;
 mod foreign;
+mod inside;
 mod iptables;
 mod isolated;
 mod judge;
@@ -26,6 +29,7 @@ mod legacy;
 mod nl;
 mod packet;
 mod passage;
+mod peers;
 mod phrase;
 mod read;
 mod render;
@@ -43,8 +47,10 @@ pub(crate) use apply::Current;
 pub(crate) use backend::Backend;
 pub use backend::FirewallOptions;
 pub(crate) use firewalld::{Asked, Found as Firewalld, admit, dismiss, look as firewalld};
+pub(crate) use inside::lead_names;
 pub(crate) use iptables::was_run;
 pub(crate) use judge::drops;
+pub use legacy::LegacyWatch;
 pub(crate) use legacy::drops as legacy_drops;
 pub(crate) use nl::{committed_by, is_about_us, is_of_iptables};
-pub(crate) use render::{Guards, has_ipv6};
+pub(crate) use render::{Guards, has_ipv4, has_ipv6};

@@ -1,13 +1,16 @@
 //! Which chains of iptables there is a way through, and for what.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
-use model::firewall::FirewallBridge;
+use model::firewall::{Carrier, FirewallBridge, FirewallState};
 
 use super::elements::octets;
 use super::expr::{Base, Expr, Meta, Verdict};
 use super::family::Family;
 use super::foreign::Hook;
-use super::phrase::{accept, destination_of, load, verdict};
+use super::peers;
+use super::phrase::{accept, destination_of, load, source_of, verdict};
 use super::read::FoundRule;
 
 /// A chain of iptables or ip6tables, and ours in front of it.
@@ -17,11 +20,12 @@ pub struct Door {
     pub hook: Hook,
     pub theirs: &'static str,
     pub ours: &'static str,
-    /// What is to be let through of these bridges.
-    pub rules: fn(&[FirewallBridge], Family) -> Vec<Entry>,
+    /// What is to be let through.
+    pub rules: fn(&FirewallState, Family) -> Vec<Entry>,
 }
 
-/// All of them. Behind `INPUT` is the host itself: nothing but questions for names is let through there.
+/// All of them. Behind `INPUT` is the host itself: nothing but questions for names, and what peers send for networks, is
+/// let through there.
 pub const DOORS: [Door; 4] = [
     forward(Family::V4),
     input(Family::V4),
@@ -45,7 +49,7 @@ const fn input(family: Family) -> Door {
         hook: Hook::Input,
         theirs: "INPUT",
         ours: "WHARF-INPUT",
-        rules: questions,
+        rules: received,
     }
 }
 
@@ -57,16 +61,11 @@ impl Door {
             Family::V6 => "ip6tables",
         }
     }
-
-    /// Those of the bridges that it is about.
-    pub fn concerned(&self, bridges: &[FirewallBridge]) -> Vec<FirewallBridge> {
-        concerned(self.family, bridges)
-    }
 }
 
 /// Bridges that have addresses of the family.
 pub fn concerned(family: Family, bridges: &[FirewallBridge]) -> Vec<FirewallBridge> {
-    let has = |bridge: &&FirewallBridge| family == Family::V4 || bridge.subnet6.is_some();
+    let has = |bridge: &&FirewallBridge| family.subnet(bridge).is_some();
     bridges.iter().filter(has).cloned().collect()
 }
 
@@ -92,14 +91,15 @@ pub fn names_port(bridge: &FirewallBridge) -> u16 {
 }
 
 /// As our own table's `forward`: within one network; answers and published ports; the way out.
-fn forwarded(bridges: &[FirewallBridge], _: Family) -> Vec<Entry> {
+fn forwarded(state: &FirewallState, family: Family) -> Vec<Entry> {
+    let bridges = concerned(family, &state.bridges);
     let from = |b: &FirewallBridge| device(Meta::Iifname, &b.bridge);
     let to = |b: &FirewallBridge| device(Meta::Oifname, &b.bridge);
     let mut out: Vec<Entry> = bridges
         .iter()
         .map(|b| entry(None, vec![from(b), to(b), accept()]))
         .collect();
-    for b in bridges {
+    for b in &bridges {
         if !b.internal {
             out.push(entry(None, vec![to(b), vec![flowing_or_published()], accept()]));
         }
@@ -110,20 +110,46 @@ fn forwarded(bridges: &[FirewallBridge], _: Family) -> Vec<Entry> {
     out
 }
 
+/// Of containers who ask for names, and of peers.
+fn received(state: &FirewallState, family: Family) -> Vec<Entry> {
+    let mut out = questions(&state.bridges, family);
+    let senders = peers::senders(state, family == Family::V4);
+    out.extend(
+        senders
+            .into_iter()
+            .map(|(peer, carrier)| sent(peer, carrier, family)),
+    );
+    out
+}
+
+/// By a peer: `-s PEER -p udp -m udp --dport PORT`, or `-p gre`.
+fn sent(peer: IpAddr, carrier: Carrier, family: Family) -> Entry {
+    let (number, port) = peers::protocol_and_port(carrier);
+    let value = octets(peer);
+    let from = vec![source_of(family, 0), Expr::Equal { reg: 0, value }];
+    let port: Vec<Expr> = port.map(|port| to_port("udp", port)).into_iter().collect();
+    // Of a match of iptables' own the kernel wants to know what it is for.
+    let of = (!port.is_empty()).then_some(number);
+    entry(of, vec![from, protocol(number, family), port, accept()])
+}
+
 /// Of containers to their gateway, by UDP and TCP.
 fn questions(bridges: &[FirewallBridge], family: Family) -> Vec<Entry> {
-    let one = |b: &FirewallBridge, (number, name)| {
+    let one = |b: &FirewallBridge, subnet: IpNet, (number, name)| {
         let parts = vec![
             device(Meta::Iifname, &b.bridge),
-            to_subnet(b, family),
+            to_subnet(subnet, family),
             protocol(number, family),
             vec![to_port(name, names_port(b))],
             accept(),
         ];
         entry(Some(number), parts)
     };
-    let both = |b| [(17, "udp"), (6, "tcp")].map(|transport| one(b, transport));
-    bridges.iter().flat_map(both).collect()
+    let both = |b: &FirewallBridge| {
+        let subnet = family.subnet(b)?;
+        Some([(17, "udp"), (6, "tcp")].map(|transport| one(b, subnet, transport)))
+    };
+    bridges.iter().filter_map(both).flatten().collect()
 }
 
 fn entry(protocol: Option<u8>, parts: Vec<Vec<Expr>>) -> Entry {
@@ -141,11 +167,7 @@ fn device(key: Meta, name: &str) -> Vec<Expr> {
 }
 
 /// Of which the host has the gateway's address alone.
-fn to_subnet(bridge: &FirewallBridge, family: Family) -> Vec<Expr> {
-    let subnet = match (family, bridge.subnet6) {
-        (Family::V6, Some(subnet)) => IpNet::V6(subnet),
-        _ => IpNet::V4(bridge.subnet),
-    };
+fn to_subnet(subnet: IpNet, family: Family) -> Vec<Expr> {
     vec![
         destination_of(family, 0),
         Expr::MaskBytes {

@@ -3,7 +3,7 @@
 //! | chain | says |
 //! | --- | --- |
 //! | `loopback` | containers reach neither the host's 127.0.0.0/8 nor send from it, before any translation |
-//! | `prerouting` | a published port leads to its container: bound address first, then any address; whoever is not on the port's list is turned away; names are asked where the name server listens |
+//! | `prerouting` | a published port leads to its container: bound address first, then any address but those at which the name server listens; whoever is not on the port's list is turned away; names are asked where the name server listens |
 //! | `output` | the same for the host's own processes, which are on every list |
 //! | `postrouting` | who gets the host's address on the way out |
 //! | `forward` | who may reach whom |
@@ -24,7 +24,7 @@ use super::phrase::{
 };
 use super::table::{Chain, Hook, Rule, Table};
 use super::zones::Led;
-use super::{isolated, slots, tunnels, zones};
+use super::{isolated, peers, slots, tunnels, zones};
 
 pub(super) use super::set;
 
@@ -106,6 +106,7 @@ pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: 
     let mut sets = elements::sets(state, earlier);
     chains.extend(tunnels::chain(state));
     sets.extend(tunnels::sets(state));
+    sets.extend(peers::sets(state));
     chains.extend(isolated::chain(state));
     sets.extend(isolated::sets(state));
     if zoned {
@@ -127,9 +128,14 @@ fn chain(name: &'static str, kind: &'static str, hook: Hook, priority: i32, rule
     }
 }
 
+/// A network has IPv4.
+pub fn has_ipv4(state: &FirewallState) -> bool {
+    state.bridges.iter().any(|bridge| bridge.ip.v4().is_some())
+}
+
 /// A network has IPv6.
 pub fn has_ipv6(state: &FirewallState) -> bool {
-    state.bridges.iter().any(|bridge| bridge.subnet6.is_some())
+    state.bridges.iter().any(|bridge| bridge.ip.v6().is_some())
 }
 
 /// Those that the table is about.
@@ -175,6 +181,7 @@ fn prerouting(f: Family, shared: bool) -> Vec<Rule> {
         rule(loopback, [of(f), to_loopback(f), verdict(Verdict::Return)]),
         names(f, "names", UDP),
         names(f, "names over TCP", TCP),
+        asked(f),
         rule(
             "published on one address: whoever is not on its list",
             [
@@ -212,9 +219,24 @@ fn output(f: Family, shared: bool) -> Vec<Rule> {
         rule("::1 is served by the relay", exprs)
     });
     let mut rules = Vec::from_iter(left_alone);
+    rules.push(asked(f));
     rules.extend(bound(f, shared));
     rules.extend(any(f, shared));
     rules
+}
+
+/// Somebody may publish port 53 of every address: these are not among them.
+fn asked(f: Family) -> Rule {
+    let here = vec![destination_of(f, 0), is_in(f.set(set::ASKED))];
+    let port = Expr::Equal {
+        reg: 0,
+        value: elements::DOMAIN.to_be_bytes().to_vec(),
+    };
+    let port = vec![destination_port(0), port];
+    rule(
+        "where the name server listens",
+        [of(f), here, port, verdict(Verdict::Return)],
+    )
 }
 
 /// Of a container asking its gateway, where something else than the name server has port 53.

@@ -12,6 +12,8 @@ pub const SUBNETS: &str = "subnets";
 pub const MASQUERADED: &str = "masqueraded";
 /// device . port 53 : port of the name server
 pub const NAMES: &str = "names";
+/// The host's addresses in networks at whose port 53 the name server listens.
+pub const ASKED: &str = "names_asked";
 /// protocol . host address . host port : address . port
 pub const BOUND: &str = "ports_bound";
 /// protocol . host port : address . port

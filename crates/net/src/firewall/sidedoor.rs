@@ -3,10 +3,10 @@
 //!
 //! One marked jump in front of each, to a chain of ours. The one at FORWARD lets through what our own table lets
 //! through: it need not be trusted with more, for what our table drops is dropped. The one at INPUT lets through
-//! containers' questions for names. The rules (`passage`) are such as iptables itself would write, because it refuses
+//! containers' questions for names, and what peers send for networks over several hosts. The rules (`passage`) are such as iptables itself would write, because it refuses
 //! to show a table with anything else in it.
 
-use model::firewall::{FirewallBridge, FirewallState};
+use model::firewall::FirewallState;
 
 use super::change::{Step, step_in};
 use super::expr::Expr;
@@ -96,19 +96,18 @@ pub fn steps(found: &[Sidedoor], state: &FirewallState, mark: &str) -> Result<Ve
     let mut out = Vec::new();
     for sidedoor in found {
         check_owner(sidedoor, mark)?;
-        let bridges = sidedoor.door.concerned(&state.bridges);
-        out.extend(match sidedoor.needed && !bridges.is_empty() {
-            true => opening(sidedoor, &bridges, mark),
+        let wanted = (sidedoor.door.rules)(state, sidedoor.door.family);
+        out.extend(match sidedoor.needed && !wanted.is_empty() {
+            true => opening(sidedoor, &wanted, mark),
             false => closing(sidedoor),
         });
     }
     Ok(out)
 }
 
-fn opening(found: &Sidedoor, bridges: &[FirewallBridge], mark: &str) -> Vec<Step> {
+fn opening(found: &Sidedoor, wanted: &[Entry], mark: &str) -> Vec<Step> {
     let door = found.door;
     let mut steps = Vec::new();
-    let wanted = (door.rules)(bridges, door.family);
     let own: &[FoundRule] = found.own.as_ref().map_or(&[], |own| &own.rules);
     if found.own.is_none() {
         steps.push(new_chain(door, mark));

@@ -135,7 +135,12 @@ impl Field {
                 Ok(octets) => Ipv6Addr::from(octets).to_string(),
                 Err(_) => format!("{bytes:?}"),
             },
-            Self::Protocol => if bytes[0] == 17 { "udp" } else { "tcp" }.to_owned(),
+            Self::Protocol => match bytes[0] {
+                17 => "udp",
+                47 => "gre",
+                _ => "tcp",
+            }
+            .to_owned(),
             Self::Port | Self::TcpPort | Self::UdpPort | Self::QuotedPort | Self::QuotedPort6 => {
                 u16::from_be_bytes([bytes[0], bytes[1]]).to_string()
             }

@@ -1,6 +1,7 @@
 //! The rendered table as text, the way from state to elements and back, and what is left where an apply ends early.
 
-use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
+use model::families::Families;
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol, Routed};
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, unshare};
@@ -16,12 +17,12 @@ use crate::netlink::Netlink;
 fn state() -> FirewallState {
     let bridge = |name: &str, subnet: &str, masquerade, internal| FirewallBridge {
         bridge: name.to_owned(),
-        subnet: subnet.parse().unwrap(),
-        masquerade,
+        ip: Families::V4(Routed {
+            subnet: subnet.parse().unwrap(),
+            masquerade,
+        }),
         internal,
         dns_port: None,
-        subnet6: None,
-        masquerade6: false,
         isolated: false,
     };
     let port = |protocol, ip: Option<&str>, host_port, target: &str| PortRule {
@@ -73,8 +74,10 @@ fn the_table_as_text() {
 fn dual() -> FirewallState {
     let mut state = state();
     let front = state.bridges.iter_mut().find(|b| b.bridge == "wh-front").unwrap();
-    front.subnet6 = Some("fd00:88:1::/64".parse().unwrap());
-    front.masquerade6 = true;
+    front.ip = front.ip.with_v6(Routed {
+        subnet: "fd00:88:1::/64".parse().unwrap(),
+        masquerade: true,
+    });
     let six = |ip: Option<&str>| PortRule {
         host_ip: ip.map(|ip| ip.parse().unwrap()),
         target_ip: "fd00:88:1::5".parse().unwrap(),
@@ -113,7 +116,7 @@ fn no_set_of_ipv6_has_fields_of_ipv4() {
     let table = render(&state, make(true), &Elements::new());
     let six = |name| matches!(Family::of_set(name), Some((Family::V6, kind)) if kind != set::ALLOWED_OTHER);
     let wide: Vec<&Set> = table.sets.iter().filter(|set| six(set.name)).collect();
-    assert_eq!(wide.len(), 22, "every kind of set");
+    assert_eq!(wide.len(), 23, "every kind of set");
     for set in wide {
         let fields = [set.key, set.value].concat();
         let narrow = fields

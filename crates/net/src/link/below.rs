@@ -5,7 +5,6 @@
 //! the namespace or with the parent. The kernel keeps what is below a device from the device itself: so that the host
 //! reaches its containers, it gets one as well (`host_access`), with an address and the route to their part of the LAN.
 
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
@@ -133,8 +132,8 @@ pub(super) fn attach(
             mac: mac_of(kind, &device, a.mac),
             ..a.clone()
         };
-        veth::ipv6_inside(&a.device, a.v6.is_some())?;
-        let device = up(inside, device, a.v6.is_some()).doing(doing)?;
+        veth::ipv6_inside(&a.device, a.v6().is_some())?;
+        let device = up(inside, device, a.v6().is_some()).doing(doing)?;
         veth::configure_inside(inside, &device, &as_made, &[], whose)
     })
 }
@@ -197,10 +196,7 @@ fn own(
     };
     let parent = find_parent(route, &below.parent.name, &what)?;
     let addresses = n.host_addresses();
-    let mac = addresses.iter().find_map(|net| match net.addr() {
-        IpAddr::V4(ip) => Some(MacAddr::of_lease(ip)),
-        IpAddr::V6(_) => None,
-    });
+    let mac = addresses.first().map(|net| MacAddr::of_lease(net.addr()));
     let mac =
         mac.ok_or_else(|| NetError::invalid(doing(), "it has no `range` with an address for the host"))?;
     let make = Make {
@@ -222,7 +218,7 @@ fn own(
     name(route, mark, &link, n.name.as_str()).doing(doing)?;
     let mac = mac_of(kind, &link, mac);
     repair(route, &link, mac, n).doing(doing)?;
-    settings(&n.bridge, n.v6.is_some())?;
+    settings(&n.bridge, n.v6().is_some())?;
     if !link.up {
         change::make_up_no_ipv6(route, link.index).doing(doing)?;
         change::up(route, link.index).doing(doing)?;
@@ -237,7 +233,7 @@ fn own(
         .map(|net| address(net.addr(), net.prefix_len()))
         .collect();
     // By an ipvlan's MAC address the parent has that one.
-    if n.v6.is_some() && kind == Kind::Macvlan {
+    if n.v6().is_some() && kind == Kind::Macvlan {
         wanted.push(address(link_local(mac.0).into(), 64));
     }
     bridge::set_addresses(route, &n.bridge, link.index, &wanted)

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::network::{HostNetwork, MacAddr, Subnet6};
+use model::network::{HostNetwork, Subnet4, Subnet6};
 
 use super::{
     Address, DEFAULT_MTU, Link, Mark, change, dump, entry, link_local, nl, owner_of, route as routes, vxlan,
@@ -14,26 +14,19 @@ use crate::sysctl;
 
 /// Bytes.
 const LEAST_MTU6: u32 = 1280;
+/// Why a tunnel is not made.
+pub(super) const NO_OVERLAY: &str = "an overlay without IPv4 addresses is not supported yet";
 
 /// Everything that can be seen to be wrong before anything is touched.
 pub(crate) fn check(n: &HostNetwork) -> Result<(), NetError> {
     let what = || format!("network {}", n.name);
     check_device(&what(), &n.bridge)?;
-    if n.subnet.prefix_len() == 0 || n.subnet.prefix_len() > 30 {
-        return Err(NetError::invalid(
-            what(),
-            format!("the subnet {} is no size for a network: /1 to /30", n.subnet),
-        ));
+    match n.v4() {
+        Some(v4) => check_subnet4(&what(), v4)?,
+        None if n.driver.tunnel().is_some() => return Err(NetError::invalid(what(), NO_OVERLAY)),
+        None => {}
     }
-    if !n.subnet.contains(&n.gateway) || n.gateway == n.subnet.network() || n.gateway == n.subnet.broadcast()
-    {
-        let why = format!(
-            "the gateway {} is no host address of the subnet {}",
-            n.gateway, n.subnet
-        );
-        return Err(NetError::invalid(what(), why));
-    }
-    if let Some(v6) = &n.v6 {
+    if let Some(v6) = n.v6() {
         check_subnet6(&what(), v6)?;
         if n.mtu.is_some_and(|mtu| mtu < LEAST_MTU6) {
             let why = format!("IPv6 needs an mtu of {LEAST_MTU6} or more (RFC 8200)");
@@ -41,6 +34,18 @@ pub(crate) fn check(n: &HostNetwork) -> Result<(), NetError> {
         }
     }
     check_mtu(&what(), n.mtu)
+}
+
+fn check_subnet4(what: &str, v4: &Subnet4) -> Result<(), NetError> {
+    let (subnet, gateway) = (v4.subnet, v4.gateway);
+    let why = match subnet.prefix_len() {
+        0 | 31.. => format!("the subnet {subnet} is no size for a network: /1 to /30"),
+        _ if !subnet.contains(&gateway) || gateway == subnet.network() || gateway == subnet.broadcast() => {
+            format!("the gateway {gateway} is no host address of the subnet {subnet}")
+        }
+        _ => return Ok(()),
+    };
+    Err(NetError::invalid(what, why))
 }
 
 fn check_subnet6(what: &str, v6: &Subnet6) -> Result<(), NetError> {
@@ -96,7 +101,7 @@ pub(crate) fn apply_bridge(route: &mut Netlink, mark: &Mark, n: &HostNetwork) ->
         None => create(route, mark, n)?,
     };
     repair(route, mark, n, &link)?;
-    settings(&n.bridge, n.v6.is_some(), mark.published)?;
+    settings(n, mark.published)?;
     if !link.up {
         let doing = || format!("configure the bridge {}", n.bridge);
         change::make_up_no_ipv6(route, link.index).doing(doing)?;
@@ -128,7 +133,7 @@ fn create(route: &mut Netlink, mark: &Mark, n: &HostNetwork) -> Result<Link, Net
 
 /// A bridge with an address of its own keeps it when ports come and go.
 pub(super) fn mac(n: &HostNetwork) -> [u8; 6] {
-    MacAddr::of_lease(n.gateway).0
+    n.mac().0
 }
 
 fn repair(route: &mut Netlink, mark: &Mark, n: &HostNetwork, link: &Link) -> Result<(), NetError> {
@@ -168,8 +173,9 @@ fn repair(route: &mut Netlink, mark: &Mark, n: &HostNetwork, link: &Link) -> Res
 
 /// No IPv6 unless the network asks for it, and then none that containers could advertise themselves as routers by;
 /// 127.0.0.1 of the host may be translated to a container; what containers send is forwarded.
-pub(super) fn settings(bridge: &str, ipv6: bool, published: bool) -> Result<(), NetError> {
-    if ipv6 {
+pub(super) fn settings(n: &HostNetwork, published: bool) -> Result<(), NetError> {
+    let bridge = n.bridge.as_str();
+    if n.v6().is_some() {
         sysctl::ensure(&sysctl::accept_ra(bridge), 0)?;
         if published {
             sysctl::ensure(&sysctl::forwarding6(bridge), 1)?;
@@ -178,7 +184,7 @@ pub(super) fn settings(bridge: &str, ipv6: bool, published: bool) -> Result<(), 
     } else if sysctl::exists(&sysctl::disable_ipv6(bridge)) {
         sysctl::ensure(&sysctl::disable_ipv6(bridge), 1)?;
     }
-    if published {
+    if published && n.v4().is_some() {
         sysctl::ensure(&sysctl::route_localnet(bridge), 1)?;
         sysctl::ensure(&sysctl::forwarding(bridge), 1)?;
     }
@@ -193,12 +199,12 @@ fn wanted(n: &HostNetwork, link: &Link) -> Vec<Address> {
         ip,
         prefix,
     };
-    let mut all = vec![address(n.gateway.into(), n.subnet.prefix_len())];
-    if let Some(v6) = &n.v6 {
-        all.push(address(v6.gateway.into(), v6.subnet.prefix_len()));
-        all.push(address(link_local(mac(n)).into(), 64));
-    }
-    all
+    let gateways = n.ip.each(
+        |v4| address(v4.gateway.into(), v4.subnet.prefix_len()),
+        |v6| address(v6.gateway.into(), v6.subnet.prefix_len()),
+    );
+    let of_link = n.v6().map(|_| address(link_local(mac(n)).into(), 64));
+    gateways.chain(of_link).collect()
 }
 
 pub(super) fn addresses(route: &mut Netlink, n: &HostNetwork, link: &Link) -> Result<(), NetError> {

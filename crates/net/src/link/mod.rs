@@ -12,6 +12,7 @@ mod uplink;
 mod veth;
 mod vxlan;
 mod way;
+mod wireguard;
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -30,9 +31,10 @@ pub(crate) use route::are_there as routes_are_there;
 pub(crate) use uplink::uplinks;
 pub(crate) use veth::{attach, detach};
 pub(crate) use vxlan::{
-    KIND as TUNNEL, apply as apply_tunnel, check as check_tunnel, look as look_at_tunnel,
+    KIND as TUNNEL, apply as apply_tunnel, check as check_tunnel, look as look_at_tunnel, remove_unencrypted,
 };
 pub(crate) use way::way_to;
+pub(crate) use wireguard::{KIND as WIREGUARD, apply as apply_wireguard};
 
 /// What everything is 1500 bytes long on where nobody says otherwise.
 pub(crate) const DEFAULT_MTU: u32 = 1500;

@@ -6,7 +6,6 @@
 //! bridge. So such host ends are ports of a bridge of the kernel that is down, a pen: what comes to those is dropped, after
 //! Open vSwitch has read it. (A filter of tc's would do, but ovs-vswitchd removes those.)
 
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use model::network::{Attachment, HostNetwork};
@@ -85,7 +84,7 @@ pub(crate) fn apply_gateway(route: &mut Netlink, mark: &Mark, n: &HostNetwork) -
     for device in n.devices().filter(|device| *device != n.bridge) {
         mark_device(route, mark, n, device)?;
     }
-    bridge::settings(&n.bridge, n.v6.is_some(), mark.published)?;
+    bridge::settings(n, mark.published)?;
     if !link.up {
         change::make_up_no_ipv6(route, link.index).doing(doing)?;
         change::up(route, link.index).doing(|| format!("turn on the device {}", n.bridge))?;
@@ -193,8 +192,7 @@ pub(crate) fn attach(
     })?;
     configure_host(route, mark, &host, pen, a, whose)
         .doing(|| format!("configure {} of container {whose}", a.host_device))?;
-    let v6 = a.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
-    for ip in [Some(IpAddr::V4(a.ip)), v6].into_iter().flatten() {
+    for ip in a.ips() {
         change::neighbour(route, gateway.index, ip, a.mac)
             .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))?;
     }

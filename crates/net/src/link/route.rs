@@ -149,7 +149,11 @@ fn out_of(route: &mut Netlink, index: u32, family: u8) -> Result<Vec<Found>, Ker
     let read = |payload: &[u8]| {
         let attrs = payload.get(HEADER..).filter(|_| payload[0] == family)?;
         let route = Route {
-            table: read_u32(attrs, nl::RTA_TABLE)?,
+            // A kernel without CONFIG_IPV6_MULTIPLE_TABLES has all of them in the main one.
+            table: match payload[7] {
+                LOCAL => nl::RT_TABLE_LOCAL,
+                _ => read_u32(attrs, nl::RTA_TABLE)?,
+            },
             kind: payload[7],
             to: ip_of(find(attrs, nl::RTA_DST).unwrap_or(&all))?,
             prefix: payload[1],

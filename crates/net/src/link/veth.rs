@@ -3,17 +3,16 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::{IpNet, Ipv4Net};
-use model::network::{Address6, Attachment, Link as Way};
+use ipnet::IpNet;
+use model::network::{Attachment, Link as Way, MacAddr};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use nix::sched::{CloneFlags, setns};
 
 use super::below::{self, Kind};
 use super::{Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of, route as routes};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, KernelError, Netlink};
-use crate::sysctl;
+use crate::{netns, sysctl};
 
 pub(super) fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
     let what = format!("container {whose}, network {}", a.network);
@@ -21,16 +20,8 @@ pub(super) fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
     check_device(&what, &a.device)?;
     check_device(&what, &a.bridge)?;
     bridge::check_mtu(&what, a.mtu)?;
-    let subnet = Ipv4Net::new(a.ip, a.prefix)
-        .map_err(|_| NetError::invalid(&*what, format!("/{} is no prefix length", a.prefix)))?;
-    if let Some(gateway) = a.gateway.filter(|g| !subnet.contains(g)) {
-        return Err(NetError::invalid(
-            what,
-            format!("the gateway {gateway} is not in the subnet {}", subnet.trunc()),
-        ));
-    }
-    if let Some(v6) = &a.v6 {
-        check_gateway6(&what, v6)?;
+    for place in a.places() {
+        check_place(&what, place)?;
     }
     if a.mac.0[0] & 1 != 0 || a.mac.0 == [0; 6] {
         return Err(NetError::invalid(
@@ -41,11 +32,11 @@ pub(super) fn check(a: &Attachment, whose: &str) -> Result<(), NetError> {
     Ok(())
 }
 
-fn check_gateway6(what: &str, v6: &Address6) -> Result<(), NetError> {
-    let subnet = IpNet::new(v6.ip.into(), v6.prefix)
-        .map_err(|_| NetError::invalid(what, format!("/{} is no prefix length", v6.prefix)))?;
-    match v6.gateway {
-        Some(gateway) if !subnet.contains(&IpAddr::V6(gateway)) => Err(NetError::invalid(
+fn check_place(what: &str, (ip, prefix, gateway): (IpAddr, u8, Option<IpAddr>)) -> Result<(), NetError> {
+    let subnet = IpNet::new(ip, prefix)
+        .map_err(|_| NetError::invalid(what, format!("/{prefix} is no prefix length")))?;
+    match gateway {
+        Some(gateway) if !subnet.contains(&gateway) => Err(NetError::invalid(
             what,
             format!("the gateway {gateway} is not in the subnet {}", subnet.trunc()),
         )),
@@ -78,8 +69,7 @@ pub(crate) fn attach(
     if a.link == Way::Adopted {
         return Ok(());
     }
-    let v6 = a.v6.as_ref().map(|v6| IpAddr::V6(v6.ip));
-    for ip in [Some(IpAddr::V4(a.ip)), v6].into_iter().flatten() {
+    for ip in a.ips() {
         change::neighbour(route, master.index, ip, a.mac)
             .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))?;
     }
@@ -102,8 +92,8 @@ fn ends(a: &Attachment, master: &Link) -> [Attachment; 2] {
 /// A bridge that was given no MAC address has the lowest of its ports: one that is not ours is not to get another one with
 /// ours. Of a bridge of our own it does not matter.
 fn outer_mac(a: &Attachment) -> Option<[u8; 6]> {
-    let [b, c, d, e] = a.ip.octets();
-    (a.link == Way::Adopted).then_some([0xfe, 0x57, b, c, d, e])
+    let [_, b, c, d, e, f] = MacAddr::of_lease(a.ips().next()?).0;
+    (a.link == Way::Adopted).then_some([0xfe, b, c, d, e, f])
 }
 
 /// Both ends: those that are there if they belong together, else new ones.
@@ -157,9 +147,7 @@ fn gateways(route: &mut Netlink, master: &Link, a: &Attachment) -> Result<Vec<Ip
     }
     let doing = || format!("look at the addresses of the bridge {}", a.bridge);
     let addresses = dump::addresses(route).doing(doing)?;
-    let v6 = a.v6.as_ref().map(|v6| (IpAddr::V6(v6.ip), v6.prefix));
-    let own = [Some((IpAddr::V4(a.ip), a.prefix)), v6].into_iter().flatten();
-    let gateway = |(ip, prefix): (IpAddr, u8)| {
+    let gateway = |ip: IpAddr, prefix: u8| {
         let subnet = IpNet::new(ip, prefix).ok()?;
         let of_bridge = addresses.iter().filter(|found| found.index == master.index);
         let mut inside = of_bridge.filter(|found| subnet.contains(&found.ip) && found.ip != ip);
@@ -172,29 +160,20 @@ fn gateways(route: &mut Netlink, master: &Link, a: &Attachment) -> Result<Vec<Ip
         );
         NetError::invalid(format!("network {}", a.network), why)
     };
-    own.map(|place| gateway(place).ok_or_else(|| lacking(place.0)))
+    a.places()
+        .map(|(ip, prefix, _)| gateway(ip, prefix).ok_or_else(|| lacking(ip)))
         .collect()
 }
 
-/// Does something on a thread in that namespace, with a netlink socket of it: a socket belongs to the namespace it was
-/// made in, and what is below /proc/sys/net to that of whoever looks.
+/// Does something on a thread in that namespace, with a netlink socket of it.
 pub(super) fn visit<T: Send>(
     netns: BorrowedFd<'_>,
     whose: &str,
     work: impl FnOnce(&mut Netlink) -> Result<T, NetError> + Send,
 ) -> Result<T, NetError> {
-    let refused = |source| NetError::Namespace {
-        whose: format!("container {whose}"),
-        source,
-    };
-    std::thread::scope(|scope| {
-        let visit = scope.spawn(|| {
-            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| refused(e.into()))?;
-            let mut inside = Netlink::open(NETLINK_ROUTE).map_err(refused)?;
-            work(&mut inside)
-        });
-        let died = || refused(std::io::Error::other("the thread that entered it died"));
-        visit.join().unwrap_or_else(|_| Err(died()))
+    netns::visit(netns, whose, || {
+        let mut inside = Netlink::open(NETLINK_ROUTE).map_err(|e| netns::refused(whose, e))?;
+        work(&mut inside)
     })
 }
 
@@ -289,19 +268,17 @@ pub(super) fn configure_inside(
     if peer.mtu != a.mtu.unwrap_or(DEFAULT_MTU) {
         attrs.push(Attr::u32(nl::IFLA_MTU, a.mtu.unwrap_or(DEFAULT_MTU)));
     }
-    if !peer.up && a.v6.is_none() {
+    let ipv6 = a.v6().is_some();
+    if !peer.up && !ipv6 {
         change::make_up_no_ipv6(inside, peer.index).doing(doing)?;
     }
     change::set(inside, peer.index, &attrs).doing(doing)?;
-    ipv6_inside(&a.device, a.v6.is_some())?;
+    ipv6_inside(&a.device, ipv6)?;
     if !peer.up {
         change::up(inside, peer.index).doing(doing)?;
     }
     let there = dump::addresses(inside).doing(doing)?;
-    let v4 = (IpAddr::V4(a.ip), a.prefix, a.gateway.map(IpAddr::V4));
-    let v6 = a.v6.as_ref();
-    let v6 = v6.map(|v6| (IpAddr::V6(v6.ip), v6.prefix, v6.gateway.map(IpAddr::V6)));
-    for (ip, prefix, gateway) in [Some(v4), v6].into_iter().flatten() {
+    for (ip, prefix, gateway) in a.places() {
         let address = Address {
             index: peer.index,
             ip,

@@ -9,10 +9,10 @@ mod seal;
 
 use std::net::IpAddr;
 
-use model::network::{HostNetwork, MacAddr, Tunnel};
+use model::network::{HostNetwork, Tunnel};
 use model::observed::ObservedTunnel;
 
-use super::{Address, Link, Mark, change, dump, nl, veth};
+use super::{Address, Link, Mark, bridge, change, dump, nl, veth};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink, find, read_u32};
@@ -20,6 +20,7 @@ use seal::Gateway;
 
 /// linux/if_link.h, IFLA_VXLAN_….
 const ID: u16 = 1;
+const LINK: u16 = 3;
 const LOCAL: u16 = 4;
 const LEARNING: u16 = 7;
 const PORT: u16 = 15;
@@ -37,6 +38,9 @@ pub(crate) struct Make {
     pub port: u16,
     pub local: Option<IpAddr>,
     pub learning: bool,
+    /// The device that what is sent goes by. Where it begins at an address of the link, nothing is taken that came by
+    /// another one.
+    pub below: Option<u32>,
 }
 
 impl Make {
@@ -50,15 +54,17 @@ impl Make {
             port: u16::from_be_bytes(port?),
             local: v4.map(IpAddr::from).or(v6.map(IpAddr::from)),
             learning: find(data, LEARNING) == Some(&[1]),
+            below: read_u32(data, LINK),
         })
     }
 
-    fn of(tunnel: &Tunnel) -> Self {
+    fn of(tunnel: &Tunnel, below: Option<u32>) -> Self {
         Self {
             vni: tunnel.vni,
             port: tunnel.port,
-            local: Some(tunnel.local),
+            local: Some(tunnel.source()),
             learning: true,
+            below,
         }
     }
 
@@ -73,6 +79,7 @@ impl Make {
             Attr::u8(LEARNING, u8::from(self.learning)),
         ];
         data.extend(local);
+        data.extend(self.below.map(|index| Attr::u32(LINK, index)));
         Attr::nest(nl::INFO_DATA, data)
     }
 }
@@ -93,17 +100,19 @@ pub(crate) fn check(n: &HostNetwork, tunnel: &Tunnel) -> Result<(), NetError> {
     Err(NetError::invalid(what, why))
 }
 
-/// Makes the device, or puts right what is wrong with it. Its bridge is there.
+/// Makes the device, or puts right what is wrong with it. Its bridge is there, and so is the device that it is `below`,
+/// where it is encrypted.
 pub(crate) fn apply(
     route: &mut Netlink,
     mark: &Mark,
     n: &HostNetwork,
     tunnel: &Tunnel,
+    below: Option<u32>,
 ) -> Result<(), NetError> {
     let doing = || format!("set up the tunnel {} of network {}", tunnel.device, n.name);
     let bridge = dump::link(route, &n.bridge).doing(doing)?;
     let bridge = bridge.ok_or_else(|| NetError::invalid(doing(), "its bridge vanished at once"))?;
-    let make = Make::of(tunnel);
+    let make = Make::of(tunnel, below);
     let found = match veth::host_end(route, mark, &tunnel.device)? {
         Some(link) if link.vxlan.as_ref() != Some(&make) => {
             change::delete(route, link.index).doing(|| format!("remove the former {}", tunnel.device))?;
@@ -115,23 +124,25 @@ pub(crate) fn apply(
         Some(link) => link,
         None => create(route, mark, n, tunnel, &make)?,
     };
+    let gateway = gateway(n).ok_or_else(|| NetError::invalid(doing(), bridge::NO_OVERLAY))?;
     // Closed to the gateway before anything goes through it.
-    seal::ensure(route, link.index, &gateway(n)).doing(|| {
+    seal::ensure(route, link.index, &gateway).doing(|| {
         format!(
             "keep the gateway from crossing {} (kernel modules sch_ingress and cls_bpf)",
             tunnel.device
         )
     })?;
-    peers::ensure(route, link.index, &tunnel.peers)
+    peers::ensure(route, link.index, &tunnel.targets(), below)
         .doing(|| format!("tell {} of its peers", tunnel.device))?;
     connect(route, mark, n, &bridge, &link).doing(doing)
 }
 
-fn gateway(n: &HostNetwork) -> Gateway {
-    Gateway {
-        mac: MacAddr::of_lease(n.gateway).0,
-        ip: n.gateway,
-    }
+fn gateway(n: &HostNetwork) -> Option<Gateway> {
+    Some(Gateway {
+        mac: n.mac().0,
+        ip: n.v4()?.gateway,
+        ip6: n.v6().map(|v6| v6.gateway),
+    })
 }
 
 fn create(
@@ -201,14 +212,19 @@ pub(crate) fn look(
     let doing = || format!("look at the tunnel {}", link.name);
     let bridge = links.iter().find(|l| Some(l.index) == link.master);
     let gateway = bridge.and_then(|bridge| {
-        let own = addresses.iter().filter(|a| a.index == bridge.index);
+        let own = || addresses.iter().filter(|a| a.index == bridge.index);
         let v4 = |a: &Address| match a.ip {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
         };
+        let v6 = |a: &Address| match a.ip {
+            IpAddr::V6(ip) if !ip.is_unicast_link_local() => Some(ip),
+            _ => None,
+        };
         Some(Gateway {
             mac: bridge.mac.as_slice().try_into().ok()?,
-            ip: own.filter_map(v4).next()?,
+            ip: own().find_map(v4)?,
+            ip6: own().find_map(v6),
         })
     });
     let sealed = match gateway {
@@ -222,10 +238,21 @@ pub(crate) fn look(
         peers: peers::of(route, link.index).doing(doing)?,
         sealed: sealed && make.learning,
         switch: None,
+        wireguard: None,
     }))
 }
 
-/// Removes the tunnels of ours that are ports of this bridge: without it they serve nothing.
+/// Removes one that sends what is to be encrypted as it is.
+pub(crate) fn remove_unencrypted(route: &mut Netlink, mark: &Mark, device: &str) -> Result<(), NetError> {
+    let open = |link: &Link| link.vxlan.as_ref().is_none_or(|made| made.below.is_none());
+    match veth::host_end(route, mark, device)?.filter(open) {
+        Some(link) => change::delete(route, link.index)
+            .doing(|| format!("remove {device}, which does not encrypt what it sends")),
+        None => Ok(()),
+    }
+}
+
+/// Removes the tunnels of ours that are ports of this bridge, and what encrypts them: without it they serve nothing.
 pub(crate) fn remove_from(route: &mut Netlink, mark: &Mark, bridge: u32) -> Result<(), NetError> {
     let links = dump::links(route).doing(|| "list the network devices".to_owned())?;
     let tunnels = links
@@ -233,6 +260,11 @@ pub(crate) fn remove_from(route: &mut Netlink, mark: &Mark, bridge: u32) -> Resu
         .filter(|l| l.kind == KIND && l.master == Some(bridge) && mark.is_on(l));
     for tunnel in tunnels {
         change::delete(route, tunnel.index).doing(|| format!("remove the tunnel {}", tunnel.name))?;
+        let below = tunnel.vxlan.as_ref().and_then(|made| made.below);
+        let below = links.iter().find(|l| Some(l.index) == below && mark.is_on(l));
+        if let Some(below) = below.filter(|l| l.kind == super::WIREGUARD) {
+            change::delete(route, below.index).doing(|| format!("remove the device {}", below.name))?;
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use model::observed::{ForeignAddress, ForeignAddress6, Ipv6State, ObservedLink, 
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{Net, lock, net_of, net6_of};
+use super::{Net, any6_of, lock, net_of, net6_of};
 use crate::error::{Doing, NetError};
 use crate::link;
 use crate::monitor::{concerns_devices, drain, listen, messages};
@@ -162,7 +162,11 @@ impl Net {
             let own = || addresses.iter().filter(|a| a.index == l.index);
             let master = l.master.and_then(|index| names.get(&index));
             let is_below = matches!(l.kind.as_str(), "macvlan" | "ipvlan") && l.peer_netns.is_none();
-            let below = l.peer.filter(|_| is_below).and_then(|index| names.get(&index));
+            let carrier = l.vxlan.as_ref().and_then(|made| made.below);
+            let below = l.peer.filter(|_| is_below).or(carrier);
+            let below = below.and_then(|index| names.get(&index));
+            // Those of its link are all that it has.
+            let inside = l.kind == link::WIREGUARD && self.mark.is_on(l);
             let observed = ObservedLink {
                 index: l.index,
                 below: below.map(|name| (*name).to_owned()),
@@ -174,7 +178,10 @@ impl Net {
                 addresses: own().filter_map(net_of).collect(),
                 isolated: l.isolated,
                 route_localnet: false,
-                addresses6: own().filter_map(net6_of).collect(),
+                addresses6: match inside {
+                    true => own().filter_map(any6_of).collect(),
+                    false => own().filter_map(net6_of).collect(),
+                },
                 ipv6: match own().any(|a| a.ip.is_ipv6()) {
                     true => Ipv6State::On,
                     false => Ipv6State::Off,

@@ -83,7 +83,7 @@ impl Net {
 
 /// Refuses on a kernel that cannot.
 pub(super) fn check(n: &HostNetwork) -> Result<(), NetError> {
-    if n.v6.is_none() || sysctl::exists(sysctl::FORWARD6) {
+    if n.v6().is_none() || sysctl::exists(sysctl::FORWARD6) {
         return Ok(());
     }
     let why = "this kernel has no IPv6 (`ipv6.disable=1`, or built without it): leave out `subnet6`";

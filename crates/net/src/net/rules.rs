@@ -8,15 +8,20 @@ use model::observed::{BackendSeen, ForeignDrop};
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::{Asked, Current, Firewalld, Guards};
+use crate::firewall::{Asked, Current, Firewalld, Guards, LegacyWatch};
 use crate::netlink::Netlink;
 use crate::{firewall, relay, sysctl};
+
+/// What there is to be done when its rules are loaded anew, or a zone of it was changed.
+const SHUT: &str = "firewalld does not let its networks through";
 
 /// What one look at the firewall shows.
 #[derive(Debug)]
 pub struct FirewallLook {
     /// See [`Net::firewall`].
     pub state: Option<FirewallState>,
+    /// Why there is none, where something is there: for users.
+    pub wrong: Option<&'static str>,
     /// Something of ours is there, be it damaged.
     pub there: bool,
     /// See [`Net::foreign_drops`].
@@ -33,18 +38,19 @@ impl Net {
         }
         // Held until both are done: a removal of the table turns forwarding off again.
         let mut filter = self.filter();
-        let forwarded = self.forwarding()?;
+        // Or it need not be.
+        let forwarded = n.v4().is_none() || self.forwarding()?;
         if !forwarded {
             self.guarded.store(true, Ordering::Relaxed);
         }
-        if n.v6.is_some() {
+        if n.v6().is_some() {
             self.beware_of_forwarding6()?;
         }
         self.shield(&mut filter, n)?;
         if !forwarded {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
-        match n.v6 {
+        match n.v6() {
             Some(_) => self.forward6(),
             None => Ok(()),
         }
@@ -53,41 +59,27 @@ impl Net {
     fn shield(&self, filter: &mut Netlink, n: &HostNetwork) -> Result<(), NetError> {
         let current = self.backend.current(filter)?;
         let known = current.state.as_ref().unwrap_or(&current.salvaged);
-        let wanted = FirewallBridge {
-            bridge: n.bridge.clone(),
-            subnet: n.subnet.trunc(),
-            masquerade: n.masquerade,
-            internal: n.internal,
-            // Of what a network does not tell, whoever applies the whole state has the say.
-            dns_port: known
-                .bridges
-                .iter()
-                .find(|b| b.bridge == n.bridge)
-                .and_then(|b| b.dns_port),
-            subnet6: n.v6.as_ref().map(|v6| v6.subnet),
-            masquerade6: n.v6.as_ref().is_some_and(|v6| v6.masquerade),
-            isolated: n.isolated,
-        };
+        // Of what a network does not tell, whoever applies the whole state has the say.
+        let before = known.bridges.iter().find(|b| b.bridge == n.bridge);
+        let wanted = FirewallBridge::of(n, before.and_then(|b| b.dns_port));
         let tunnel = match &n.driver {
-            Driver::Overlay(tunnel) => Some(tunnel.rule()),
+            Driver::Overlay(tunnel) => tunnel.rule(),
             _ => None,
         };
         let guards = self.guards();
         let right = current.state.as_ref().is_some_and(|state| {
             state.bridges.contains(&wanted) && tunnel.iter().all(|t| state.tunnels.contains(t))
         }) && (current.guards.v4 || !guards.v4)
-            && (current.guards.v6 || !guards.v6 || n.v6.is_none());
+            && (current.guards.v6 || !guards.v6 || n.v6().is_none());
         if right {
             return Ok(());
         }
         let mut state = current.state.unwrap_or(current.salvaged);
         state.bridges.retain(|b| b.bridge != n.bridge);
         state.bridges.push(wanted);
-        if n.v6.is_none() {
-            let goes = |port: &PortRule| port.bridge == n.bridge && port.target_ip.is_ipv6();
-            state.ports.retain(|port| !goes(port));
-        }
-        let leads = |link: &LinkRule| n.isolated && (n.v6.is_some() || link.to.is_ipv4());
+        let leads = |port: &PortRule| port.bridge != n.bridge || n.has_family_of(port.target_ip);
+        state.ports.retain(leads);
+        let leads = |link: &LinkRule| n.isolated && n.has_family_of(link.to);
         state.links.retain(|link| link.bridge != n.bridge || leads(link));
         if let Some(tunnel) = tunnel {
             state
@@ -112,6 +104,11 @@ impl Net {
             remark: self.backend.remark(),
             unjudged: None,
         }
+    }
+
+    /// Who looks for changes of it now and then, where the kernel tells of none.
+    pub fn watch_legacy(&self) -> Option<LegacyWatch> {
+        self.backend.is_legacy().then(LegacyWatch::default)
     }
 
     /// There is a firewall of ours.
@@ -148,10 +145,16 @@ impl Net {
             self.keep_forward_guard6();
         }
         let asked = lock(&self.asked);
-        let state = current.state.clone();
-        let state = state.filter(|state| is_let_through(current, state, asked.as_ref()));
-        let state = self.with_loopback(state)?;
+        let (state, wrong) = match &current.state {
+            None => (None, current.wrong),
+            Some(state) if !is_let_through(current, state, asked.as_ref()) => (None, Some(SHUT)),
+            Some(state) => match self.with_loopback(state)? {
+                None => (None, Some("ports on [::1] are not served as they should be")),
+                whole => (whole, None),
+            },
+        };
         Ok(FirewallLook {
+            wrong,
             foreign_drops: match self.publishes() {
                 true => foreign_drops(current, asked.as_ref()),
                 // Whoever does without us sees to it himself.
@@ -164,9 +167,10 @@ impl Net {
     }
 
     /// With the ports that the relay serves; none where it does not serve what it should.
-    fn with_loopback(&self, state: Option<FirewallState>) -> Result<Option<FirewallState>, NetError> {
-        let (Some(relay), Some(mut state)) = (&self.relay, state.clone()) else {
-            return Ok(state);
+    fn with_loopback(&self, state: &FirewallState) -> Result<Option<FirewallState>, NetError> {
+        let mut state = state.clone();
+        let Some(relay) = &self.relay else {
+            return Ok(Some(state));
         };
         let Some(bound) = relay.bound(&state.ports)? else {
             return Ok(None);
@@ -179,7 +183,7 @@ impl Net {
     ///
     /// Flows to UDP ports that changed are forgotten, so that they follow the change.
     ///
-    /// Where there are bridges, forwarding is on afterwards, of IPv6 where one has it: the table that guards it is there first. Where the forward
+    /// Where there are bridges, forwarding is on afterwards, of the families that they have: the table that guards it is there first. Where the forward
     /// or input chain of iptables (in nftables: `ip filter FORWARD`, `INPUT`) drops what it has no rule for, the same
     /// transaction makes a way through it: a chain `WHARF-FORWARD` or `WHARF-INPUT` and one jump to it, both marked.
     ///
@@ -192,7 +196,7 @@ impl Net {
         self.leave_firewalld(state)?;
         // Held until forwarding is on: see `shielded`.
         let mut filter = self.filter();
-        let forward = !state.bridges.is_empty() && !self.forwarding()?;
+        let forward = firewall::has_ipv4(state) && !self.forwarding()?;
         if forward {
             self.guarded.store(true, Ordering::Relaxed);
         }
@@ -308,11 +312,11 @@ fn is_let_through(current: &Current, state: &FirewallState, asked: Option<&Asked
 
 fn foreign_drops(current: &Current, asked: Option<&Asked>) -> Result<Vec<ForeignDrop>, NetError> {
     let state = current.state.as_ref().unwrap_or(&current.salvaged);
-    let mut out = firewall::drops(&current.foreign, &state.bridges, !current.legacy);
+    let mut out = firewall::drops(&current.foreign, state, !current.legacy);
     let firewalld = current.firewalld.iter();
     out.extend(firewalld.flat_map(|f| f.drops_of(&state.bridges, asked)));
     if !current.legacy {
-        out.extend(firewall::legacy_drops(&state.bridges)?);
+        out.extend(firewall::legacy_drops(state)?);
     }
     Ok(out)
 }

@@ -139,6 +139,7 @@ impl Switch {
                 gateway6: made.gateway6,
                 whole,
             }),
+            wireguard: None,
         })
     }
 }

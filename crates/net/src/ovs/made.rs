@@ -41,7 +41,7 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// With the peers; none where the network is not made of Open vSwitch.
+    /// With the peers; none where the network is not made of Open vSwitch. One without IPv4 is refused before.
     pub fn of(n: &HostNetwork) -> Option<(Self, &[IpAddr])> {
         let Driver::Ovs {
             tunnel,
@@ -58,8 +58,8 @@ impl Made {
             datapath: datapath.clone(),
             vlan: *vlan,
             mtu: n.mtu,
-            gateway: n.gateway,
-            gateway6: n.v6.as_ref().map(|v6| v6.gateway),
+            gateway: n.v4()?.gateway,
+            gateway6: n.v6().map(|v6| v6.gateway),
             kind: tunnel.kind.clone(),
             vni: tunnel.vni,
             port: tunnel.port,

@@ -27,7 +27,7 @@ fn agent(run_dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     let server = net::dns::NameServer::new(run_dir, &std::env::current_exe()?);
-    server.apply(&serde_json::from_str(&line)?)?;
+    server.apply(&serde_json::from_str(&line)?, &|_| Ok(None))?;
     println!("applied");
     // Until the end of the test, which is the end of the stream, or a kill.
     std::io::stdin().read_line(&mut line)?;

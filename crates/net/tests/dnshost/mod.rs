@@ -13,7 +13,8 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::dns::{DnsEndpoint, DnsNetwork, DnsState};
-use net::dns::NameServer;
+use model::name::ContainerId;
+use net::dns::{NameServer, Namespace};
 
 pub use space::{LONG, Space};
 
@@ -142,7 +143,14 @@ impl Host {
     }
 
     pub fn apply(&self) {
-        self.space.run(|| self.server.apply(&self.state)).unwrap();
+        self.apply_with(&nowhere);
+    }
+
+    /// `namespaces`: of those who ask inside.
+    pub fn apply_with(&self, namespaces: &(dyn Fn(&ContainerId) -> Asked + Sync)) {
+        self.space
+            .run(|| self.server.apply(&self.state, namespaces))
+            .unwrap();
         assert_eq!(self.server.observe().unwrap().as_ref(), Some(&self.state));
     }
 
@@ -163,11 +171,19 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let ended = self.server.apply(&DnsState::default());
+        let ended = self.server.apply(&DnsState::default(), &nowhere);
         if !std::thread::panicking() {
             ended.unwrap();
         }
     }
+}
+
+/// A namespace that is asked in, or none.
+pub type Asked = Result<Option<Namespace>, String>;
+
+/// No container asks inside.
+pub fn nowhere(_: &ContainerId) -> Asked {
+    Ok(None)
 }
 
 fn resolv_conf(dir: &Path) -> PathBuf {

@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::process::Command;
 use std::time::Duration;
 
+use model::families::Families;
 use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol};
-use model::network::{Address6, Attachment, HostNetwork, MacAddr, Subnet6};
+use model::network::{Address4, Address6, Attachment, HostNetwork, MacAddr, Subnet4, Subnet6};
 use net::Net;
 use nix::sched::{CloneFlags, setns};
 
@@ -153,83 +154,107 @@ pub struct Container {
 
 impl Container {
     pub fn ip(&self) -> Ipv4Addr {
-        self.at.ip
+        self.at.v4().unwrap().ip
     }
 
     pub fn ip6(&self) -> Ipv6Addr {
-        self.at.v6.as_ref().unwrap().ip
+        self.at.v6().unwrap().ip
     }
 }
 
 /// One with IPv6 beside IPv4: fd00:88:N::/64.
 pub fn dual(name: &str, third: u8) -> HostNetwork {
+    let four = network(name, third);
     HostNetwork {
-        v6: Some(Subnet6 {
-            subnet: format!("fd00:88:{third}::/64").parse().unwrap(),
-            gateway: Ipv6Addr::new(0xfd00, 0x88, third.into(), 0, 0, 0, 0, 1),
-            range: None,
-            masquerade: true,
-        }),
+        ip: four.ip.clone().with_v6(subnet6(third)),
+        ..four
+    }
+}
+
+/// One with IPv6 alone.
+pub fn six(name: &str, third: u8) -> HostNetwork {
+    HostNetwork {
+        ip: Families::V6(subnet6(third)),
         ..network(name, third)
     }
 }
 
+fn subnet6(third: u8) -> Subnet6 {
+    Subnet6 {
+        subnet: format!("fd00:88:{third}::/64").parse().unwrap(),
+        gateway: Ipv6Addr::new(0xfd00, 0x88, third.into(), 0, 0, 0, 0, 1),
+        range: None,
+        masquerade: true,
+    }
+}
+
+/// Of one that has IPv4.
+pub fn gateway(n: &HostNetwork) -> Ipv4Addr {
+    n.v4().unwrap().gateway
+}
+
 /// Of one that has IPv6.
 pub fn gateway6(n: &HostNetwork) -> Ipv6Addr {
-    n.v6.as_ref().unwrap().gateway
+    n.v6().unwrap().gateway
 }
 
 pub fn network(name: &str, third: u8) -> HostNetwork {
     HostNetwork {
         name: name.parse().unwrap(),
         bridge: net::bridge_name(name),
-        subnet: format!("10.88.{third}.0/24").parse().unwrap(),
-        gateway: Ipv4Addr::new(10, 88, third, 1),
-        range: None,
+        ip: Families::V4(Subnet4 {
+            subnet: format!("10.88.{third}.0/24").parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 88, third, 1),
+            range: None,
+            masquerade: true,
+        }),
         mtu: None,
         internal: false,
-        masquerade: true,
-        v6: None,
         isolated: false,
         driver: Default::default(),
     }
 }
 
 pub fn bridge_rule(n: &HostNetwork) -> FirewallBridge {
-    FirewallBridge {
-        bridge: n.bridge.clone(),
-        subnet: n.subnet,
-        masquerade: n.masquerade,
-        internal: n.internal,
-        dns_port: None,
-        subnet6: n.v6.as_ref().map(|v6| v6.subnet),
-        masquerade6: n.v6.as_ref().is_some_and(|v6| v6.masquerade),
-        isolated: n.isolated,
-    }
+    FirewallBridge::of(n, None)
 }
 
 pub fn attachment(n: &HostNetwork, number: u8) -> Attachment {
-    let [a, b, c, _] = n.gateway.octets();
-    let ip = Ipv4Addr::new(a, b, c, number);
+    let ip = n.ip.map(
+        |v4| {
+            let [a, b, c, _] = v4.gateway.octets();
+            Address4 {
+                ip: Ipv4Addr::new(a, b, c, number),
+                prefix: v4.subnet.prefix_len(),
+                gateway: Some(v4.gateway),
+            }
+        },
+        |v6| Address6 {
+            ip: Ipv6Addr::from_bits(v6.subnet.network().to_bits() | u128::from(number)),
+            prefix: v6.subnet.prefix_len(),
+            gateway: Some(v6.gateway),
+        },
+    );
+    let c =
+        n.ip.first(|v4| v4.gateway.octets()[2], |v6| v6.gateway.octets()[5]);
     Attachment {
         network: n.name.clone(),
         device: "eth0".to_owned(),
         host_device: net::host_device_name(&format!("{c:04x}{number:04x}beef"), 0),
         bridge: n.bridge.clone(),
+        mac: MacAddr::of_lease(ip.first(|v4| IpAddr::V4(v4.ip), |v6| IpAddr::V6(v6.ip))),
         ip,
-        prefix: n.subnet.prefix_len(),
-        mac: MacAddr::of_lease(ip),
-        gateway: Some(n.gateway),
         mtu: None,
         aliases: Vec::new(),
-        v6: n.v6.as_ref().map(|v6| Address6 {
-            ip: Ipv6Addr::from_bits(v6.subnet.network().to_bits() | u128::from(number)),
-            prefix: v6.subnet.prefix_len(),
-            gateway: Some(v6.gateway),
-        }),
         isolated: n.isolated,
         link: Default::default(),
     }
+}
+
+/// The same with this default route of IPv4.
+pub fn routed(mut at: Attachment, gateway: Option<Ipv4Addr>) -> Attachment {
+    at.ip.v4_mut().unwrap().gateway = gateway;
+    at
 }
 
 pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment, target: u16) -> PortRule {
@@ -237,7 +262,7 @@ pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment
         protocol,
         host_ip: ip.map(IpAddr::V4),
         host_port: host,
-        target_ip: to.ip.into(),
+        target_ip: to.ips().next().unwrap(),
         target_port: target,
         bridge: to.bridge.clone(),
         allow: Vec::new(),
@@ -250,7 +275,7 @@ pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment
 pub fn port6(protocol: Protocol, ip: Option<Ipv6Addr>, host: u16, to: &Attachment, target: u16) -> PortRule {
     PortRule {
         host_ip: ip.map(IpAddr::V6),
-        target_ip: to.v6.as_ref().unwrap().ip.into(),
+        target_ip: to.v6().unwrap().ip.into(),
         ..port(protocol, None, host, to, target)
     }
 }

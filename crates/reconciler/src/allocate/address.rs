@@ -1,12 +1,14 @@
-//! Addresses of containers in a network.
+//! IPv4 addresses of containers in a network.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
+use model::families::Families;
 use model::ledger::Lease;
-use model::network::{HostNetwork, MacAddr};
+use model::name::Name;
+use model::network::Subnet4;
 use model::spec::NetworkSpec;
 
 /// The gateway of a network with this subnet: the one written, else the first host address.
@@ -15,14 +17,12 @@ pub fn gateway_of(spec: &NetworkSpec, subnet: Ipv4Net) -> Ipv4Addr {
     spec.gateway.unwrap_or(first)
 }
 
-/// Whether an address may be given to a container at all: in the range, and not the network's own.
-pub fn may_be_given(network: &HostNetwork, ip: Ipv4Addr) -> bool {
-    let range = network.range.unwrap_or(network.subnet);
-    range.contains(&ip)
-        && network.subnet.contains(&ip)
+/// Whether a container can have this address at all, in the range or not: it is not the network's own.
+pub fn may_be_given(network: &Subnet4, ip: Ipv4Addr) -> bool {
+    let subnet = network.subnet;
+    subnet.contains(&ip)
         && ip != network.gateway
-        && (network.subnet.prefix_len() > 30
-            || (ip != network.subnet.network() && ip != network.subnet.broadcast()))
+        && (subnet.prefix_len() > 30 || (ip != subnet.network() && ip != subnet.broadcast()))
 }
 
 /// The key of a lease in the ledger.
@@ -35,23 +35,25 @@ pub fn lease_key(network: &str, container: &str) -> String {
 /// `taken` says of an address whether some other container lives on it or has it written. `None`: all are taken.
 pub fn lease(
     leases: &mut BTreeMap<String, Lease>,
-    network: &HostNetwork,
+    (network, v4): (&Name, &Subnet4),
     key: &str,
     now: Timestamp,
     taken: impl Fn(Ipv4Addr) -> bool,
 ) -> Option<Ipv4Addr> {
-    let good = |ip: Ipv4Addr| may_be_given(network, ip) && !taken(ip);
-    if let Some(kept) = leases.get(key).map(|l| l.ip).filter(|ip| good(*ip)) {
+    let range = v4.range.unwrap_or(v4.subnet);
+    let good = |ip: Ipv4Addr| range.contains(&ip) && may_be_given(v4, ip) && !taken(ip);
+    let own = leases.get(key).and_then(|l| l.ip.v4().copied());
+    if let Some(kept) = own.filter(|ip| good(*ip)) {
         return Some(kept);
     }
-    leases.remove(key);
-    let prefix = format!("{}/", network.name);
+    // Of a network that had IPv6 alone it stays as it was.
+    let alone = leases.remove(key).filter(|_| own.is_none());
+    let prefix = format!("{network}/");
     let leased: BTreeMap<Ipv4Addr, (Timestamp, String)> = leases
         .range(prefix.clone()..)
         .take_while(|(k, _)| k.starts_with(&prefix))
-        .map(|(k, l)| (l.ip, (l.used_at, k.clone())))
+        .filter_map(|(k, l)| Some((*l.ip.v4()?, (l.used_at, k.clone()))))
         .collect();
-    let range = network.range.unwrap_or(network.subnet);
     let fresh = range.hosts().find(|ip| good(*ip) && !leased.contains_key(ip));
     let ip = fresh.or_else(|| {
         let oldest = leased
@@ -63,14 +65,9 @@ pub fn lease(
             *ip
         })
     })?;
-    leases.insert(
-        key.to_owned(),
-        Lease {
-            ip,
-            ip6: None,
-            mac: MacAddr::of_lease(ip),
-            used_at: now,
-        },
-    );
+    let v4 = Families::V4(ip);
+    let both = alone.and_then(|l| l.ip.v6().copied());
+    let booked = both.map_or(v4, |ip6| v4.with_v6(ip6));
+    leases.insert(key.to_owned(), Lease::new(booked, now));
     Some(ip)
 }

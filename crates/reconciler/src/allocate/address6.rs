@@ -1,12 +1,13 @@
-//! IPv6 addresses of containers in a network, beside their IPv4 ones.
+//! IPv6 addresses of containers in a network, beside IPv4 ones or alone.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
+use model::families::Families;
 use model::ledger::Lease;
-use model::network::{HostNetwork, MacAddr, Subnet6};
+use model::network::{HostNetwork, Subnet6};
 use model::spec::NetworkSpec;
 
 /// The gateway of a network with this subnet: the one written, else the second address. The first one is that of every
@@ -26,7 +27,7 @@ pub fn may_be_given(network: &Subnet6, ip: Ipv6Addr) -> bool {
     is_host(network.subnet, ip) && ip != network.gateway
 }
 
-/// Picks an address for `key`, which has this IPv4 one, and books it: the one it had, else the one with the same number
+/// Picks an address for `key`, which may have this IPv4 one, and books it: the one it had, else the one with the same number
 /// as the IPv4 one, else the first that nobody had, else the least recently used one.
 ///
 /// `taken` says of an address whether some other container lives on it or has it written. `None`: all are taken.
@@ -34,13 +35,13 @@ pub fn lease(
     leases: &mut BTreeMap<String, Lease>,
     network: &HostNetwork,
     v6: &Subnet6,
-    (key, ip): (&str, Ipv4Addr),
+    (key, ip): (&str, Option<Ipv4Addr>),
     now: Timestamp,
     taken: impl Fn(Ipv6Addr) -> bool,
 ) -> Option<Ipv6Addr> {
     let range = v6.range.unwrap_or(v6.subnet);
     let good = |ip: &Ipv6Addr| range.contains(ip) && may_be_given(v6, *ip) && !taken(*ip);
-    if let Some(kept) = leases.get(key).and_then(|l| l.ip6).filter(good) {
+    if let Some(kept) = leases.get(key).and_then(|l| l.ip.v6().copied()).filter(good) {
         return Some(kept);
     }
     let prefix = format!("{}/", network.name);
@@ -48,26 +49,32 @@ pub fn lease(
     let leased: BTreeMap<Ipv6Addr, (Timestamp, String)> = of_network
         .take_while(|(k, _)| k.starts_with(&prefix))
         .filter(|(k, _)| *k != key)
-        .filter_map(|(k, l)| Some((l.ip6?, (l.used_at, k.clone()))))
+        .filter_map(|(k, l)| Some((*l.ip.v6()?, (l.used_at, k.clone()))))
         .collect();
     let fresh = |ip: &Ipv6Addr| good(ip) && !leased.contains_key(ip);
-    let alike = like(range, network.subnet, ip).filter(fresh);
+    let alike = network
+        .v4()
+        .zip(ip)
+        .and_then(|(v4, ip)| like(range, v4.subnet, ip));
+    let alike = alike.filter(fresh);
     let picked = alike.or_else(|| range.hosts().find(fresh)).or_else(|| {
         let free = leased.iter().filter(|(ip, _)| good(ip));
         let (ip, (_, owner)) = free.min_by_key(|(_, (used, _))| *used)?;
-        if let Some(lease) = leases.get_mut(owner) {
-            lease.ip6 = None;
+        if let Some(lease) = leases.remove(owner)
+            && let Some(rest) = lease.ip.without_v6()
+        {
+            leases.insert(owner.clone(), Lease { ip: rest, ..lease });
         }
         Some(*ip)
     })?;
-    // One whose IPv4 address is written in its table has no lease for that.
-    let lease = leases.entry(key.to_owned()).or_insert_with(|| Lease {
-        ip,
-        ip6: None,
-        mac: MacAddr::of_lease(ip),
-        used_at: now,
-    });
-    lease.ip6 = Some(picked);
+    match leases.get_mut(key) {
+        Some(lease) => lease.ip = lease.ip.with_v6(picked),
+        // One whose IPv4 address is written in its table has no lease for that.
+        None => {
+            let booked = ip.map_or(Families::V6(picked), |ip| Families::Both(ip, picked));
+            leases.insert(key.to_owned(), Lease::new(booked, now));
+        }
+    }
     Some(picked)
 }
 

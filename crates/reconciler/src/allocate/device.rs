@@ -33,3 +33,8 @@ pub fn bridge(network: &Name, taken: impl Fn(&str) -> bool) -> String {
 pub fn tunnel(network: &Name) -> String {
     format!("wh-{}.vx", &fingerprint(&("tunnel", network))[..8])
 }
+
+/// What encrypts that.
+pub fn wireguard(network: &Name) -> String {
+    format!("wh-{}.wg", &fingerprint(&("tunnel", network))[..8])
+}

@@ -7,8 +7,8 @@ use model::firewall::Protocol;
 /// The kernel's own range for picked ports (ip-sysctl, `ip_local_port_range`).
 pub const PICKED: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
-/// The key of a picked port in the ledger. One that is picked for both families has that of IPv4: it keeps its number when
-/// a network of its container gets IPv6, or loses it.
+/// The key of a picked port in the ledger. `at`: as the table says, or the settings for all that say nothing, so that it
+/// keeps its number when a network of its container gets a family, or loses it.
 pub fn key(container: &str, port: u16, protocol: Protocol, at: IpAddr) -> String {
     format!("{container}/{port}/{protocol}/{at}")
 }

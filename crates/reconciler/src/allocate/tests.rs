@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
+use model::families::Families;
 use model::ledger::Lease;
 use model::name::{ContainerId, Name};
-use model::network::{HostNetwork, Subnet6};
+use model::network::{HostNetwork, Subnet4, Subnet6};
 
-use super::address::lease;
-use super::{address6, device, port, subnet};
+use super::{address, address6, device, port, subnet};
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -21,16 +21,28 @@ fn network(subnet: &str, range: Option<&str>) -> HostNetwork {
     HostNetwork {
         name: "front".parse().unwrap(),
         bridge: "wh-front".to_owned(),
-        subnet,
-        gateway: subnet.hosts().next().unwrap(),
-        range: range.map(net),
+        ip: Families::V4(Subnet4 {
+            subnet,
+            gateway: subnet.hosts().next().unwrap(),
+            range: range.map(net),
+            masquerade: true,
+        }),
         mtu: None,
         internal: false,
-        masquerade: true,
-        v6: None,
         isolated: false,
         driver: Default::default(),
     }
+}
+
+fn lease(
+    leases: &mut BTreeMap<String, Lease>,
+    network: &HostNetwork,
+    key: &str,
+    now: Timestamp,
+    taken: impl Fn(Ipv4Addr) -> bool,
+) -> Option<Ipv4Addr> {
+    let of = (&network.name, network.v4().unwrap());
+    address::lease(leases, of, key, now, taken)
 }
 
 fn at(second: i64) -> Timestamp {
@@ -134,7 +146,7 @@ fn addresses_of_ipv6_are_those_of_ipv4_by_number_where_they_are_free() {
     let mut leases: BTreeMap<String, Lease> = BTreeMap::new();
     let mut give = |v6: &Subnet6, of: &str, last: u8, second: i64, taken: &[Ipv6Addr]| {
         let key = format!("front/{of}");
-        let like = (key.as_str(), Ipv4Addr::new(10, 0, 0, last));
+        let like = (key.as_str(), Some(Ipv4Addr::new(10, 0, 0, last)));
         address6::lease(&mut leases, &network, v6, like, at(second), |ip| {
             taken.contains(&ip)
         })
@@ -155,7 +167,52 @@ fn addresses_of_ipv6_are_those_of_ipv4_by_number_where_they_are_free() {
         "unused for longest"
     );
     assert_eq!(give(&two, "h", 1, 11, &[ip("fd00::10"), ip("fd00::11")]), None);
-    assert_eq!(leases["front/e"].ip6, None);
+    assert_eq!(leases["front/e"].ip.v6(), None);
+}
+
+#[test]
+fn an_address_of_ipv6_alone_is_kept_when_the_network_gets_ipv4_and_loses_it() {
+    let v6 = Subnet6 {
+        subnet: "fd00::/64".parse().unwrap(),
+        gateway: "fd00::1".parse().unwrap(),
+        range: Some("fd00::10/127".parse().unwrap()),
+        masquerade: true,
+    };
+    let alone = HostNetwork {
+        ip: Families::V6(v6.clone()),
+        ..network("10.0.0.0/24", None)
+    };
+    let both = HostNetwork {
+        ip: network("10.0.0.0/24", None).ip.with_v6(v6.clone()),
+        ..alone.clone()
+    };
+    let mut leases: BTreeMap<String, Lease> = BTreeMap::new();
+    let give = |leases: &mut BTreeMap<String, Lease>, of: &HostNetwork, key: &str, ip, second| {
+        address6::lease(leases, of, &v6, (key, ip), at(second), |_| false)
+    };
+    let first = give(&mut leases, &alone, "front/a", None, 1);
+    assert_eq!(first, Some("fd00::10".parse().unwrap()));
+    let four = lease(&mut leases, &both, "front/a", at(2), |_| false);
+    assert_eq!(four, Some(Ipv4Addr::new(10, 0, 0, 2)));
+    assert_eq!(give(&mut leases, &both, "front/a", four, 3), first);
+    assert_eq!(lease(&mut leases, &both, "front/a", at(4), |_| false), four);
+    assert_eq!(give(&mut leases, &alone, "front/a", None, 5), first, "and back");
+    assert_eq!(leases["front/a"].ip.v4().copied(), four, "should it return");
+    // The one unused for longest gives its place away, and its lease where there is nothing else in it.
+    let second = give(&mut leases, &alone, "front/b", None, 6);
+    assert_eq!(second, Some("fd00::11".parse().unwrap()));
+    assert_eq!(give(&mut leases, &alone, "front/c", None, 7), first);
+    assert_eq!(
+        (leases["front/a"].ip.v6(), leases["front/a"].ip.v4().copied()),
+        (None, four)
+    );
+    assert_eq!(give(&mut leases, &alone, "front/d", None, 8), second);
+    assert!(!leases.contains_key("front/b"));
+    let text = serde_json::to_string(&leases).unwrap();
+    assert_eq!(
+        serde_json::from_str::<BTreeMap<String, Lease>>(&text).unwrap(),
+        leases
+    );
 }
 
 #[test]

@@ -139,6 +139,8 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("container.*.randomized_delay", Record),
     ("container.*.persistent", Record),
     ("network.*.driver", Recreate),
+    // The device has another MAC address, and the firewall other rules.
+    ("network.*.ipv4", Recreate),
     ("network.*.subnet", Recreate),
     ("network.*.gateway", Recreate),
     // Addresses that were given stay; the next ones come from it.
@@ -155,7 +157,6 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("network.*.subnet6", Restart),
     ("network.*.gateway6", Restart),
     ("network.*.range6", Record),
-    ("network.*.ipv4", Restart),
     ("network.*.ipv6", Restart),
     ("network.*.masquerade6", Firewall),
     ("network.*.adopt", Recreate),
@@ -166,6 +167,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("network.*.overlay", Recreate),
     // Another tunnel has another mtu; a bridge of Open vSwitch is of one datapath; each port has the tag.
     ("network.*.overlay.tunnel", Recreate),
+    ("network.*.overlay.encryption", Recreate),
     ("network.*.overlay.datapath", Recreate),
     ("network.*.overlay.vlan", Recreate),
     ("network.*.overlay.vni", Tunnel),
@@ -174,6 +176,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("network.*.overlay.local", Tunnel),
     ("network.*.overlay.peers", Tunnel),
     ("network.*.overlay.peers_file", Tunnel),
+    ("network.*.overlay.keys", Tunnel),
     ("network.*.overlay.names", Names),
     // Data is never lost to a change of its table.
     ("volume.*.driver", Refused),

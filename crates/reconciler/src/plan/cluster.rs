@@ -86,7 +86,7 @@ impl Pass<'_, '_> {
         let cluster = self.input.observed.around.cluster.as_ref();
         let leased = cluster.and_then(|c| c.networks.get(name)?.range);
         let inside = |range: &Ipv4Net| spec.subnet.is_none_or(|subnet| subnet.contains(range));
-        let kept = before.and_then(|entry| entry.network.range);
+        let kept = before.and_then(|entry| entry.network.v4()?.range);
         match leased.filter(inside).or(kept.filter(inside)) {
             Some(range) => Ok(Some(range)),
             None => Err(Blocked::wait(
@@ -98,7 +98,8 @@ impl Pass<'_, '_> {
     /// It is outside of the part that etcd leased to this host, and no table asks for it.
     pub(super) fn is_out_of_lease(&self, entry: &NetworkEntry, ip: Ipv4Addr) -> bool {
         let network = &entry.network;
-        let outside = network.range.is_some_and(|range| !range.contains(&ip));
+        let range = network.v4().and_then(|v4| v4.range);
+        let outside = range.is_some_and(|range| !range.contains(&ip));
         let written = || {
             let mut uses = self.ledger.accepted().flat_map(|(_, a)| &a.spec.networks);
             uses.any(|usage| usage.network == network.name && usage.ip == Some(ip))

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::action::{Action, Noun};
-use model::dns::{DnsContainer, DnsEndpoint, DnsNetwork, DnsState};
-use model::ledger::{Accepted, ContainerEntry, Ledger};
+use model::dns::{DnsContainer, DnsEndpoint, DnsNetwork, DnsState, INSIDE};
+use model::ledger::{Accepted, ContainerEntry, Ledger, NetworkEntry};
 use model::name::Name;
 use model::network::{Attachment, HostNetwork};
 use model::observed::Look;
@@ -18,7 +18,7 @@ use model::spec::{NetworkMode, Settings};
 use model::surroundings::Surroundings;
 
 use super::firewall::effective;
-use super::{Mutation, Pass, Ready, overlay};
+use super::{Mutation, Pass, Ready, Sight, overlay};
 
 /// Names listed in a reason before the rest is only counted.
 const LISTED: usize = 4;
@@ -32,8 +32,8 @@ pub(super) fn wanted(
     around: &Surroundings,
     idle: &BTreeSet<Name>,
 ) -> DnsState {
-    let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
-    let networks = served.map(|(name, n)| {
+    let with_names = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
+    let networks = with_names.map(|(name, n)| {
         let network = DnsNetwork {
             gateways: gateways(&n.network),
             subnets: subnets(&n.network),
@@ -47,14 +47,22 @@ pub(super) fn wanted(
         networks: networks.collect(),
         ..DnsState::default()
     };
-    if state.networks.values().all(|n| n.gateways.is_empty()) {
+    for accepted in ledger.containers.values().flat_map(ContainerEntry::all) {
+        let own = served(ledger, accepted).flat_map(|(a, _)| a.ips()).next();
+        let asks = own.filter(|_| asks_inside(ledger, accepted));
+        state.inside.extend(asks.map(|ip| (accepted.id.clone(), ip)));
+    }
+    if state.inside.is_empty() && state.networks.values().all(|n| n.gateways.is_empty()) {
         return DnsState::default();
     }
     state.upstreams.clone_from(&settings.upstream);
     for (name, entry) in &ledger.containers {
-        let places = effective(entry).attachments.iter();
-        let served = places.filter(|a| state.networks.contains_key(&a.network));
-        let endpoints = served.map(|a| {
+        for beside in beside(entry) {
+            let all: BTreeSet<Name> = served(ledger, beside).map(|(a, _)| a.network.clone()).collect();
+            let ips = served(ledger, beside).flat_map(|(a, _)| a.ips());
+            state.guests.extend(ips.map(|ip| (ip, all.clone())));
+        }
+        let endpoints = served(ledger, effective(entry)).map(|(a, _)| {
             let endpoint = DnsEndpoint {
                 ips: addresses(a),
                 names: names(entry, a, idle.contains(name)),
@@ -69,6 +77,41 @@ pub(super) fn wanted(
         }
     }
     state
+}
+
+/// Its places in networks that have the name server.
+fn served<'l>(
+    ledger: &'l Ledger,
+    accepted: &'l Accepted,
+) -> impl Iterator<Item = (&'l Attachment, &'l NetworkEntry)> {
+    let places = accepted.attachments.iter();
+    let entry = |a: &'l Attachment| Some((a, ledger.networks.get(&a.network)?));
+    places.filter_map(entry).filter(|(_, n)| n.spec.dns)
+}
+
+/// It reaches no gateway of ours, and so asks in its own network namespace.
+fn asks_inside(ledger: &Ledger, accepted: &Accepted) -> bool {
+    let mut places = served(ledger, accepted).peekable();
+    accepted.spec.dns.is_empty()
+        && places.peek().is_some()
+        && places.all(|(_, n)| gateways(&n.network).is_empty())
+}
+
+/// Those that run beside the one its name leads to.
+fn beside(entry: &ContainerEntry) -> impl Iterator<Item = &Accepted> {
+    let tried = entry.next.as_ref().filter(|n| n.phase.is_beside());
+    let draining = entry.draining.as_ref().map(|d| &d.accepted);
+    tried.map(|n| &n.accepted).into_iter().chain(draining)
+}
+
+/// The host's addresses at whose port 53 the name server listens.
+pub(super) fn places<'l>(
+    ledger: &'l Ledger,
+    other_ports: &'l BTreeMap<Name, u16>,
+) -> impl Iterator<Item = IpAddr> + 'l {
+    let served = ledger.networks.iter().filter(|(_, n)| n.spec.dns);
+    let usual = served.filter(|(name, _)| !other_ports.contains_key(*name));
+    usual.flat_map(|(_, n)| gateways(&n.network))
 }
 
 /// Where the host has an address in it: a network that was there before, without `host_access`, has none.
@@ -121,7 +164,10 @@ impl Pass<'_, '_> {
                 return self.wait(Noun::Dns, why, None);
             }
         };
-        let reasons = differences(seen.as_ref(), &wanted);
+        let mut reasons = differences(seen.as_ref(), &wanted);
+        if seen.is_some() {
+            reasons.extend(self.unheard(&wanted));
+        }
         if reasons.is_empty() {
             return;
         }
@@ -142,6 +188,22 @@ impl Pass<'_, '_> {
         }
     }
 
+    /// Containers that run, and that the name server does not hear in their network namespaces. Of one that is being
+    /// started the start sees to that.
+    fn unheard(&self, wanted: &DnsState) -> Vec<Reason> {
+        let observed = self.input.observed;
+        let unheard = wanted
+            .inside
+            .keys()
+            .filter_map(|id| match Sight::of(observed, id) {
+                sight @ Sight::Seen(c) if sight.is_up() && !observed.dns_inside.contains(id) => Some(&c.name),
+                _ => None,
+            });
+        let unheard = unheard.filter(|name| !self.container_busy(name));
+        let because = |name| format!("it does not listen in the network namespace of container {name}");
+        unheard.map(because).map(Reason::because).collect()
+    }
+
     /// Whether this container's names are answered where it is, or will be.
     pub(super) fn dns_for(&self, name: &Name, accepted: &Accepted) -> Ready {
         let state = &self.names;
@@ -156,6 +218,8 @@ impl Pass<'_, '_> {
         let seen = self.input.observed.dns.known().and_then(Option::as_ref);
         let answered = seen.is_some_and(|seen| {
             seen.containers.get(name) == state.containers.get(name)
+                && seen.inside.get(&accepted.id) == state.inside.get(&accepted.id)
+                && asks(accepted, seen, state)
                 && places.all(|(network, wanted)| seen.networks.get(network) == Some(wanted))
         });
         if answered { Ready::Now } else { self.dns.clone() }
@@ -175,16 +239,21 @@ impl Pass<'_, '_> {
         if owner.is_some() && !place.spec.dns.is_empty() {
             return place.spec.dns.clone();
         }
-        let networks = place
-            .attachments
-            .iter()
-            .filter_map(|a| self.ledger.networks.get(&a.network));
-        networks
-            .filter(|n| n.spec.dns)
+        if asks_inside(&self.ledger, place) {
+            return vec![INSIDE.into()];
+        }
+        served(&self.ledger, place)
+            .map(|(_, n)| n)
             // The other gateways are the same server's, and some libraries ask all at once.
-            .filter_map(|n| gateways(&n.network).into_iter().find(IpAddr::is_ipv4))
+            .filter_map(|n| gateways(&n.network).into_iter().next())
             .collect()
     }
+}
+
+/// As one beside the one its name leads to, it may ask.
+fn asks(accepted: &Accepted, seen: &DnsState, wanted: &DnsState) -> bool {
+    let mut ips = accepted.attachments.iter().flat_map(Attachment::ips);
+    ips.all(|ip| seen.guests.get(&ip) == wanted.guests.get(&ip))
 }
 
 fn differences(seen: Option<&DnsState>, wanted: &DnsState) -> Vec<Reason> {
@@ -222,6 +291,20 @@ fn differences(seen: Option<&DnsState>, wanted: &DnsState) -> Vec<Reason> {
     );
     if seen.upstreams != wanted.upstreams {
         reasons.push(Reason::because("other servers are asked for all other names"));
+    }
+    if wanted
+        .guests
+        .iter()
+        .any(|(ip, of)| seen.guests.get(ip) != Some(of))
+    {
+        reasons.push(Reason::because("one that is on trial or drains asks as well"));
+    } else if seen.guests != wanted.guests {
+        reasons.push(Reason::because("one that was on trial or drained asks no more"));
+    }
+    if seen.inside != wanted.inside && reasons.is_empty() {
+        reasons.push(Reason::because(
+            "other containers ask in their own network namespaces",
+        ));
     }
     reasons
 }

@@ -13,7 +13,7 @@ use model::network::HostNetwork;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 
-use super::{Mutation, Pass, Ready, links, overlay};
+use super::{Mutation, Pass, Ready, dns, links, overlay};
 
 /// The accepted container that has the name's ports now.
 pub(super) fn effective(entry: &ContainerEntry) -> &Accepted {
@@ -30,16 +30,11 @@ pub(super) fn wanted(
     closed: impl Fn(&Name, &PortRule) -> bool,
 ) -> FirewallState {
     let routed = ledger.networks.values().filter(|n| !n.network.is_lan());
-    let bridges = routed.map(|n| FirewallBridge {
-        bridge: n.network.bridge.clone(),
-        subnet: n.network.subnet,
-        masquerade: n.network.masquerade,
-        internal: n.network.internal,
-        dns_port: dns_ports.get(&n.network.name).copied().filter(|_| n.spec.dns),
-        subnet6: n.network.v6.as_ref().map(|v6| v6.subnet),
-        masquerade6: n.network.v6.as_ref().is_some_and(|v6| v6.masquerade),
-        isolated: n.network.isolated,
+    let bridges = routed.map(|n| {
+        let dns_port = dns_ports.get(&n.network.name).copied().filter(|_| n.spec.dns);
+        FirewallBridge::of(&n.network, dns_port)
     });
+    let bridges: Vec<FirewallBridge> = bridges.collect();
     let ports = ledger.containers.iter().flat_map(|(name, entry)| {
         // Whose it is says the entry: what was accepted earlier may know of no service yet.
         let service = entry.place.as_ref().map(|place| place.service.clone());
@@ -51,12 +46,21 @@ pub(super) fn wanted(
         rules.collect::<Vec<_>>()
     });
     FirewallState {
-        bridges: bridges.collect(),
+        names: asked(ledger, dns_ports, &bridges),
+        bridges,
         ports: balanced(ports.collect()),
         links: links::rules(ledger),
         tunnels: overlay::rules(ledger.networks.values()),
+        peers: overlay::peers(ledger.networks.values()),
     }
     .sorted()
+}
+
+/// Where the name server listens, of families that something can be published of.
+fn asked(ledger: &Ledger, dns_ports: &BTreeMap<Name, u16>, bridges: &[FirewallBridge]) -> Vec<IpAddr> {
+    let six = bridges.iter().any(|b| b.ip.v6().is_some());
+    let has = |ip: &IpAddr| if ip.is_ipv4() { !bridges.is_empty() } else { six };
+    dns::places(ledger, dns_ports).filter(has).collect()
 }
 
 /// Of the instances of a service that differ in whom they let in, being changed one after the other, those that agree
@@ -93,14 +97,16 @@ impl Pass<'_, '_> {
             }
         };
         self.seen_ports = ByPlace::of(seen.as_ref().map_or(&[], |state| &state.ports));
-        let mut reasons = differences(seen.as_ref(), &wanted, &self.ledger);
+        let wrong = self.input.observed.firewall_wrong.as_deref();
+        let mut reasons = differences(seen.as_ref().ok_or(wrong), &wanted, &self.ledger);
         if seen.is_none() && self.input.observed.firewall_there && wanted == FirewallState::default() {
             reasons.push(Reason::because("it is damaged, and nothing needs it any more"));
         }
-        if self.input.observed.forwarding == Look::Known(false) && !wanted.bridges.is_empty() {
+        let four = wanted.bridges.iter().any(|b| b.ip.v4().is_some());
+        if self.input.observed.forwarding == Look::Known(false) && four {
             reasons.push(Reason::because("net.ipv4.ip_forward is off"));
         }
-        let six = wanted.bridges.iter().any(|b| b.subnet6.is_some());
+        let six = wanted.bridges.iter().any(|b| b.ip.v6().is_some());
         if self.input.observed.forwarding6 == Look::Known(false) && six {
             reasons.push(Reason::because("net.ipv6.conf.all.forwarding is off"));
         }
@@ -141,8 +147,7 @@ impl Pass<'_, '_> {
         let bridges = routed.into_iter().all(|a| {
             let network = self.ledger.networks.get(&a.network).map(|n| &n.network);
             let knows = |b: &FirewallBridge, n: &HostNetwork| {
-                let six = n.v6.as_ref().map(|v6| v6.subnet);
-                (&b.bridge, b.subnet, b.subnet6, b.isolated) == (&n.bridge, n.subnet, six, n.isolated)
+                b.subnets().eq(n.subnets()) && (&b.bridge, b.isolated) == (&n.bridge, n.isolated)
             };
             network.is_some_and(|n| seen.bridges.iter().any(|b| knows(b, n)))
         });
@@ -212,11 +217,16 @@ impl<'p> ByPlace<'p> {
     }
 }
 
-fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Ledger) -> Vec<Reason> {
-    let Some(seen) = seen else {
-        let nothing = *wanted == FirewallState::default();
-        let because = Reason::because("the table is not there");
-        return if nothing { Vec::new() } else { vec![because] };
+/// `seen`: or what is wrong with it.
+fn differences(
+    seen: Result<&FirewallState, Option<&str>>,
+    wanted: &FirewallState,
+    ledger: &Ledger,
+) -> Vec<Reason> {
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(_) if *wanted == FirewallState::default() => return Vec::new(),
+        Err(wrong) => return vec![Reason::because(wrong.unwrap_or("the table is not there"))],
     };
     if *wanted == FirewallState::default() {
         return vec![Reason::because("nothing needs it any more")];
@@ -245,6 +255,12 @@ fn differences(seen: Option<&FirewallState>, wanted: &FirewallState, ledger: &Le
             "there is no VXLAN {} any more",
             tunnel.vni
         )));
+    }
+    if reasons.is_empty() && seen.peers != wanted.peers {
+        reasons.push(Reason::because("other hosts send to networks of this one"));
+    }
+    if reasons.is_empty() && seen.names != wanted.names {
+        reasons.push(Reason::because("names are asked at other addresses"));
     }
     reasons.extend(link_reasons(&seen.links, &wanted.links, ledger));
     for rule in wanted.ports.iter().filter(|r| !there.has(r)) {
@@ -277,26 +293,21 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
     };
     let mut networks = ledger.networks.values();
     let entry = networks.find(|n| n.network.bridge == *bridge);
-    let net = |net: Option<ipnet::Ipv6Net>| net.map_or_else(|| "none".to_owned(), |net| net.to_string());
+    let four = |b: &FirewallBridge| b.ip.v4().map(|v4| (v4.subnet.to_string(), v4.masquerade));
+    let six = |b: &FirewallBridge| b.ip.v6().map(|v6| (v6.subnet.to_string(), v6.masquerade));
+    let net = |of: Option<(String, bool)>| of.map_or_else(|| "none".to_owned(), |(net, _)| net);
+    let masquerade = |of: Option<(String, bool)>| of.is_some_and(|(_, masquerade)| masquerade).to_string();
     let fields = [
         ("internal", seen.internal.to_string(), wanted.internal.to_string()),
-        (
-            "masquerade",
-            seen.masquerade.to_string(),
-            wanted.masquerade.to_string(),
-        ),
-        (
-            "masquerade6",
-            seen.masquerade6.to_string(),
-            wanted.masquerade6.to_string(),
-        ),
+        ("masquerade", masquerade(four(seen)), masquerade(four(wanted))),
+        ("masquerade6", masquerade(six(seen)), masquerade(six(wanted))),
         (
             "icc",
             (!seen.isolated).to_string(),
             (!wanted.isolated).to_string(),
         ),
-        ("subnet", seen.subnet.to_string(), wanted.subnet.to_string()),
-        ("subnet6", net(seen.subnet6), net(wanted.subnet6)),
+        ("subnet", net(four(seen)), net(four(wanted))),
+        ("subnet6", net(six(seen)), net(six(wanted))),
     ];
     let one = |(field, from, to): (&str, String, String)| {
         let at = entry.map(|e| e.origin.key(field));
@@ -311,11 +322,19 @@ fn bridge_differs(wanted: &FirewallBridge, seen: &FirewallState, ledger: &Ledger
             line: at.and_then(|at| at.line),
         }
     };
-    // A network that gets IPv6, or loses it, has it masqueraded or not: that goes without saying.
-    let moved = seen.subnet6.is_some() != wanted.subnet6.is_some();
+    // A network that gets a family, or loses it, has it masqueraded or not: that goes without saying.
+    let turned = [
+        four(seen).is_some() != four(wanted).is_some(),
+        six(seen).is_some() != six(wanted).is_some(),
+    ];
+    let told = |field: &str| match field {
+        "masquerade" => !turned[0],
+        "masquerade6" => !turned[1],
+        _ => true,
+    };
     let changed = fields
         .into_iter()
-        .filter(|(field, from, to)| from != to && !(moved && *field == "masquerade6"));
+        .filter(|(field, from, to)| from != to && told(field));
     let reasons: Vec<Reason> = changed.map(one).collect();
     if reasons.is_empty() {
         return vec![Reason::because(format!("bridge {bridge} differs"))];

@@ -14,7 +14,10 @@ use model::restart;
 use model::spec::RestartSpec;
 use serde::Serialize;
 
-use super::{Blocked, Pass, after};
+use super::{Blocked, Pass, after, dns};
+
+/// Where names are asked (RFC 1035).
+const DOMAIN: u16 = 53;
 
 /// How often a port that somebody else holds is looked at again: sockets that close tell nobody.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -52,7 +55,15 @@ impl Pass<'_, '_> {
         };
         // One on `::` that takes IPv4 too is listed for `0.0.0.0` as well.
         let taken = |l: &&Listener| l.protocol == protocol && l.port == port && overlaps(at, l.ip);
-        let listener = listeners.iter().find(taken)?;
+        // Of every address, those at which names are asked are left to the name server.
+        let others = |l: &&Listener| !at.is_unspecified() || !self.is_asked_at(l.ip, port);
+        let listener = listeners.iter().filter(taken).find(others)?;
+        if self.is_asked_at(listener.ip, port) {
+            return Some(format!(
+                "host port {port}/{protocol} is taken at {at}: there the name server answers containers; publish it on \
+                 another address, or on every one, which leaves out this one"
+            ));
+        }
         let at = match listener.ip {
             IpAddr::V4(at) => format!("{at}:{port}"),
             IpAddr::V6(at) => format!("[{at}]:{port}"),
@@ -64,6 +75,12 @@ impl Pass<'_, '_> {
         Some(format!(
             "host port {port}/{protocol} is taken: {by} listens on {at}/{protocol}; stop it or publish another port"
         ))
+    }
+
+    /// The name server listens there.
+    fn is_asked_at(&self, ip: IpAddr, port: u16) -> bool {
+        let mut places = dns::places(&self.ledger, &self.input.observed.dns_ports);
+        port == DOMAIN && places.any(|place| place == ip)
     }
 
     /// An address of this place that another container lives on now, or may: where a stale one lives is not written any

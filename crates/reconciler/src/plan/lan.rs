@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::ledger::NetworkEntry;
-use model::network::{Below, Driver, HostNetwork, Parent, Subnet6};
+use model::network::{Below, Driver, HostNetwork, Parent, Subnet4, Subnet6};
 use model::observed::ObservedLink;
 use model::plan::Reason;
 use model::spec::{NetworkDriver, NetworkSpec};
@@ -57,7 +57,7 @@ impl Pass<'_, '_> {
         });
         let kept = before.filter(|entry| *entry.spec == *spec);
         own.next()
-            .or(kept.map(|entry| entry.network.gateway))
+            .or(kept.and_then(|entry| Some(entry.network.v4()?.gateway)))
             .unwrap_or(usual)
     }
 
@@ -77,7 +77,7 @@ impl Pass<'_, '_> {
             IpAddr::V4(_) => None,
         });
         let kept = before.filter(|entry| *entry.spec == *spec);
-        let kept = kept.and_then(|entry| Some(entry.network.v6.as_ref()?.gateway));
+        let kept = kept.and_then(|entry| Some(entry.network.v6()?.gateway));
         own.next().or(kept).unwrap_or(usual)
     }
 
@@ -90,9 +90,9 @@ impl Pass<'_, '_> {
     /// Its routers are those that would be decided on now.
     pub(super) fn has_its_gateways(&self, entry: &NetworkEntry) -> bool {
         let (network, spec, before) = (&entry.network, &entry.spec, Some(entry));
+        let four = |v4: &Subnet4| self.decide_gateway(spec, v4.subnet, before) == v4.gateway;
         let six = |v6: &Subnet6| self.decide_gateway6(spec, v6.subnet, before) == v6.gateway;
-        self.decide_gateway(spec, network.subnet, before) == network.gateway
-            && network.v6.as_ref().is_none_or(six)
+        network.v4().is_none_or(four) && network.v6().is_none_or(six)
     }
 
     /// Why nothing can be put on the network now: its parent, or the bridge that it adopts, is not as it has to be.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::action::{Action, Noun};
 use model::desired::Declared;
+use model::families::Families;
 use model::ledger::{ContainerEntry, NetworkEntry};
 use model::name::{ContainerId, Name};
 use model::network::{Driver, HostNetwork, Subnet6};
@@ -85,7 +86,7 @@ impl<'a> Pass<'a, '_> {
             let same = e.spec == *spec && e.network.driver == driver;
             let ranged = || {
                 self.decide_range(name, spec, Some(e))
-                    .is_ok_and(|range| range == e.network.range)
+                    .is_ok_and(|range| e.network.v4().is_none_or(|v4| v4.range == range))
             };
             same && !self.must_move(e) && self.has_its_gateways(e) && ranged()
         };
@@ -103,7 +104,8 @@ impl<'a> Pass<'a, '_> {
         let replacing = before.as_ref().and_then(|b| {
             let device = |n: &HostNetwork| {
                 let driver = (std::mem::discriminant(&n.driver), n.is_lan(), overlay::make(n));
-                (n.bridge.clone(), n.subnet, n.gateway, n.mtu, driver)
+                let v4 = n.v4().map(|v4| (v4.subnet, v4.gateway));
+                (n.bridge.clone(), v4, n.mtu, driver)
             };
             // Of a LAN there is nothing to be made anew: each container is attached as the network is then.
             let lans = b.network.is_lan() && network.is_lan();
@@ -164,7 +166,7 @@ impl<'a> Pass<'a, '_> {
     /// What of its table gives a network other IPv6 on the device it has, in the pass that finds out.
     pub(super) fn other_ipv6(&self, name: &Name, entry: &NetworkEntry) -> Option<Vec<Reason>> {
         let before = self.input.ledger.networks.get(name)?;
-        let of = |e: &NetworkEntry| e.network.v6.as_ref().map(|v6| (v6.subnet, v6.gateway));
+        let of = |e: &NetworkEntry| e.network.v6().map(|v6| (v6.subnet, v6.gateway));
         if of(before) == of(entry) {
             return None;
         }
@@ -184,7 +186,9 @@ impl<'a> Pass<'a, '_> {
         before: Option<&NetworkEntry>,
         v6: Option<Subnet6>,
     ) -> Result<HostNetwork, Blocked> {
-        let net = self.decide_subnet(name, spec, before)?;
+        let v4 = self.decide_v4(name, spec, before)?;
+        let neither = || Blocked::error("it has neither IPv4 nor IPv6; take out `ipv4 = false`");
+        let ip = Families::new(v4, v6).ok_or_else(neither)?;
         let kept = before
             .filter(|b| b.spec.bridge.is_none())
             .map(|b| b.network.bridge.clone());
@@ -207,13 +211,9 @@ impl<'a> Pass<'a, '_> {
         Ok(HostNetwork {
             name: name.clone(),
             bridge,
-            subnet: net,
-            gateway: self.decide_gateway(spec, net, before),
-            range: self.decide_range(name, spec, before)?,
+            ip,
             mtu: spec.mtu,
             internal: spec.internal,
-            masquerade: spec.masquerade,
-            v6,
             isolated: !spec.icc,
             driver: Default::default(),
         })
@@ -397,23 +397,36 @@ pub(super) fn all_addresses(link: &ObservedLink) -> impl Iterator<Item = IpNet> 
 pub(super) fn why_anew(entry: &NetworkEntry, old: &HostNetwork) -> Vec<Reason> {
     let new = &entry.network;
     let mtu = |n: &HostNetwork| n.mtu.map_or_else(|| "the kernel's".to_owned(), |m| m.to_string());
+    let four = |n: &HostNetwork| n.v4().map(|v4| (v4.subnet, v4.gateway));
+    let subnet = |n: &HostNetwork| four(n).map(|(subnet, _)| subnet.to_string()).unwrap_or_default();
+    let gateway = |n: &HostNetwork| {
+        four(n)
+            .map(|(_, gateway)| gateway.to_string())
+            .unwrap_or_default()
+    };
     let fields = [
         ("bridge", old.bridge.clone(), new.bridge.clone()),
-        ("subnet", old.subnet.to_string(), new.subnet.to_string()),
-        ("gateway", old.gateway.to_string(), new.gateway.to_string()),
+        (
+            "ipv4",
+            four(old).is_some().to_string(),
+            four(new).is_some().to_string(),
+        ),
+        ("subnet", subnet(old), subnet(new)),
+        ("gateway", gateway(old), gateway(new)),
         ("mtu", mtu(old), mtu(new)),
     ];
-    let of_switch = overlay::make(old)
-        .into_iter()
-        .flatten()
-        .zip(overlay::make(new).into_iter().flatten());
-    let of_switch = of_switch.map(|((field, from), (_, to))| (field, from, to));
-    let moved = old.subnet != new.subnet;
+    let of_overlay = overlay::make(old).into_iter().zip(overlay::make(new));
+    let of_overlay = of_overlay.map(|((field, from), (_, to))| (field, from, to));
+    let (moved, turned) = (
+        subnet(old) != subnet(new),
+        four(old).is_some() != four(new).is_some(),
+    );
+    // Another subnet has another gateway, and without IPv4 there is none of both: that goes without saying.
+    let told = |field: &str| !(moved && field == "gateway" || turned && field == "subnet");
     let changed = fields
         .into_iter()
-        .chain(of_switch)
-        // Another subnet has another gateway: that goes without saying.
-        .filter(|(field, from, to)| from != to && !(moved && *field == "gateway"));
+        .chain(of_overlay)
+        .filter(|(field, from, to)| from != to && told(field));
     let one = |(field, from, to): (&str, String, String)| {
         let at = entry.origin.key(field);
         Reason {
@@ -476,19 +489,22 @@ fn of_bridge(network: &HostNetwork, link: Option<&ObservedLink>) -> Vec<Reason> 
         format!("{device} is not wharf's bridge")
     });
     check(link.up, &|| format!("{device} is down"));
-    let prefix = network.subnet.prefix_len();
-    let address = Ipv4Net::new(network.gateway, prefix);
-    let has = address.is_ok_and(|a| link.addresses.contains(&a));
-    check(has, &|| {
-        format!("{device} lacks the address {}/{prefix}", network.gateway)
-    });
+    if let Some(v4) = network.v4() {
+        let (gateway, prefix) = (v4.gateway, v4.subnet.prefix_len());
+        let has = Ipv4Net::new(gateway, prefix).is_ok_and(|a| link.addresses.contains(&a));
+        check(has, &|| format!("{device} lacks the address {gateway}/{prefix}"));
+    } else if let Some(net) = link.addresses.first() {
+        check(false, &|| {
+            format!("{device} has the address {net}, and its network no IPv4")
+        });
+    }
     check(network.mtu.is_none_or(|mtu| mtu == link.mtu), &|| {
         format!("{device} has mtu {}", link.mtu)
     });
     check(link.route_localnet, &|| {
         format!("route_localnet of {device} is off")
     });
-    reasons.extend(differences6(network.v6.as_ref(), device, link));
+    reasons.extend(differences6(network.v6(), device, link));
     reasons
 }
 

@@ -4,10 +4,13 @@
 //! Peers, VNI and the like are changed on the tunnel alone: no container notices. What was decided stays as long as the
 //! host shows nothing else: a route that is away for a moment changes nothing.
 
+mod encryption;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::action::Noun;
+use model::firewall::{Carrier, PeerRule};
 use model::ledger::NetworkEntry;
 use model::name::Name;
 use model::network::{Driver, HostNetwork, Tunnel};
@@ -24,6 +27,9 @@ const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 const ETHERNET: u32 = 14;
 const VLAN: u32 = 4;
+const UDP: u32 = 8;
+/// Header and tag of a message of WireGuard that carries data.
+const WIREGUARD: u32 = 16 + 16;
 /// Where no route says how long packets may be.
 const USUAL_MTU: u32 = 1500;
 /// Every host that does IP takes this much (RFC 791).
@@ -61,7 +67,7 @@ impl Pass<'_, '_> {
         let named = self.named_peers(name, overlay, kept.as_ref())?;
         let local = self.local(overlay, &named, kept.as_ref(), spec)?;
         let own = |peer: &IpAddr| *peer == local || self.way(peer) == Some(Way::Own);
-        let (peers, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = named
+        let (mut peers, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = named
             .iter()
             .filter(|peer| !own(peer))
             .partition(|peer| peer.is_ipv4() == local.is_ipv4());
@@ -70,15 +76,19 @@ impl Pass<'_, '_> {
             let why = format!("peer {other} is left out: the tunnel begins at {local}, of the other family");
             self.error(Noun::Network(name.clone()), why, None);
         }
+        let wireguard = match overlay.is_encrypted() {
+            true => Some(self.encryption(name, overlay, local, &mut peers, kept.as_ref())?),
+            false => None,
+        };
         let tunnel = Tunnel {
             kind: overlay.tunnel.clone(),
             device: device::tunnel(name),
             // The reader asks for it.
             vni: overlay.vni.unwrap_or_default(),
-            port: overlay.port,
+            port: overlay.carried_port(),
             local,
             peers: peers.into_iter().collect(),
-            encryption: overlay.encryption.clone(),
+            wireguard,
         };
         let driver = match spec.driver {
             NetworkDriver::Ovs => Driver::Ovs {
@@ -208,12 +218,17 @@ impl Pass<'_, '_> {
 
 /// What a tunnel puts around a packet of a container, in bytes.
 fn around(overlay: &OverlaySpec, local: IpAddr) -> u32 {
-    let carried = if local.is_ipv4() { IPV4 } else { IPV6 };
+    let between = if local.is_ipv4() { IPV4 } else { IPV6 };
+    // What is encrypted is carried by IPv6, whatever is between the hosts.
+    let carried = match overlay.is_encrypted() {
+        true => between + UDP + WIREGUARD + IPV6,
+        false => between,
+    };
     let tunnel = match overlay.tunnel.as_str() {
         // Its header and a key (RFC 2784, RFC 2890).
         "gre" => 4 + 4,
-        // UDP and VXLAN (RFC 7348), or Geneve without options, of which we write none (RFC 8926).
-        _ => 8 + 8,
+        // VXLAN (RFC 7348), or Geneve without options, of which we write none (RFC 8926).
+        _ => UDP + 8,
     };
     let tag = if overlay.vlan == 0 { 0 } else { VLAN };
     carried + tunnel + ETHERNET + tag
@@ -261,10 +276,11 @@ fn of_switch(network: &HostNetwork, tunnel: &Tunnel, link: Option<&ObservedLink>
         format!("{device} has the datapath {}", switch.datapath),
     );
     check(switch.vlan == *vlan, format!("{device} has VLAN {}", switch.vlan));
-    let gateway6 = network.v6.as_ref().map(|v6| v6.gateway);
-    let made_for = (switch.gateway, switch.gateway6, switch.mtu);
+    let gateway = network.v4().map(|v4| v4.gateway);
+    let gateway6 = network.v6().map(|v6| v6.gateway);
+    let made_for = (Some(switch.gateway), switch.gateway6, switch.mtu);
     check(
-        made_for == (network.gateway, gateway6, network.mtu),
+        made_for == (gateway, gateway6, network.mtu),
         format!("{device} was made for another gateway or mtu"),
     );
     check(
@@ -301,6 +317,9 @@ fn of_kernel(network: &HostNetwork, tunnel: &Tunnel, links: &BTreeMap<String, Ob
     // Off its bridge, it is not known whose gateway.
     let sealed = seen.sealed || link.master.as_ref() != Some(&network.bridge);
     check(sealed, format!("{device} lets the gateway through"));
+    if let Some(wireguard) = &tunnel.wireguard {
+        reasons.extend(encryption::differences(network, wireguard, link, links));
+    }
     reasons
 }
 
@@ -319,41 +338,80 @@ fn of_tunnel(device: &str, seen: &ObservedTunnel, tunnel: &Tunnel) -> Vec<Reason
         format!("{device} has port {}", seen.port),
     );
     check(
-        seen.local == Some(tunnel.local),
+        seen.local == Some(tunnel.source()),
         format!("{device} begins at {}", end(seen.local)),
     );
-    for peer in tunnel.peers.iter().filter(|peer| !seen.peers.contains(peer)) {
+    let targets = tunnel.targets();
+    for peer in targets.iter().filter(|peer| !seen.peers.contains(peer)) {
         check(false, format!("{device} lacks the peer {peer}"));
     }
-    for peer in seen.peers.iter().filter(|peer| !tunnel.peers.contains(peer)) {
+    for peer in seen.peers.iter().filter(|peer| !targets.contains(peer)) {
         check(false, format!("{device} has {peer}, which is no peer"));
     }
     reasons
 }
 
-/// What of a network of Open vSwitch is not changed on the bridges there are, by its keys; none of other networks.
-pub(super) fn make(network: &HostNetwork) -> Option<[(&'static str, String); 3]> {
+/// What of an overlay is not changed on the devices there are, by its keys; nothing of other networks.
+pub(super) fn make(network: &HostNetwork) -> Vec<(&'static str, String)> {
     match &network.driver {
         Driver::Ovs {
             tunnel,
             datapath,
             vlan,
-        } => Some([
+        } => vec![
             ("overlay.tunnel", tunnel.kind.clone()),
             ("overlay.datapath", datapath.clone()),
             ("overlay.vlan", vlan.to_string()),
-        ]),
-        _ => None,
+        ],
+        // Its packets are of another size.
+        Driver::Overlay(tunnel) => {
+            let word = if tunnel.wireguard.is_some() {
+                "wireguard"
+            } else {
+                "none"
+            };
+            vec![("overlay.encryption", word.to_owned())]
+        }
+        _ => Vec::new(),
     }
 }
 
 /// Who may send to the tunnels of these networks. Those of Open vSwitch take nothing but from their peers by themselves.
 pub(super) fn rules<'a>(entries: impl Iterator<Item = &'a NetworkEntry>) -> Vec<model::firewall::TunnelRule> {
     let tunnels = entries.filter_map(|entry| match &entry.network.driver {
-        Driver::Overlay(tunnel) if tunnel.encryption == "none" => Some(tunnel.rule()),
+        Driver::Overlay(tunnel) => tunnel.rule(),
         _ => None,
     });
     tunnels.collect()
+}
+
+/// What the other hosts send to this one, where the kernel takes it: the userspace datapath of Open vSwitch takes it before
+/// any filter.
+pub(super) fn peers<'a>(entries: impl Iterator<Item = &'a NetworkEntry>) -> Vec<PeerRule> {
+    let carried = entries.filter(|entry| match &entry.network.driver {
+        Driver::Ovs { datapath, .. } => datapath != "netdev",
+        _ => true,
+    });
+    let of = |entry: &'a NetworkEntry| {
+        let tunnel = entry.network.driver.tunnel()?;
+        let rule = |peer: &IpAddr, carrier| PeerRule {
+            bridge: entry.network.bridge.clone(),
+            peer: *peer,
+            carrier,
+        };
+        let carrier = match tunnel.kind.as_str() {
+            "gre" => Carrier::Gre,
+            _ => Carrier::Udp { port: tunnel.port },
+        };
+        let mut rules: Vec<PeerRule> = tunnel.targets().iter().map(|ip| rule(ip, carrier)).collect();
+        if let Some(wireguard) = &tunnel.wireguard {
+            // That comes first; what was inside of it is for the host as well.
+            let port = Carrier::Udp { port: wireguard.port };
+            rules.extend(tunnel.peers.iter().map(|ip| rule(ip, port)));
+        }
+        Some(rules)
+    };
+    carried.filter_map(of).flatten().collect()
 }
 
 /// Names of containers on other hosts: those that are found by etcd, and before them those of the table.

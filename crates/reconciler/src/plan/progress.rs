@@ -3,7 +3,7 @@
 use model::action::Noun;
 use model::ledger::{Accepted, ContainerEntry, Rejected, ReplacePhase};
 use model::name::Name;
-use model::network::{Address6, Attachment, Subnet6};
+use model::network::{Address4, Address6, Attachment, Subnet4, Subnet6};
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::spec::RestartPolicy;
 
@@ -208,9 +208,9 @@ impl Pass<'_, '_> {
     /// A network of it has a way out now, and none of its interfaces, or a later one, has the default route.
     pub(super) fn lacks_its_way_out(&self, accepted: &Accepted) -> bool {
         let at = |index: Option<usize>| accepted.attachments.get(index?);
-        let v6 = at(self.way_out6(&accepted.attachments)).and_then(|a| a.v6.as_ref());
-        at(self.way_out(&accepted.attachments)).is_some_and(|a| a.gateway.is_none())
-            || v6.is_some_and(|v6| v6.gateway.is_none())
+        let v4 = at(self.way_out(&accepted.attachments)).and_then(Attachment::v4);
+        let v6 = at(self.way_out6(&accepted.attachments)).and_then(Attachment::v6);
+        v4.is_some_and(|v4| v4.gateway.is_none()) || v6.is_some_and(|v6| v6.gateway.is_none())
     }
 
     pub(super) fn outdated(&self, a: &model::network::Attachment) -> bool {
@@ -224,27 +224,34 @@ impl Pass<'_, '_> {
     pub(super) fn is_misplaced(&self, a: &model::network::Attachment) -> bool {
         self.ledger.networks.get(&a.network).is_some_and(|entry| {
             let network = &entry.network;
-            let whole = model::network::HostNetwork {
-                range: None,
-                ..network.clone()
-            };
             a.bridge != network.bridge
                 || a.link != network.link()
-                || a.prefix != network.subnet.prefix_len()
                 || a.mtu != network.mtu
-                || a.gateway.is_some_and(|g| g != network.gateway)
-                || !address::may_be_given(&whole, a.ip)
                 || network
                     .host_addresses()
                     .iter()
                     .any(|net| a.ips().any(|ip| ip == net.addr()))
-                || is_misplaced6(a.v6.as_ref(), network.v6.as_ref())
-                || self.is_out_of_lease(entry, a.ip)
+                || is_misplaced4(a.v4(), network.v4())
+                || is_misplaced6(a.v6(), network.v6())
+                || a.v4().is_some_and(|v4| self.is_out_of_lease(entry, v4.ip))
         })
     }
 }
 
-/// The same of its IPv6.
+/// What it has of IPv4 is not what a place in the network has.
+fn is_misplaced4(at: Option<&Address4>, network: Option<&Subnet4>) -> bool {
+    match (at, network) {
+        (None, None) => false,
+        (Some(at), Some(network)) => {
+            at.prefix != network.subnet.prefix_len()
+                || at.gateway.is_some_and(|g| g != network.gateway)
+                || !address::may_be_given(network, at.ip)
+        }
+        (None, Some(_)) | (Some(_), None) => true,
+    }
+}
+
+/// The same of IPv6.
 fn is_misplaced6(at: Option<&Address6>, network: Option<&Subnet6>) -> bool {
     match (at, network) {
         (None, None) => false,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use model::families::Families;
 use model::firewall::{PortRule, Protocol};
 use model::image::Image;
 use model::name::Name;
@@ -14,7 +15,7 @@ use model::spec::{ContainerSpec, PortSpec};
 
 use super::{Blocked, Pass};
 use crate::allocate::port;
-use crate::resolve::published_at;
+use crate::resolve::{Reached, published_at};
 
 /// Ports that `publish_all` publishes at most: an image that exposes more means "whatever comes".
 const MOST_EXPOSED: usize = 256;
@@ -46,7 +47,7 @@ impl Pass<'_, '_> {
                     Some(port) => port,
                     // Said twice, it is published once.
                     None if of_entry.iter().all(|rule| picked.contains(&said(rule))) => continue,
-                    None => self.picked(name, &of_entry, &rules, fresh)?,
+                    None => self.picked(name, entry, &of_entry, &rules, fresh)?,
                 };
                 if host.is_none() {
                     picked.extend(of_entry.iter().map(said));
@@ -85,12 +86,16 @@ impl Pass<'_, '_> {
                 service: self.place(name).map(|place| place.service.clone()),
             })
         };
-        let places = published_at(entry, &self.input.desired.settings, targets.v6.is_some());
+        let places = published_at(entry, &self.input.desired.settings, targets.reached());
         places
             .map(|at| {
                 rule(at).ok_or_else(|| {
+                    let lacks = match at {
+                        IpAddr::V4(_) => "IPv4; leave the address out, or name an IPv6 one",
+                        IpAddr::V6(_) => "IPv6; give one a `subnet6`",
+                    };
                     Blocked::error(format!(
-                        "port {inside}/{} is published at {at}, but none of its networks has IPv6; give one a `subnet6`",
+                        "port {inside}/{} is published at {at}, but none of its networks has {lacks}",
                         entry.protocol
                     ))
                 })
@@ -102,6 +107,7 @@ impl Pass<'_, '_> {
     fn picked(
         &mut self,
         name: &Name,
+        entry: &PortSpec,
         rules: &[PortRule],
         own: &[PortRule],
         fresh: bool,
@@ -109,7 +115,11 @@ impl Pass<'_, '_> {
         let Some(rule) = rules.first() else { return Ok(0) };
         // Picked once for all instances of a service.
         let service = self.service(name);
-        let key = port::key(service.as_str(), rule.target_port, rule.protocol, rule.at());
+        // The same whatever families its networks have.
+        let at = entry
+            .ip
+            .unwrap_or(self.input.desired.settings.default_host_ip.into());
+        let key = port::key(service.as_str(), rule.target_port, rule.protocol, at);
         let wanted = self.wanted_ports(rule.protocol, service);
         let taken = |port: u16, listeners: bool| {
             rules.iter().any(|rule| {
@@ -151,8 +161,9 @@ impl Pass<'_, '_> {
     fn wanted_ports(&self, protocol: Protocol, service: &Name) -> Vec<(IpAddr, (u16, u16))> {
         let settings = &self.input.desired.settings;
         let written = self.input.desired.containers.values().flat_map(|c| &c.spec.ports);
-        // Networks may get IPv6 later.
-        let places = |p: &PortSpec| published_at(p, settings, true).zip(std::iter::repeat(p.host));
+        // Networks may get the other family later.
+        let places =
+            |p: &PortSpec| published_at(p, settings, Reached::BY_BOTH).zip(std::iter::repeat(p.host));
         let written = written.filter(|p| p.protocol == protocol).flat_map(places);
         let written = written.filter_map(|(at, host)| Some((at, host?)));
         let others = self.ledger.containers.iter();
@@ -189,30 +200,37 @@ const EVERYWHERE: [IpAddr; 2] = [
 
 /// The interfaces that published ports lead to, by family: of those that this host is the gateway of, the ones with the
 /// default route, where there is one.
-struct Targets<'a> {
-    v4: &'a Attachment,
-    v6: Option<(Ipv6Addr, &'a Attachment)>,
-}
+struct Targets<'a>(Families<Target<'a, Ipv4Addr>, Target<'a, Ipv6Addr>>);
+
+/// An address, and the interface that has it.
+type Target<'a, A> = (A, &'a Attachment);
 
 impl<'a> Targets<'a> {
     fn of(attachments: &'a [Attachment]) -> Option<Self> {
         let routed = || attachments.iter().filter(|a| !a.link.is_lan());
-        let out = routed().find(|a| a.gateway.is_some());
-        let six = || routed().filter_map(|a| Some((a.v6.as_ref()?, a)));
+        let four = || routed().filter_map(|a| Some((a.v4()?, a)));
+        let six = || routed().filter_map(|a| Some((a.v6()?, a)));
+        let out = four().find(|(v4, _)| v4.gateway.is_some());
         let out6 = six().find(|(v6, _)| v6.gateway.is_some());
-        Some(Self {
-            v4: out.or_else(|| routed().next())?,
-            v6: out6.or_else(|| six().next()).map(|(v6, a)| (v6.ip, a)),
-        })
+        let v4 = out.or_else(|| four().next()).map(|(v4, a)| (v4.ip, a));
+        let v6 = out6.or_else(|| six().next()).map(|(v6, a)| (v6.ip, a));
+        Families::new(v4, v6).map(Self)
+    }
+
+    fn reached(&self) -> Reached {
+        Reached {
+            v4: self.0.v4().is_some(),
+            v6: self.0.v6().is_some(),
+        }
     }
 
     /// Address and bridge of the one of this address's family.
     fn of_family(&self, at: IpAddr) -> Option<(IpAddr, &'a str)> {
         match at {
-            IpAddr::V4(_) => Some((self.v4.ip.into(), &self.v4.bridge)),
+            IpAddr::V4(_) => self.0.v4().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
             // Served by a process of ours, which reaches it either way.
-            IpAddr::V6(at) if at.is_loopback() && self.v6.is_none() => self.of_family(EVERYWHERE[0]),
-            IpAddr::V6(_) => self.v6.map(|(ip, a)| (ip.into(), a.bridge.as_str())),
+            IpAddr::V6(at) if at.is_loopback() && self.0.v6().is_none() => self.of_family(EVERYWHERE[0]),
+            IpAddr::V6(_) => self.0.v6().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
         }
     }
 }

@@ -54,8 +54,6 @@ impl Pass<'_, '_> {
         let mut last = self.remove_strays(name, entry);
         last.extend(self.stops_before(name));
         last.extend(self.out_of_traffic(name));
-        // One that shares namespaces may be stopped in this plan already.
-        last.extend(self.stopping.get(name).copied());
         // The current one last.
         let all: Vec<&Accepted> = entry.all().collect();
         for accepted in all.into_iter().rev() {
@@ -245,12 +243,14 @@ impl Pass<'_, '_> {
         Some(index)
     }
 
-    /// Removes what carries the name and is not, or no longer, the one accepted under it.
+    /// Removes what carries the name and is not, or no longer, the one accepted under it: what else is done about the name
+    /// comes after these.
     pub(super) fn remove_strays(&mut self, name: &Name, entry: &ContainerEntry) -> Vec<usize> {
         let known: BTreeSet<_> = entry.all().map(|a| &a.id).collect();
         let called = self.called(name).iter();
         let strays: Vec<&ObservedContainer> = called.filter(|c| !known.contains(&c.id)).copied().collect();
-        let mut last: Vec<usize> = Vec::new();
+        // One that shares namespaces may be stopped in this plan already.
+        let mut last: Vec<usize> = self.stopping.get(name).copied().into_iter().collect();
         for stray in strays {
             let why = if entry.rejected.is_some() {
                 "was not taken, or replaced"
@@ -449,8 +449,8 @@ impl Pass<'_, '_> {
             .iter()
             .filter(|(_, l)| l.ours || self.broken(Mutation::ForeignIsTouched))
             .filter(|(name, l)| {
-                let of_network = matches!(l.kind.as_str(), "bridge" | "vxlan" | "macvlan" | "ipvlan" | "ovs");
-                of_network && !known.contains(name.as_str())
+                let kinds = ["bridge", "vxlan", "wireguard", "macvlan", "ipvlan", "ovs"];
+                kinds.contains(&l.kind.as_str()) && !known.contains(name.as_str())
             })
             .map(|(name, _)| name.clone())
             .collect();

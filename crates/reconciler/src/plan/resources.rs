@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use model::families::Families;
 use model::ledger::spare_owner;
 use model::name::{ContainerId, Name};
-use model::network::{Address6, Attachment, HostNetwork, MacAddr};
+use model::network::{Address4, Address6, Attachment, HostNetwork, MacAddr, Subnet4, Subnet6};
 use model::spec::{ContainerSpec, NetworkUse};
 
 use super::{Blocked, Mutation, Pass};
@@ -44,15 +45,31 @@ impl Pass<'_, '_> {
         let mut list = Vec::new();
         for (index, usage) in uses.iter().enumerate() {
             let network = self.network_of(usage)?;
-            let ip = self.address(name, &network, usage, lease)?;
-            self.give(name, &network, ip.into());
-            let mut place = attachment(name, id, index, &network, usage, ip);
-            place.v6 = self.address6(name, &network, usage, lease, ip)?;
-            place.ips().for_each(|ip| self.give(name, &network, ip));
-            list.push(place);
+            let ip = self.addresses(name, &network, usage, lease)?;
+            list.push(attachment(name, id, index, &network, usage, ip));
         }
         self.set_way_out(&mut list);
         Ok(list)
+    }
+
+    /// Its addresses there: of the families that the network has.
+    fn addresses(
+        &mut self,
+        name: &Name,
+        network: &HostNetwork,
+        usage: &NetworkUse,
+        lease: Leased,
+    ) -> Result<Families<Address4, Address6>, Blocked> {
+        has_family(network, usage)?;
+        Ok(match &network.ip {
+            Families::V4(v4) => Families::V4(self.address(name, (network, v4), usage, lease)?),
+            Families::V6(v6) => Families::V6(self.address6(name, (network, v6), usage, lease, None)?),
+            Families::Both(v4, v6) => {
+                let four = self.address(name, (network, v4), usage, lease)?;
+                let six = self.address6(name, (network, v6), usage, lease, Some(four.ip))?;
+                Families::Both(four, six)
+            }
+        })
     }
 
     fn give(&mut self, name: &Name, network: &HostNetwork, ip: IpAddr) {
@@ -73,47 +90,50 @@ impl Pass<'_, '_> {
     fn address(
         &mut self,
         name: &Name,
-        network: &HostNetwork,
+        (network, v4): (&HostNetwork, &Subnet4),
         usage: &NetworkUse,
         lease: Leased,
-    ) -> Result<Ipv4Addr, Blocked> {
-        if let Some(ip) = usage.ip {
-            return self.written_address(name, network, ip);
-        }
-        let key = lease_key(network, name, lease);
-        let ignore = self.broken(Mutation::AddressesAreNotKept);
-        if ignore {
-            self.ledger.leases.clear();
-        }
-        let (beside, own) = (self.lives_beside(name, lease), self.of_the_host(network));
-        let taken = |ip: Ipv4Addr| {
-            let place = (network.name.clone(), ip.into());
-            let others = [&self.given, &self.reserved];
-            let theirs = || beside.contains(&place) || by_another(others, &place, name);
-            own.contains(&place.1) || !ignore && theirs()
-        };
-        let ip = address::lease(&mut self.ledger.leases, network, &key, self.input.now, taken);
-        ip.ok_or_else(|| all_taken(network, network.range.unwrap_or(network.subnet)))
+    ) -> Result<Address4, Blocked> {
+        let ip = match usage.ip {
+            Some(ip) if !address::may_be_given(v4, ip) => {
+                Err(cannot_be_given(network, ip, v4.subnet, v4.gateway))
+            }
+            Some(ip) => self.unless_given(name, network, ip.into()).map(|()| ip),
+            None => {
+                let key = lease_key(network, name, lease);
+                let ignore = self.broken(Mutation::AddressesAreNotKept);
+                if ignore {
+                    self.ledger.leases.clear();
+                }
+                let (beside, own) = (self.lives_beside(name, lease), self.of_the_host(network));
+                let taken = |ip: Ipv4Addr| {
+                    let place = (network.name.clone(), ip.into());
+                    let others = [&self.given, &self.reserved];
+                    let theirs = || beside.contains(&place) || by_another(others, &place, name);
+                    own.contains(&place.1) || !ignore && theirs()
+                };
+                let (leases, of) = (&mut self.ledger.leases, (&network.name, v4));
+                let ip = address::lease(leases, of, &key, self.input.now, taken);
+                ip.ok_or_else(|| all_taken(network, v4.range.unwrap_or(v4.subnet)))
+            }
+        }?;
+        self.give(name, network, ip.into());
+        Ok(Address4 {
+            ip,
+            prefix: v4.subnet.prefix_len(),
+            gateway: None,
+        })
     }
 
-    /// Its IPv6 address there, beside this one, where the network has IPv6.
+    /// Its IPv6 address there, beside this one where there is one.
     fn address6(
         &mut self,
         name: &Name,
-        network: &HostNetwork,
+        (network, v6): (&HostNetwork, &Subnet6),
         usage: &NetworkUse,
         lease: Leased,
-        ip: Ipv4Addr,
-    ) -> Result<Option<Address6>, Blocked> {
-        let Some(v6) = &network.v6 else {
-            return match usage.ip6 {
-                None => Ok(None),
-                Some(ip) => Err(Blocked::error(format!(
-                    "address {ip} cannot be given in network {}, which has no IPv6; give it a `subnet6`",
-                    network.name
-                ))),
-            };
-        };
+        ip: Option<Ipv4Addr>,
+    ) -> Result<Address6, Blocked> {
         let ip = match usage.ip6 {
             Some(ip) if !address6::may_be_given(v6, ip) => {
                 Err(cannot_be_given(network, ip, v6.subnet, v6.gateway))
@@ -134,22 +154,12 @@ impl Pass<'_, '_> {
                 ip.ok_or_else(|| all_taken(network, v6.range.unwrap_or(v6.subnet)))
             }
         }?;
-        Ok(Some(Address6 {
+        self.give(name, network, ip.into());
+        Ok(Address6 {
             ip,
             prefix: v6.subnet.prefix_len(),
             gateway: None,
-        }))
-    }
-
-    fn written_address(&self, name: &Name, network: &HostNetwork, ip: Ipv4Addr) -> Result<Ipv4Addr, Blocked> {
-        let whole = HostNetwork {
-            range: None,
-            ..network.clone()
-        };
-        if !address::may_be_given(&whole, ip) {
-            return Err(cannot_be_given(network, ip, network.subnet, network.gateway));
-        }
-        self.unless_given(name, network, ip.into()).map(|()| ip)
+        })
     }
 
     fn unless_given(&self, name: &Name, network: &HostNetwork, ip: IpAddr) -> Result<(), Blocked> {
@@ -176,31 +186,35 @@ impl Pass<'_, '_> {
         })
     }
 
-    /// The default routes go over the first network that has a way out, that of IPv6 over the first that has IPv6 as well.
+    /// The default routes go over the first network that has a way out: of each family, over the first that has it.
     fn set_way_out(&self, list: &mut [Attachment]) {
         let network = |a: &Attachment| self.ledger.networks.get(&a.network).map(|n| &n.network);
         if let Some(a) = self.way_out(list).and_then(|index| list.get_mut(index)) {
-            a.gateway = network(a).map(|n| n.gateway);
+            let gateway = network(a).and_then(|n| Some(n.v4()?.gateway));
+            if let Some(v4) = a.ip.v4_mut() {
+                v4.gateway = gateway;
+            }
         }
         if let Some(a) = self.way_out6(list).and_then(|index| list.get_mut(index)) {
-            let gateway = network(a).and_then(|n| Some(n.v6.as_ref()?.gateway));
-            if let Some(v6) = &mut a.v6 {
+            let gateway = network(a).and_then(|n| Some(n.v6()?.gateway));
+            if let Some(v6) = a.ip.v6_mut() {
                 v6.gateway = gateway;
             }
         }
     }
 
-    /// Which of these interfaces the default route goes over.
+    /// Which of these interfaces the default route of IPv4 goes over.
     pub(super) fn way_out(&self, list: &[Attachment]) -> Option<usize> {
         let networks = &self.ledger.networks;
+        let leads_out = |n: &HostNetwork| !n.internal && n.v4().is_some();
         list.iter()
-            .position(|a| networks.get(&a.network).is_some_and(|n| !n.network.internal))
+            .position(|a| networks.get(&a.network).is_some_and(|n| leads_out(&n.network)))
     }
 
     /// The same of IPv6.
     pub(super) fn way_out6(&self, list: &[Attachment]) -> Option<usize> {
         let networks = &self.ledger.networks;
-        let leads_out = |n: &HostNetwork| !n.internal && n.v6.is_some();
+        let leads_out = |n: &HostNetwork| !n.internal && n.v6().is_some();
         list.iter()
             .position(|a| networks.get(&a.network).is_some_and(|n| leads_out(&n.network)))
     }
@@ -211,6 +225,22 @@ type Places = BTreeMap<(Name, IpAddr), Name>;
 
 fn by_another(of: [&Places; 2], place: &(Name, IpAddr), name: &Name) -> bool {
     of.iter().any(|all| all.get(place).is_some_and(|by| by != name))
+}
+
+/// Each address that is written is of a family that the network has.
+fn has_family(network: &HostNetwork, usage: &NetworkUse) -> Result<(), Blocked> {
+    let (four, six) = (usage.ip.map(IpAddr::V4), usage.ip6.map(IpAddr::V6));
+    let stranger = four.into_iter().chain(six).find(|ip| !network.has_family_of(*ip));
+    let (name, lacks) = (&network.name, |ip: IpAddr| match ip {
+        IpAddr::V4(_) => "no IPv4 (`ipv4 = false`); take it out",
+        IpAddr::V6(_) => "no IPv6; give it a `subnet6`",
+    });
+    stranger.map_or(Ok(()), |ip| {
+        let lacks = lacks(ip);
+        Err(Blocked::error(format!(
+            "address {ip} cannot be given in network {name}, which has {lacks}"
+        )))
+    })
 }
 
 fn lease_key(network: &HostNetwork, name: &Name, lease: Leased) -> String {
@@ -245,23 +275,21 @@ fn attachment(
     index: usize,
     network: &HostNetwork,
     usage: &NetworkUse,
-    ip: Ipv4Addr,
+    ip: Families<Address4, Address6>,
 ) -> Attachment {
+    let first = ip.first(|v4| IpAddr::V4(v4.ip), |v6| v6.ip.into());
     Attachment {
         network: network.name.clone(),
         device: format!("eth{index}"),
         host_device: device::host_device(id, index),
         bridge: network.bridge.clone(),
         ip,
-        prefix: network.subnet.prefix_len(),
-        mac: usage.mac.unwrap_or_else(|| MacAddr::of_lease(ip)),
-        gateway: None,
+        mac: usage.mac.unwrap_or_else(|| MacAddr::of_lease(first)),
         mtu: network.mtu,
         aliases: std::iter::once(name)
             .chain(&usage.aliases)
             .map(ToString::to_string)
             .collect(),
-        v6: None,
         isolated: network.isolated,
         link: network.link(),
     }

@@ -3,7 +3,7 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::ledger::NetworkEntry;
 use model::name::Name;
-use model::network::{HostNetwork, Subnet6};
+use model::network::{HostNetwork, Subnet4, Subnet6};
 use model::observed::Look;
 use model::spec::NetworkSpec;
 
@@ -33,7 +33,26 @@ impl<'a> Pass<'a, '_> {
             && !self.has_live_users(&entry.network.name)
     }
 
-    pub(super) fn decide_subnet(
+    /// Its IPv4, where it has some.
+    pub(super) fn decide_v4(
+        &self,
+        name: &Name,
+        spec: &NetworkSpec,
+        before: Option<&NetworkEntry>,
+    ) -> Result<Option<Subnet4>, Blocked> {
+        if !spec.ipv4 {
+            return Ok(None);
+        }
+        let subnet = self.decide_subnet(name, spec, before)?;
+        Ok(Some(Subnet4 {
+            subnet,
+            gateway: self.decide_gateway(spec, subnet, before),
+            range: self.decide_range(name, spec, before)?,
+            masquerade: spec.masquerade,
+        }))
+    }
+
+    fn decide_subnet(
         &self,
         name: &Name,
         spec: &NetworkSpec,
@@ -44,7 +63,7 @@ impl<'a> Pass<'a, '_> {
         }
         let kept = before
             .filter(|b| b.spec.subnet.is_none())
-            .map(|b| (b, b.network.subnet));
+            .and_then(|b| Some((b, b.network.v4()?.subnet)));
         if let Some((_, net)) = kept.filter(|(b, net)| !self.was_taken(b, (*net).into())) {
             return Ok(net);
         }
@@ -80,7 +99,7 @@ impl<'a> Pass<'a, '_> {
     fn picked_subnet6(&mut self, name: &Name, before: Option<&NetworkEntry>) -> Result<Ipv6Net, Blocked> {
         let kept = before
             .filter(|b| b.spec.subnet6.is_none())
-            .and_then(|b| Some((b, b.network.v6.as_ref()?.subnet)));
+            .and_then(|b| Some((b, b.network.v6()?.subnet)));
         if let Some((_, net)) = kept.filter(|(b, net)| !self.was_taken(b, (*net).into())) {
             return Ok(net);
         }

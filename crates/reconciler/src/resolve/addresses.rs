@@ -135,6 +135,13 @@ fn fixed(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Fin
 type Misfit = (String, String);
 
 fn misfit(network: &Parsed<NetworkSpec>, ip: Ipv4Addr) -> Option<Misfit> {
+    if !network.spec.ipv4 {
+        let why = format!(
+            "is an IPv4 address, and network {} has no IPv4 (`ipv4 = false`)",
+            network.name
+        );
+        return Some((why, "take it out; `ip6` fixes an IPv6 address".to_owned()));
+    }
     let subnet = network.spec.subnet?;
     let gateway = gateway_of(&network.spec, subnet);
     let known = !network.spec.adopt || network.spec.gateway.is_some();

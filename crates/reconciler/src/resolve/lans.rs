@@ -52,12 +52,10 @@ fn ports(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Fin
         let hint = "on these the container's own address is reachable as it is";
         return found.refuse(container, key, message, hint);
     }
-    for six in [false, true] {
-        let mut of_family = networks.iter().filter(|(_, spec)| !six || has_ipv6(*spec));
+    for family in [has_ipv4, has_ipv6] {
+        let mut of_family = networks.iter().filter(|(_, spec)| family(*spec));
         let out = of_family.find(|(_, spec)| spec.is_none_or(|spec| !spec.internal));
-        let routed = networks
-            .iter()
-            .any(|(_, spec)| !is_lan(*spec) && (!six || has_ipv6(*spec)));
+        let routed = networks.iter().any(|(_, spec)| !is_lan(*spec) && family(*spec));
         if let Some((name, _)) = out.filter(|(_, spec)| routed && is_lan(*spec)) {
             let message = format!(
                 "container {} publishes ports, and its default route is over network {name}, where this host is not the gateway: answers would leave there",
@@ -67,6 +65,11 @@ fn ports(container: &Parsed<ContainerSpec>, tables: &Tables<'_>, found: &mut Fin
             return found.refuse(container, key, message, hint);
         }
     }
+}
+
+/// One that is not declared here is taken for one that has it.
+fn has_ipv4(spec: Option<&NetworkSpec>) -> bool {
+    spec.is_none_or(|spec| spec.ipv4)
 }
 
 fn has_ipv6(spec: Option<&NetworkSpec>) -> bool {

@@ -23,7 +23,7 @@ use model::spec::{
     Settings, VolumeSpec,
 };
 
-pub(crate) use ports::{each as each_port, published_at};
+pub(crate) use ports::{Reached, each as each_port, published_at};
 
 /// A file that could not be parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use model::firewall::Protocol;
 use model::observed::overlaps;
 use model::spec::{ContainerSpec, NetworkDriver, NetworkSpec, Parsed, Settings};
 
-use super::{Findings, Party, Tables, published_at};
+use super::{Findings, Party, Reached, Tables, published_at};
 use crate::plan::cluster::is_found;
 
 /// Finds those that cannot be.
@@ -47,7 +47,7 @@ fn numbers(tables: &Tables<'_>, found: &mut Findings) {
         if let Some((overlay, vni)) = overlay.and_then(|o| Some((o, o.vni?))) {
             let kind = overlay.tunnel.as_str();
             // GRE has no ports (RFC 2784).
-            let port = if kind == "gre" { 0 } else { overlay.port };
+            let port = if kind == "gre" { 0 } else { overlay.carried_port() };
             by_number.entry((kind, port, vni)).or_default().push(network);
             let of_kernel = driver == NetworkDriver::Overlay || overlay.datapath == "system";
             if kind == "vxlan" && of_kernel {
@@ -56,6 +56,7 @@ fn numbers(tables: &Tables<'_>, found: &mut Findings) {
         }
     }
     shared_ports(by_port, found);
+    encrypted(tables, found);
     for ((_, port, vni), list) in by_number.into_iter().filter(|(_, list)| list.len() > 1) {
         let parties: Vec<Party<'_>> = list
             .iter()
@@ -72,6 +73,42 @@ fn numbers(tables: &Tables<'_>, found: &mut Findings) {
             names.join(" and ")
         );
         found.contradiction(message, "give each of them another `vni`", &parties);
+    }
+}
+
+/// Each device that encrypts has a UDP port to itself.
+fn encrypted(tables: &Tables<'_>, found: &mut Findings) {
+    let over_udp = |network: &&Parsed<NetworkSpec>| {
+        let overlay = network.spec.overlay.as_ref();
+        overlay.is_some_and(|overlay| overlay.tunnel != "gre")
+    };
+    let mut by_port: BTreeMap<u16, Vec<&Parsed<NetworkSpec>>> = BTreeMap::new();
+    for network in tables.networks().filter(over_udp) {
+        let port = network.spec.overlay.as_ref().map(|overlay| overlay.port);
+        by_port.entry(port.unwrap_or_default()).or_default().push(network);
+    }
+    for (port, list) in by_port.into_iter().filter(|(_, list)| list.len() > 1) {
+        let is_encrypted =
+            |n: &&&Parsed<NetworkSpec>| n.spec.overlay.as_ref().is_some_and(|o| o.is_encrypted());
+        let Some(one) = list.iter().find(is_encrypted) else {
+            continue;
+        };
+        let others: Vec<&str> = list
+            .iter()
+            .map(|n| n.name.as_str())
+            .filter(|n| *n != one.name.as_str())
+            .collect();
+        let message = format!(
+            "port {port} is that of network {}, which is encrypted, and of {}: the kernel gives it to one of them alone",
+            one.name,
+            others.join(" and ")
+        );
+        let parties: Vec<Party<'_>> = list
+            .iter()
+            .map(|n| Party::of("network", n, "overlay.port"))
+            .collect();
+        let hint = "give each of them another `port`, the same on all of its hosts";
+        found.contradiction(message, hint, &parties);
     }
 }
 
@@ -123,6 +160,6 @@ fn takes(spec: &ContainerSpec, number: u16, at: Option<IpAddr>, settings: &Setti
         let reached = |ip: IpAddr| !ip.is_loopback() && at.is_none_or(|at| overlaps(ip, at));
         port.protocol == Protocol::Udp
             && port.host.is_some_and(is_it)
-            && published_at(port, settings, true).any(reached)
+            && published_at(port, settings, Reached::BY_BOTH).any(reached)
     })
 }

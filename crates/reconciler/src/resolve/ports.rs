@@ -1,13 +1,13 @@
 //! A host port is published once: 0.0.0.0:80 and 10.0.0.1:80 are twice, tcp and udp are not, nor are 0.0.0.0:80 and [::]:80.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::desired::Held;
 use model::firewall::Protocol;
 use model::name::Name;
 use model::observed::overlaps;
-use model::spec::{ContainerSpec, Parsed, PortSpec, Settings};
+use model::spec::{ContainerSpec, NetworkSpec, Parsed, PortSpec, Settings};
 
 use super::{Findings, Party, Tables, uses};
 
@@ -23,13 +23,20 @@ struct Published<'a> {
 pub(super) fn check(tables: &Tables<'_>, settings: &Settings, found: &mut Findings) {
     let mut all: BTreeMap<Protocol, Vec<Published<'_>>> = BTreeMap::new();
     for container in tables.containers() {
-        let six = has_ipv6(&container.spec, tables, &found.held);
+        let four = has(&container.spec, tables, &found.held, |network| network.ipv4);
+        let six = has(&container.spec, tables, &found.held, NetworkSpec::has_ipv6);
         if six == Some(false) {
             needs_ipv6(container, found);
+        } else if four == Some(false) {
+            needs_ipv4(container, settings, found);
         }
+        let reached = Reached {
+            v4: four != Some(false),
+            v6: six == Some(true),
+        };
         for (index, port) in container.spec.ports.iter().enumerate() {
             let Some(range) = port.host else { continue };
-            let places = published_at(port, settings, six == Some(true));
+            let places = published_at(port, settings, reached);
             all.entry(port.protocol)
                 .or_default()
                 .extend(places.map(|ip| Published {
@@ -71,31 +78,73 @@ pub(super) fn check(tables: &Tables<'_>, settings: &Settings, found: &mut Findin
     }
 }
 
-/// The addresses an entry is published at: without one all IPv4, and all IPv6 if there is some to lead to. A
-/// `default_host_ip` other than all is meant to be the only one.
+/// By which families the networks of a container reach it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Reached {
+    pub const BY_BOTH: Self = Self { v4: true, v6: true };
+}
+
+/// The addresses an entry is published at: without one all of the families that lead to the container. A
+/// `default_host_ip` other than all is meant to be the only one; this host alone is meant by a loopback address, which is
+/// that of IPv6 where there is nothing else.
 pub(crate) fn published_at(
     port: &PortSpec,
     settings: &Settings,
-    six: bool,
+    reached: Reached,
 ) -> impl Iterator<Item = IpAddr> + use<> {
     let default = settings.default_host_ip;
-    let both = port.ip.is_none() && six && default.is_unspecified();
-    let all6 = both.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    std::iter::once(port.ip.unwrap_or(default.into())).chain(all6)
+    let (four, six) = match port.ip {
+        Some(ip) => (Some(ip), None),
+        None if default.is_unspecified() => (
+            reached.v4.then_some(Ipv4Addr::UNSPECIFIED.into()),
+            reached.v6.then_some(Ipv6Addr::UNSPECIFIED.into()),
+        ),
+        None if default.is_loopback() && !reached.v4 => (None, Some(Ipv6Addr::LOCALHOST.into())),
+        None => (Some(default.into()), None),
+    };
+    four.into_iter().chain(six)
 }
 
-/// Whether one of its networks has IPv6; none where a network is one that nothing is known of.
-fn has_ipv6(spec: &ContainerSpec, tables: &Tables<'_>, held: &Held) -> Option<bool> {
+/// Whether one of its networks has that family; none where a network is one that nothing is known of.
+fn has(
+    spec: &ContainerSpec,
+    tables: &Tables<'_>,
+    held: &Held,
+    family: impl Fn(&NetworkSpec) -> bool,
+) -> Option<bool> {
     let mut all = Some(false);
     for name in uses(spec).into_iter().map(|usage| usage.network) {
         let table = tables.networks.get(&name).and_then(|list| list.first());
+        let known = tables.known_networks.contains(&name) || held.networks.contains(&name);
         match table {
-            Some(table) if table.spec.has_ipv6() => return Some(true),
-            None if tables.known_networks.contains(&name) || held.networks.contains(&name) => all = None,
+            Some(table) if family(&table.spec) => return Some(true),
+            None if known => all = None,
+            // The default network, of which there need not be a table.
+            None if family(&NetworkSpec::default()) => return Some(true),
             _ => {}
         }
     }
     all
+}
+
+/// A port at an IPv4 address leads nowhere where the container has none.
+fn needs_ipv4(container: &Parsed<ContainerSpec>, settings: &Settings, found: &mut Findings) {
+    let reached = Reached { v4: false, v6: true };
+    let mut ports = container.spec.ports.iter();
+    let at = ports.find_map(|port| published_at(port, settings, reached).find(IpAddr::is_ipv4));
+    let Some(ip) = at else { return };
+    let message = format!(
+        "a port of container {} is published at {ip}, but none of its networks has IPv4",
+        container.name
+    );
+    let hint = "what is sent to an IPv4 address is not translated to IPv6: leave the address out, name an IPv6 one \
+                ([::1] for this host alone), or give it a network with IPv4";
+    found.refuse(container, "ports", message, hint);
 }
 
 /// A port at an IPv6 address leads nowhere where the container has none, but for `[::1]`, which is served by a process.

@@ -9,6 +9,12 @@ use model::status::PeerStatus;
 use super::View;
 use crate::plan::cluster::is_found;
 
+/// What the other hosts know this one as, where it is encrypted.
+pub(super) fn public_key(entry: &NetworkEntry) -> Option<String> {
+    let wireguard = entry.network.driver.tunnel()?.wireguard.as_ref()?;
+    Some(wireguard.key.to_string())
+}
+
 impl View<'_> {
     /// Those that its tunnel goes to.
     pub(super) fn peers(&self, entry: &NetworkEntry) -> Vec<PeerStatus> {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use model::action::{Action, Noun};
 use model::damage::Mend;
 use model::desired::Desired;
 use model::firewall::FirewallState;
 use model::ledger::{Accepted, Ledger, ReplacePhase};
 use model::name::{ContainerId, Name};
-use model::network::Attachment;
+use model::network::{Attachment, HostNetwork};
 use model::observed::{Look, Phase, overlaps};
 use model::plan::Plan;
 use model::spec::{ContainerSpec, RestartPolicy};
@@ -285,11 +286,8 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
     if names != wanted || host.containers.len() != wanted.len() {
         return Err(format!("there are containers {names:?}, wanted are {wanted:?}"));
     }
-    let mut devices: BTreeSet<String> = ledger
-        .networks
-        .values()
-        .map(|n| n.network.bridge.clone())
-        .collect();
+    let with_devices = ledger.networks.values().filter(|n| has_device(&n.network));
+    let mut devices: BTreeSet<String> = with_devices.map(|n| n.network.bridge.clone()).collect();
     let mut ports = 0;
     for real in host.containers.values() {
         let name = &real.seen.name;
@@ -306,16 +304,20 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
         settled_container(real, spec, host)?;
         let instance = real.instance.as_ref().ok_or("no instance")?;
         if real.live() {
-            devices.extend(instance.attachments.iter().map(|a| a.host_device.clone()));
+            let ends = instance.attachments.iter().filter(|a| !a.link.is_inside_alone());
+            devices.extend(ends.map(|a| a.host_device.clone()));
         }
         if !instance.attachments.is_empty() {
             // One that has ended may have been begun on its networks as they were.
             let places = &entry.current.attachments;
-            let families = 1 + usize::from(places.iter().any(|a| a.v6.is_some()));
+            // What is published is so on networks that this host is the gateway of.
+            let routed = || places.iter().filter(|a| !a.link.is_lan());
+            let has = |family: fn(&Attachment) -> bool| usize::from(routed().any(family));
+            let families = has(|a| a.v4().is_some()) + has(|a| a.v6().is_some());
             ports += families * spec.ports.iter().collect::<BTreeSet<_>>().len();
             settled_ports(spec, host, name, families)?;
             settled_addresses(name, places, ledger)?;
-            let at = |a: &Attachment| (a.network.clone(), a.ip, a.v6.clone());
+            let at = |a: &Attachment| (a.network.clone(), a.ip.clone());
             if real.live() && !instance.attachments.iter().map(at).eq(places.iter().map(at)) {
                 return Err(format!("container {name} lives elsewhere than is accepted"));
             }
@@ -351,7 +353,7 @@ fn settled_container(real: &Real, spec: &ContainerSpec, host: &Host) -> Result<(
     {
         return Err(format!("container {name} runs with another definition"));
     }
-    for a in &instance.attachments {
+    for a in instance.attachments.iter().filter(|a| !a.link.is_inside_alone()) {
         let device = host.links.get(&a.host_device);
         if real.live() && !device.is_some_and(|l| l.up && l.master.as_deref() == Some(&a.bridge)) {
             return Err(format!("container {name} is cut off from {}", a.network));
@@ -362,23 +364,28 @@ fn settled_container(real: &Real, spec: &ContainerSpec, host: &Host) -> Result<(
 
 /// It has what its networks have, and a way out by each family that one of them leads out by.
 fn settled_addresses(name: &Name, places: &[Attachment], ledger: &Ledger) -> Result<(), String> {
-    let (mut ways, mut taken) = (0, 0);
+    let (mut ways, mut taken) = ([0; 2], [0; 2]);
     for a in places {
         let network = &ledger.networks.get(&a.network).ok_or("no network")?.network;
-        let fits = match (&network.v6, &a.v6) {
+        let fits4 = match (network.v4(), a.v4()) {
             (Some(network), Some(a)) => network.subnet.contains(&a.ip) && a.ip != network.gateway,
-            (None, None) => true,
-            _ => false,
+            (four, own) => four.is_none() && own.is_none(),
         };
-        if !fits {
-            return Err(format!("{name} has {:?} in network {}", a.v6, a.network));
+        let fits6 = match (network.v6(), a.v6()) {
+            (Some(network), Some(a)) => network.subnet.contains(&a.ip) && a.ip != network.gateway,
+            (six, own) => six.is_none() && own.is_none(),
+        };
+        if !fits4 || !fits6 {
+            return Err(format!("{name} has {:?} in network {}", a.ip, a.network));
         }
-        ways |= usize::from(!network.internal && network.v6.is_some());
-        taken += usize::from(a.v6.as_ref().is_some_and(|v6| v6.gateway.is_some()));
+        ways[0] |= usize::from(!network.internal && network.v4().is_some());
+        ways[1] |= usize::from(!network.internal && network.v6().is_some());
+        taken[0] += usize::from(a.v4().is_some_and(|v4| v4.gateway.is_some()));
+        taken[1] += usize::from(a.v6().is_some_and(|v6| v6.gateway.is_some()));
     }
-    match taken >= ways && taken <= 1 {
+    match (0..2).all(|of| taken[of] >= ways[of] && taken[of] <= 1) {
         true => Ok(()),
-        false => Err(format!("{name} has {taken} default routes of IPv6")),
+        false => Err(format!("{name} has {taken:?} default routes of IPv4 and IPv6")),
     }
 }
 
@@ -402,6 +409,32 @@ fn settled_ports(spec: &ContainerSpec, host: &Host, name: &Name, families: usize
     Ok(())
 }
 
+/// The host has a device of it.
+fn has_device(network: &HostNetwork) -> bool {
+    network
+        .driver
+        .below()
+        .map_or(!network.is_lan(), |below| below.host_access)
+}
+
+fn settled_lan(network: &HostNetwork, host: &Host) -> Result<(), String> {
+    let device = host.links.get(&network.bridge);
+    let has = device.map(|link| {
+        link.addresses
+            .iter()
+            .map(|net| IpNet::V4(*net))
+            .collect::<Vec<_>>()
+    });
+    let wanted = has_device(network).then(|| network.host_addresses());
+    match has == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "in network {} the host has {has:?}, wanted is {wanted:?}",
+            network.name
+        )),
+    }
+}
+
 fn settled_networks(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), String> {
     let declared = desired.networks.iter().filter(|(_, n)| !n.origin.file.is_empty());
     for (name, network) in declared {
@@ -409,22 +442,29 @@ fn settled_networks(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(
             .networks
             .get(name)
             .ok_or(format!("network {name} is not there"))?;
+        if entry.network.is_lan() {
+            settled_lan(&entry.network, host)?;
+            continue;
+        }
         let link = host
             .links
             .get(&entry.network.bridge)
             .ok_or(format!("network {name} has no bridge"))?;
-        let net = network.spec.subnet.unwrap_or(entry.network.subnet);
-        if !link.addresses.iter().any(|a| a.trunc() == net) {
-            return Err(format!("network {name} is not on {net}"));
+        let nets: Vec<_> = entry.network.v4().iter().map(|v4| v4.subnet).collect();
+        let on: Vec<_> = link.addresses.iter().map(|a| a.trunc()).collect();
+        let written = network.spec.subnet.is_none_or(|net| nets == [net]);
+        if on != nets || network.spec.ipv4 == nets.is_empty() || !written {
+            return Err(format!("network {name} is not on {nets:?}"));
         }
         let has: Vec<_> = link.addresses6.iter().map(|net| net.trunc()).collect();
-        let wanted: Vec<_> = entry.network.v6.iter().map(|v6| v6.subnet).collect();
+        let wanted: Vec<_> = entry.network.v6().iter().map(|v6| v6.subnet).collect();
         let written = network.spec.subnet6.is_none_or(|net| wanted == [net]);
         if has != wanted || network.spec.has_ipv6() == wanted.is_empty() || !written {
             return Err(format!("network {name} has IPv6 {has:?}, wanted is {wanted:?}"));
         }
     }
-    let wanted = ledger.networks.len();
+    let routed = ledger.networks.values().filter(|n| !n.network.is_lan());
+    let wanted = routed.count();
     let bridges = host.firewall.as_ref().map_or(0, |f| f.bridges.len());
     if bridges != wanted {
         Err(format!("{bridges} bridges in the firewall, {wanted} wanted"))

@@ -159,10 +159,12 @@ impl Files {
             return;
         }
         let octet = u8::try_from(number * 10 + rng.below(2)).unwrap();
+        let icc = !rng.one_in(3);
         let written = number == 0 || rng.one_in(2);
         let mut spec = NetworkSpec {
             subnet: written.then(|| Ipv4Net::new(Ipv4Addr::new(10, 80, octet, 0), 24).unwrap()),
             internal: rng.one_in(4),
+            icc,
             mtu: rng.one_in(4).then_some(1400),
             bridge: rng.one_in(5).then(|| format!("br{number}")),
             dns: !rng.one_in(5),
@@ -172,6 +174,11 @@ impl Files {
         match (octet % 2 == 1) != spec.internal {
             true if number == 0 => spec.subnet6 = Some(format!("fd00:80:{octet}::/64").parse().unwrap()),
             six => spec.ipv6 = six,
+        }
+        if number == 1 && rng.one_in(4) {
+            spec = lan(octet, rng);
+        } else if rng.one_in(6) {
+            (spec.ipv4, spec.subnet) = (false, None);
         }
         self.files
             .entry(file.to_owned())
@@ -281,7 +288,25 @@ impl Files {
     fn make_sound(&self, spec: &mut ContainerSpec) {
         let all = self.all();
         let networks: Vec<&Name> = self.files.values().flat_map(|f| f.networks.keys()).collect();
+        // Whoever is linked to another one is where that is.
+        let own = |spec: &ContainerSpec| spec.network_mode == NetworkMode::Bridge;
+        spec.links
+            .retain(|link| all.get(&link.container).is_some_and(own));
+        if let Some(to) = spec.links.first().and_then(|link| all.get(&link.container)) {
+            spec.networks.clone_from(&to.networks);
+            spec.networks.iter_mut().for_each(|usage| usage.ip = None);
+        }
         spec.networks.retain(|usage| networks.contains(&&usage.network));
+        let table = |usage: &NetworkUse| self.files.values().find_map(|f| f.networks.get(&usage.network));
+        for usage in &mut spec.networks {
+            usage.ip = usage.ip.filter(|_| table(usage).is_none_or(|table| table.ipv4));
+        }
+        let is_lan = |usage: &NetworkUse| table(usage).is_some_and(NetworkSpec::is_lan);
+        // The way out of what is published is over this host.
+        spec.networks.sort_by_key(is_lan);
+        if spec.networks.first().is_some_and(is_lan) {
+            spec.ports.clear();
+        }
         spec.depends_on.retain(|on, _| all.contains_key(on));
         let files = || self.files.values();
         spec.configs
@@ -426,6 +451,7 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
             fixed.ip = Some(Ipv4Addr::new(10, 80, 0, 100 + u8::try_from(number).unwrap()));
             spec.networks = vec![fixed];
         }
+        6 => spec.networks = vec![NetworkUse::new(name("n1"))],
         _ => {}
     }
     if rng.one_in(5) {
@@ -484,7 +510,27 @@ fn spec(number: u64, rng: &mut Rng) -> ContainerSpec {
     if rng.one_in(3) {
         replicate(&mut spec, rng);
     }
+    if number > 0 && spec.network_mode == NetworkMode::Bridge && rng.one_in(3) {
+        let container = name(&format!("c{}", rng.below(number)));
+        let alias = name("up");
+        spec.links.push(LinkSpec { container, alias });
+    }
     spec
+}
+
+/// Below a device of the host, with a way for the host to its containers or without.
+fn lan(octet: u8, rng: &mut Rng) -> NetworkSpec {
+    let part = |first, bits| Ipv4Net::new(Ipv4Addr::new(10, 81, octet, first), bits).unwrap();
+    NetworkSpec {
+        driver: NetworkDriver::Macvlan,
+        parent: Some("eth0".to_owned()),
+        subnet: Some(part(0, 24)),
+        range: Some(part(128, 25)),
+        internal: rng.one_in(3),
+        host_access: rng.one_in(2),
+        dns: !rng.one_in(5),
+        ..NetworkSpec::default()
+    }
 }
 
 /// As often as may be: what is fixed can only be once.

@@ -11,7 +11,7 @@ use model::plan::Plan;
 
 use super::host::Host;
 
-/// Another engine's bridge, with a container of it.
+/// Another engine's bridge, with a container of it, and the device that the host is on its LAN by.
 pub fn links() -> BTreeMap<String, ObservedLink> {
     let bridge = ObservedLink {
         kind: "bridge".to_owned(),
@@ -34,7 +34,15 @@ pub fn links() -> BTreeMap<String, ObservedLink> {
         addresses: Vec::new(),
         ..bridge.clone()
     };
-    BTreeMap::from([("docker0".to_owned(), bridge), ("veth4711".to_owned(), veth)])
+    let eth0 = ObservedLink {
+        kind: String::new(),
+        index: 2,
+        addresses: vec![Ipv4Net::new(Ipv4Addr::new(192, 0, 2, 1), 24).unwrap()],
+        ..bridge.clone()
+    };
+    [("docker0", bridge), ("veth4711", veth), ("eth0", eth0)]
+        .map(|(name, link)| (name.to_owned(), link))
+        .into()
 }
 
 /// No plan changes or removes what does not carry our mark.

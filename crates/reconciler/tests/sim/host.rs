@@ -1,7 +1,7 @@
 //! The host's truth, and what the actions make of it.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -18,6 +18,7 @@ use model::network::{Attachment, Driver, HostNetwork, Link, Tunnel};
 use model::observed::*;
 use model::spec::{Healthcheck, RestartPolicy, VolumeSpec};
 use model::surroundings::Surroundings;
+use model::wireguard::WireGuard;
 
 use super::contents::Contents;
 use super::files::{IMAGES, image_source};
@@ -31,6 +32,8 @@ pub struct Real {
     pub instance: Option<Instance>,
     /// Which of all shims there ever were; 0 before the first.
     pub shim: u64,
+    /// When its shim starts it again, while it waits to.
+    again: Timestamp,
     /// The namespaces it lives in: the owner's shim, or the owner's run.
     pub joined: Vec<Joined>,
 }
@@ -73,6 +76,8 @@ pub struct Host {
     /// What every image exposes.
     pub exposes: Vec<String>,
     pub dns: Option<DnsState>,
+    /// In whose network namespaces, each made with that shim, the name server listens.
+    pub dns_inside: BTreeSet<(ContainerId, u64)>,
     pub volumes: BTreeMap<Name, ObservedVolume>,
     pub contents: Contents,
     pub(super) damages: super::damage::Damages,
@@ -111,6 +116,7 @@ impl Host {
             store: BTreeMap::new(),
             exposes: Vec::new(),
             dns: None,
+            dns_inside: BTreeSet::new(),
             volumes: BTreeMap::new(),
             contents: Contents::default(),
             damages: BTreeMap::new(),
@@ -148,12 +154,14 @@ impl Host {
             forwarding6: Look::Known(self.forwarding6),
             firewall: Look::Known(self.firewall.clone()),
             firewall_there: self.firewall.is_some(),
+            firewall_wrong: None,
             foreign_drops: self.foreign_drops.clone(),
             backend: self.backend.clone(),
             around: self.around.clone(),
             listeners: Look::Known(self.listeners.clone()),
             dns: Look::Known(self.dns.clone()),
             dns_ports: Default::default(),
+            dns_inside: self.asked_inside(),
             damage: self.damaged(),
             volumes: Look::Known(self.volumes.clone()),
             contents: self.contents.seen(),
@@ -192,6 +200,8 @@ impl Host {
             Action::ApplyDns { state } => {
                 if !half {
                     self.dns = (*state != DnsState::default()).then(|| state.clone());
+                    self.dns_inside.clear();
+                    state.inside.keys().for_each(|id| self.listen_inside(id));
                 }
             }
             Action::RestartUnhealthy { id, run_no, .. } => {
@@ -225,6 +235,11 @@ impl Host {
                 match &network.driver {
                     Driver::Overlay(end) => {
                         self.links.insert(end.device.clone(), tunnel(network, end, half));
+                        let below = end
+                            .wireguard
+                            .as_ref()
+                            .map(|w| (w.device.clone(), wireguard(network, w, half)));
+                        self.links.extend(below);
                     }
                     Driver::Ovs { tunnel: end, .. } => {
                         let switch = switch(network, end, half);
@@ -245,7 +260,7 @@ impl Host {
                 if !half {
                     self.firewall = (*state != FirewallState::default()).then(|| state.clone());
                     self.forwarding = true;
-                    self.forwarding6 |= state.bridges.iter().any(|b| b.subnet6.is_some());
+                    self.forwarding6 |= state.bridges.iter().any(|b| b.ip.v6().is_some());
                 }
             }
             Action::PrepareContainer { instance } => return self.prepare(instance, now, half),
@@ -335,8 +350,29 @@ impl Host {
         if half {
             return Err("cut off halfway".to_owned());
         }
+        self.listen_inside(&instance.id);
         self.run(&instance.id, now);
         Ok(())
+    }
+
+    /// Where the name server is asked in its own network namespace, and it has one.
+    fn listen_inside(&mut self, id: &ContainerId) {
+        let told = self.dns.as_ref().is_some_and(|dns| dns.inside.contains_key(id));
+        let shim = self.containers.get(id).filter(|c| c.live()).map(|c| c.shim);
+        self.dns_inside
+            .extend(shim.filter(|_| told).map(|shim| (id.clone(), shim)));
+    }
+
+    fn asked_inside(&self) -> BTreeSet<ContainerId> {
+        let now = |(id, shim): &&(ContainerId, u64)| {
+            let container = self.containers.get(id).filter(|c| c.live());
+            self.dns.is_some() && container.is_some_and(|c| c.shim == *shim)
+        };
+        self.dns_inside
+            .iter()
+            .filter(now)
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     /// The namespaces it asks for have to be there.
@@ -395,6 +431,7 @@ impl Host {
                 seen,
                 instance: Some(instance.clone()),
                 shim,
+                again: now,
                 joined: Vec::new(),
             },
         );
@@ -492,8 +529,10 @@ impl Host {
 
     pub fn remove_bridge(&mut self, bridge: &str) {
         self.links.remove(bridge);
-        self.links
-            .retain(|_, l| l.tunnel.is_none() || l.master.as_deref() != Some(bridge));
+        let goes = |l: &ObservedLink| l.tunnel.is_some() && l.master.as_deref() == Some(bridge);
+        let tunnels = self.links.values().filter(|l| goes(l));
+        let below: Vec<String> = tunnels.filter_map(|l| l.below.clone()).collect();
+        self.links.retain(|name, l| !goes(l) && !below.contains(name));
         for link in self
             .links
             .values_mut()
@@ -503,12 +542,18 @@ impl Host {
         }
     }
 
+    /// The clock was set. Shims wait by one that nobody can set (CLOCK_MONOTONIC), whatever end of it they told: a wait
+    /// of 100 ms is not one of hours on a host whose clock went back so far.
+    pub fn clock_set(&mut self, by: SignedDuration) {
+        self.containers.values_mut().for_each(|c| c.again += by);
+    }
+
     /// Shims whose backoff is over start their payload again.
     pub fn tick(&mut self, now: Timestamp) {
         let due: Vec<ContainerId> = self
             .containers
             .iter()
-            .filter(|(_, c)| matches!(c.seen.phase, Phase::Backoff { until } if until <= now))
+            .filter(|(_, c)| matches!(c.seen.phase, Phase::Backoff { .. }) && c.again <= now)
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
@@ -571,8 +616,8 @@ impl Host {
         let again = policy == RestartPolicy::Always || (policy == RestartPolicy::OnFailure && code != 0);
         if again {
             c.seen.restarts += 1;
-            let until = now + SignedDuration::from_millis(100);
-            c.seen.phase = Phase::Backoff { until };
+            c.again = now + SignedDuration::from_millis(100);
+            c.seen.phase = Phase::Backoff { until: c.again };
         } else {
             self.end(id, now, code, false, Phase::Exited);
         }
@@ -675,8 +720,10 @@ fn is_registry(key: &str) -> bool {
 }
 
 fn bridge(network: &HostNetwork, half: bool) -> ObservedLink {
-    let four = Ipv4Net::new(network.gateway, network.subnet.prefix_len());
-    let six = network.v6.as_ref().filter(|_| !half);
+    let four = network
+        .v4()
+        .map(|v4| Ipv4Net::new(v4.gateway, v4.subnet.prefix_len()).unwrap());
+    let six = network.v6().filter(|_| !half);
     let six = six.map(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).unwrap());
     ObservedLink {
         kind: "bridge".to_owned(),
@@ -687,10 +734,10 @@ fn bridge(network: &HostNetwork, half: bool) -> ObservedLink {
         mtu: network.mtu.unwrap_or(1500),
         master: None,
         isolated: false,
-        addresses: vec![four.unwrap()],
+        addresses: four.into_iter().collect(),
         addresses6: six.into_iter().collect(),
         route_localnet: !half,
-        ipv6: match network.v6 {
+        ipv6: match network.v6() {
             Some(_) if half => Ipv6State::Wrong,
             Some(_) => Ipv6State::On,
             None => Ipv6State::Off,
@@ -729,8 +776,8 @@ fn switch(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
         datapath: datapath.clone(),
         vlan: *vlan,
         mtu: network.mtu,
-        gateway: network.gateway,
-        gateway6: network.v6.as_ref().map(|v6| v6.gateway),
+        gateway: network.v4().unwrap().gateway,
+        gateway6: network.v6().map(|v6| v6.gateway),
         whole: !half,
     };
     let tunnel = tunnel(network, end, half).tunnel;
@@ -744,21 +791,46 @@ fn switch(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
     }
 }
 
+fn peer(at: SocketAddr) -> ObservedPeer {
+    ObservedPeer {
+        endpoint: Some(at),
+        confined: true,
+    }
+}
+
+/// What encrypts a tunnel.
+fn wireguard(network: &HostNetwork, end: &WireGuard, half: bool) -> ObservedLink {
+    ObservedLink {
+        kind: "wireguard".to_owned(),
+        mtu: network.mtu.map_or(1420, WireGuard::mtu),
+        addresses: Vec::new(),
+        addresses6: vec![end.key.inside()],
+        route_localnet: false,
+        ipv6: Ipv6State::On,
+        ..bridge(network, half)
+    }
+}
+
 fn tunnel(network: &HostNetwork, end: &Tunnel, half: bool) -> ObservedLink {
     let seen = ObservedTunnel {
         vni: end.vni,
         port: end.port,
-        local: Some(end.local),
-        peers: end.peers.iter().copied().filter(|_| !half).collect(),
+        local: Some(end.source()),
+        peers: end.targets().into_iter().filter(|_| !half).collect(),
         sealed: !half,
         switch: None,
+        wireguard: end.wireguard.as_ref().map(|w| ObservedWireGuard {
+            key: Some(w.key).filter(|_| !half),
+            port: w.port,
+            peers: w.peers().map(|(key, at)| (key, peer(at))).collect(),
+        }),
     };
     ObservedLink {
         kind: "vxlan".to_owned(),
         ours: true,
         up: !half,
         index: 0,
-        below: None,
+        below: end.wireguard.as_ref().map(|w| w.device.clone()),
         mtu: network.mtu.unwrap_or(1500),
         master: Some(network.bridge.clone()).filter(|_| !half),
         isolated: false,

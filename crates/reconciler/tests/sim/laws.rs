@@ -6,6 +6,7 @@ use model::action::{Action, Instance, Noun};
 use model::desired::Desired;
 use model::health::Verdict;
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase, follows_registry};
+use model::links::relied_on;
 use model::name::Name;
 use model::observed::Phase;
 use model::plan::{Op, Plan};
@@ -163,7 +164,7 @@ fn starts_with_its_names(
     }
     for a in &instance.attachments {
         let served = plan.ledger.networks.get(&a.network).is_some_and(|n| n.spec.dns);
-        if served && !names && !answered(&a.network, a.ip.into()) {
+        if served && !names && !a.ips().next().is_some_and(|ip| answered(&a.network, ip)) {
             return Err(format!(
                 "{} is started before its name is answered",
                 instance.name
@@ -174,13 +175,18 @@ fn starts_with_its_names(
 }
 
 fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> Result<(), String> {
-    let all = instance.spec.depends_on.iter();
-    let all = all.flat_map(|(on, d)| {
+    let depends = instance.spec.depends_on.iter().map(|(on, d)| (on, d.condition));
+    let links = instance
+        .spec
+        .links
+        .iter()
+        .map(|link| (&link.container, Condition::Started));
+    let all = depends.chain(links).flat_map(|(on, condition)| {
         super::replicas::instances(input, on)
             .into_iter()
-            .map(move |n| (n, d))
+            .map(move |n| (n, condition))
     });
-    for (on, dependency) in all {
+    for (on, condition) in all {
         let Some(entry) = plan.ledger.containers.get(on) else {
             let mine = plan.ledger.containers.get(&instance.name);
             if mine.is_some_and(|e| e.rejected.is_some()) {
@@ -195,7 +201,7 @@ fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> R
             .and_then(|look| look.known());
         let runs = seen.is_some_and(|c| matches!(c.phase, Phase::Running { .. } | Phase::Paused { .. }));
         let health = input.observed.health.get(&accepted.id);
-        let met = match dependency.condition {
+        let met = match condition {
             Condition::Started => runs || accepted.finished,
             Condition::Healthy => {
                 let of_this_run = health.filter(|s| seen.is_some_and(|c| c.run_no == s.run_no));
@@ -205,8 +211,8 @@ fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> R
         };
         if !met {
             return Err(format!(
-                "container {} is started before {on} is {:?}",
-                instance.name, dependency.condition
+                "container {} is started before {on} is {condition:?}",
+                instance.name
             ));
         }
     }
@@ -217,7 +223,7 @@ fn starts_after_others(input: &Input<'_>, plan: &Plan, instance: &Instance) -> R
 fn relies_on(spec: &ContainerSpec, name: &Name, service: &Name) -> bool {
     let net = matches!(&spec.network_mode, NetworkMode::Container(n) if n == name);
     let pid = matches!(&spec.pid, NamespaceMode::Container(n) if n == name);
-    net || pid || spec.depends_on.contains_key(service)
+    net || pid || relied_on(spec).any(|on| on == service)
 }
 
 /// Of two whose tables are gone, the one that relies on the other goes first.

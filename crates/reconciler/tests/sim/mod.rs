@@ -10,6 +10,7 @@ mod files;
 mod foreign;
 pub mod host;
 mod laws;
+mod links;
 mod probes;
 mod replicas;
 mod rng;

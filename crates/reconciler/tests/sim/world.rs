@@ -15,7 +15,7 @@ use super::digest::Digest;
 use super::files::Files;
 use super::host::Host;
 use super::rng::Rng;
-use super::{checks, foreign, laws, replicas, rollout};
+use super::{checks, foreign, laws, links, replicas, rollout};
 
 /// Passes with faults, and passes after them within which all must be well.
 const WILD: u64 = 60;
@@ -76,6 +76,7 @@ fn live(mut world: World) -> Result<Outcome, String> {
         if world.pass(false)? {
             checks::settled(&world.host, &world.desired, &world.ledger)?;
             laws::settled(&world.host, &world.desired, &world.ledger)?;
+            links::settled(&world.host, &world.ledger)?;
             rollout::settled(&world.host, &world.ledger)?;
             replicas::settled(&world.host, &world.ledger)?;
             match settled {
@@ -188,8 +189,11 @@ impl World {
             self.die();
         }
         if self.rng.one_in(25) {
-            let jump = i64::try_from(self.rng.below(7200)).unwrap() - 3600;
-            self.now += SignedDuration::from_secs(jump);
+            let jump = SignedDuration::from_secs(i64::try_from(self.rng.below(7200)).unwrap() - 3600);
+            self.now += jump;
+            self.host.clock_set(jump);
+            // What is under way takes as long as it would have.
+            self.running.iter_mut().for_each(|r| r.done_at += jump);
         }
         if self.rng.one_in(20) {
             self.toggle_hold();
@@ -298,13 +302,15 @@ impl World {
             .and_then(|()| rollout::plan(&input, &plan, &self.host))
             .and_then(|()| replicas::plan(&input, &plan))
             .and_then(|()| foreign::plan(&plan, &self.host))
+            .and_then(|()| links::plan(&plan))
             .map_err(|e| format!("{e}\nin the plan:\n{}", show(&plan)))?;
-        self.note_gone();
         if plan.is_empty() && self.running.is_empty() && plan.ledger == self.ledger {
+            self.note_gone();
             return Ok(true);
         }
         if !wild && plan.is_empty() && self.running.is_empty() {
             // Only something to be written down: no time has to pass for that.
+            self.note_gone();
             self.ledger = plan.ledger;
             return Ok(false);
         }
@@ -312,9 +318,11 @@ impl World {
             println!("{} {wild} pass:\n{}", self.now, self.last_plan);
         }
         if wild && self.rng.one_in(60) {
-            // Killed before the ledger was on disk: nothing that relies on it was begun.
+            // Killed before the ledger was on disk: nothing that relies on it was begun, and what it saw, whether gone or
+            // there again, nobody knows.
             self.die();
         } else {
+            self.note_gone();
             let wake_at = plan.wake_at;
             self.ledger = plan.ledger;
             self.take_on(plan.actions);
@@ -565,10 +573,11 @@ fn show(plan: &Plan) -> String {
 /// An entry of the ledger on one line: what is accepted, with addresses and ports.
 fn stands(name: &Name, entry: &ContainerEntry) -> String {
     let one = |a: &Accepted| {
-        let ips = a
-            .attachments
-            .iter()
-            .map(|at| format!(" {}:{}", at.network, at.ip));
+        let ips = a.attachments.iter().flat_map(|at| {
+            at.ips()
+                .map(|ip| format!(" {}:{ip}", at.network))
+                .collect::<Vec<_>>()
+        });
         let ports = a.ports.iter().map(|r| format!(" {}/{}", r.host_port, r.protocol));
         let stale = a.stale.then(|| " stale".to_owned());
         let finished = a.finished.then(|| " finished".to_owned());

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use model::families::Families;
 use model::image::{Image, ImageConfig, ImageSource};
 use model::name::ContainerId;
-use model::network::{Address6, Attachment, MacAddr};
+use model::network::{Address4, Address6, Attachment, MacAddr};
 use model::spec::*;
 
 use super::*;
@@ -284,17 +285,21 @@ fn hosts_and_resolv_conf_are_the_containers_or_in_host_mode_the_hosts() {
             device: "eth0".into(),
             host_device: "wh-x".into(),
             bridge: "wh-b".into(),
-            ip: Ipv4Addr::new(10, 88, 0, 2),
-            prefix: 24,
+            ip: Families::Both(
+                Address4 {
+                    ip: Ipv4Addr::new(10, 88, 0, 2),
+                    prefix: 24,
+                    gateway: None,
+                },
+                Address6 {
+                    ip: "fd00:88::2".parse().unwrap(),
+                    prefix: 64,
+                    gateway: None,
+                },
+            ),
             mac: MacAddr([2; 6]),
-            gateway: None,
             mtu: None,
             aliases: words("web www"),
-            v6: Some(Address6 {
-                ip: "fd00:88::2".parse().unwrap(),
-                prefix: 64,
-                gateway: None,
-            }),
             isolated: false,
             link: Default::default(),
         }];

@@ -120,6 +120,14 @@ pub fn nginx() -> (PathBuf, PathBuf) {
     (dir.join("nginx.oci.tar"), dir.join("nginx.docker.tar"))
 }
 
+/// An image of a real server from Debian's packages, as `tests/images/make` calls it; what to write behind `image =`.
+pub fn server(name: &str) -> String {
+    let make = repository().join("tests/images/make");
+    let made = Command::new(make).arg(name).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    format!("oci-archive:{}", String::from_utf8(made.stdout).unwrap().trim())
+}
+
 impl Host {
     /// Writes the hello image as a layout; what to write behind `image =`.
     pub fn hello_image(&self) -> String {

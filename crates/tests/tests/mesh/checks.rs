@@ -116,3 +116,56 @@ pub fn a_host_that_is_no_peer_any_more_is_cut_off(mesh: &Mesh) {
     }
     assert_eq!(mesh.pids(), pids, "all in place");
 }
+
+/// IPv6 of the network goes from host to host as IPv4 does, and the gateway's stays where it is.
+pub fn ipv6_goes_along(mesh: &Mesh, mtu: usize) {
+    let watch = frames(&mesh.lan);
+    for (from, to) in pairs() {
+        let said = mesh.inside(
+            from,
+            &format!("ping -6 -c1 -W5 c{to}-six && ping -6 -c1 -W5 fd81::{to}:10"),
+        );
+        assert!(
+            said.contains(&format!("(fd81::{to}:10)")),
+            "{from} to {to}: {said}"
+        );
+    }
+    let sum = mesh.inside(2, "sha256sum </www/data");
+    let got = mesh.inside(1, "wget -q -O - http://[fd81::2:10]/data | sha256sum");
+    assert_eq!(sum, got);
+    for n in ALL {
+        let to = n % 3 + 1;
+        mesh.as_root(n, "ip -6 neigh flush dev eth0");
+        mesh.inside(n, "ping -6 -c2 -W5 fd81::1");
+        let said = mesh.hosts[n - 1]
+            .ns
+            .command("busybox")
+            .args(["ping", "-6", "-c1", "-W1", &format!("fd81::{to}:10")])
+            .output();
+        assert!(!said.unwrap().status.success());
+        mesh.as_root(n, "ip -6 neigh flush dev eth0");
+        mesh.inside(n, &format!("ping -6 -c1 -W5 fd81::{to}:10"));
+    }
+    let seen = watch.stop();
+    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let asked = |text: &str| seen.iter().any(|f| f.neighbour == Some(address(text)));
+    assert!(asked("fd81::2:10"), "nothing was seen: {seen:?}");
+    // Its MAC address is 02:57 and its IPv4 address.
+    assert!(!asked("fd81::1") && !asked("fe80::57:aff:fe51:1"), "{seen:?}");
+    let gateway = [0x02, 0x57, 10, 81, 0, 1];
+    let crossed: Vec<_> = seen
+        .iter()
+        .filter(|f| f.from == gateway || f.to == gateway)
+        .collect();
+    assert!(crossed.is_empty(), "{crossed:?}");
+
+    let receiver = mesh.within(2, || std::net::UdpSocket::bind("[::]:7000").unwrap());
+    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+    let send = |bytes: usize| mesh.within(1, || send_whole("[fd81::2:10]:7000", bytes));
+    // 40 of IPv6 and 8 of UDP are before them.
+    send(mtu - 48).unwrap();
+    let mut buffer = [0; 2000];
+    assert_eq!(receiver.recv(&mut buffer).unwrap(), mtu - 48);
+    let refused = send(mtu - 47).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EMSGSIZE));
+}

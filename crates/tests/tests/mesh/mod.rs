@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
-use rustix::net::sockopt::Ipv4PathMtuDiscovery;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use tests::namespace::{Duty, Namespace};
 use tests::ovs::OpenVswitch;
 use tests::{Host, Lan};
@@ -35,12 +35,16 @@ pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// What the network is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
     /// The kernel's bridges and VXLAN.
     Kernel,
-    /// Open vSwitch, with tunnels of this kind.
+    /// The same, encrypted.
+    Encrypted,
+    /// Open vSwitch without the kernel's part of it, with tunnels of this kind.
     Switch(&'static str),
+    /// Open vSwitch with that.
+    KernelSwitch(&'static str),
 }
 
 pub struct Mesh {
@@ -51,12 +55,36 @@ pub struct Mesh {
     pub lan: Lan,
     made: Made,
     six: bool,
+    /// The network has IPv6 itself.
+    inner_six: bool,
+    /// Each host's public key, once they are known.
+    keys: Vec<String>,
 }
 
 impl Mesh {
     /// All up, each container reaching each other one.
     pub fn new() -> Self {
         Self::over(false, Made::Kernel)
+    }
+
+    /// The same with IPv6 beside IPv4 in the network: cN is fd81::N:10, and the others find it as cN-six.
+    pub fn with_ipv6() -> Self {
+        Self::made_of(false, Made::Kernel, true)
+    }
+
+    /// Of hosts that tell each other their keys.
+    pub fn encrypted() -> Self {
+        Self::over(false, Made::Encrypted)
+    }
+
+    /// The same between hosts that have no IPv4 on the LAN.
+    pub fn encrypted_on_ipv6() -> Self {
+        Self::over(true, Made::Encrypted)
+    }
+
+    /// Open vSwitch with its part of the kernel on each host.
+    pub fn of_kernel_switches(tunnel: &'static str) -> Self {
+        Self::over(false, Made::KernelSwitch(tunnel))
     }
 
     /// The same with Open vSwitch on each host.
@@ -75,6 +103,10 @@ impl Mesh {
     }
 
     fn over(six: bool, made: Made) -> Self {
+        Self::made_of(six, made, false)
+    }
+
+    fn made_of(six: bool, made: Made, inner_six: bool) -> Self {
         let mut mesh = Self {
             switches: Vec::new(),
             made,
@@ -82,6 +114,8 @@ impl Mesh {
             stranger: Namespace::new("stranger", &Duty::default()),
             lan: Lan::new(),
             six,
+            inner_six,
+            keys: Vec::new(),
         };
         mesh.lan
             .join(&mesh.stranger, &format!("{}/24", mesh.address("66")));
@@ -97,26 +131,65 @@ impl Mesh {
                 let switch = OpenVswitch::start_on(&mut host);
                 switch.take_over("eth1", &address);
                 mesh.switches.push(switch);
+            } else if let Made::KernelSwitch(_) = made {
+                mesh.switches.push(OpenVswitch::start_on(&mut host));
             }
             let line = format!(
                 "mkdir -p /www; echo c{n} >/www/name; head -c 1000000 /dev/urandom >/www/data; exec httpd -f -vv -p 80 -h /www"
             );
+            let place = match inner_six {
+                true => format!("networks = {{ mesh = {{ ip6 = \"fd81::{n}:10\" }} }}\n"),
+                false => "networks = [\"mesh\"]\n".to_owned(),
+            };
             host.write_busybox(
                 &format!("c{n}"),
                 &line,
-                "networks = [\"mesh\"]\nports = [\"8080:80\"]\n",
+                &format!("{place}ports = [\"8080:80\"]\n"),
             );
             mesh.hosts.push(host);
-            mesh.write(n, &ALL, "");
+            let known: &[usize] = if made == Made::Encrypted { &[] } else { &ALL };
+            mesh.write(n, known, "");
             mesh.hosts[n - 1].start_agent();
         }
         for host in &mesh.hosts {
             host.converge();
         }
+        if made == Made::Encrypted {
+            mesh.exchange_keys();
+        }
         for (from, to) in pairs() {
             mesh.until_reaches(from, to);
         }
         mesh
+    }
+
+    /// As people do it: each host shows its own, and the others' tables get it.
+    pub fn exchange_keys(&mut self) {
+        self.keys = ALL.map(|n| self.public_key(n)).into();
+        for n in ALL {
+            self.write(n, &ALL, "");
+            self.hosts[n - 1].wharf(["reload"]).ok();
+            self.hosts[n - 1].converge();
+        }
+    }
+
+    /// The same network made of something else.
+    pub fn remake(&mut self, made: Made) {
+        self.made = made;
+        for n in ALL {
+            self.write(n, &ALL, "");
+            self.hosts[n - 1].wharf(["reload"]).ok();
+        }
+        for host in &self.hosts {
+            host.converge();
+        }
+    }
+
+    /// As status shows it.
+    pub fn public_key(&self, n: usize) -> String {
+        let networks = self.hosts[n - 1].status().networks;
+        let mesh = networks.into_iter().find(|network| network.name == "mesh");
+        mesh.unwrap().public_key.unwrap()
     }
 
     fn address(&self, last: &str) -> String {
@@ -133,16 +206,29 @@ impl Mesh {
 
     pub fn write_as(&self, n: usize, peers: &[usize], more: &str, number: &str) {
         let peers: Vec<String> = peers.iter().map(|p| self.address(&p.to_string())).collect();
-        let names: Vec<String> = ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")).collect();
+        let mut names: Vec<String> = ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")).collect();
+        if self.inner_six {
+            names.extend(ALL.iter().map(|p| format!("c{p}-six = \"fd81::{p}:10\"")));
+        }
+        let six = match self.inner_six {
+            true => format!("subnet6 = \"fd81::/64\"\nrange6 = \"fd81::{n}:0/112\"\n"),
+            false => String::new(),
+        };
+        let of_switch = |tunnel, datapath| format!("tunnel = {tunnel:?}\ndatapath = {datapath:?}\n");
         let (driver, tunnel) = match self.made {
             Made::Kernel => ("overlay", String::new()),
-            Made::Switch(tunnel) => {
-                let tunnel = format!("tunnel = {tunnel:?}\ndatapath = \"netdev\"\n");
-                ("ovs", tunnel)
+            Made::Encrypted => {
+                let key =
+                    |(key, n): (&String, usize)| format!("{:?} = {key:?}", self.address(&n.to_string()));
+                let keys: Vec<String> = self.keys.iter().zip(ALL).map(key).collect();
+                let keys = format!("encryption = \"wireguard\"\nkeys = {{ {} }}\n", keys.join(", "));
+                ("overlay", keys)
             }
+            Made::Switch(tunnel) => ("ovs", of_switch(tunnel, "netdev")),
+            Made::KernelSwitch(tunnel) => ("ovs", of_switch(tunnel, "system")),
         };
         let text = format!(
-            "[network.mesh]\ndriver = {driver:?}\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n\
+            "[network.mesh]\ndriver = {driver:?}\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n{six}\
              [network.mesh.overlay]\n{tunnel}{number}peers = {peers:?}\nnames = {{ {} }}\n{more}",
             names.join(", ")
         );
@@ -249,8 +335,18 @@ pub fn once(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A datagram of so many bytes that nobody may cut in pieces (ip(7), IP_MTU_DISCOVER).
 pub fn send_whole(to: &str, bytes: usize) -> io::Result<usize> {
-    let sender = UdpSocket::bind("0.0.0.0:0")?;
-    rustix::net::sockopt::set_ip_mtu_discover(&sender, Ipv4PathMtuDiscovery::DO)?;
+    let sender = match to.starts_with('[') {
+        true => {
+            let sender = UdpSocket::bind("[::]:0")?;
+            rustix::net::sockopt::set_ipv6_mtu_discover(&sender, Ipv6PathMtuDiscovery::DO)?;
+            sender
+        }
+        false => {
+            let sender = UdpSocket::bind("0.0.0.0:0")?;
+            rustix::net::sockopt::set_ip_mtu_discover(&sender, Ipv4PathMtuDiscovery::DO)?;
+            sender
+        }
+    };
     sender.send_to(&vec![b'x'; bytes], to)
 }
 
@@ -344,6 +440,8 @@ pub struct Frame {
     /// Of ARP: whose address is asked for, and who asks or answers.
     pub asks_for: Option<[u8; 4]>,
     pub asks_from: Option<[u8; 4]>,
+    /// Of neighbour discovery: whose address is asked for, or told of.
+    pub neighbour: Option<[u8; 16]>,
 }
 
 /// Somebody who looks into all tunnels on the LAN.
@@ -405,12 +503,18 @@ fn inner(packet: &[u8]) -> Option<Frame> {
     };
     let frame = packet.get(34 + around..).filter(|_| ipv4)?;
     let arp = frame.get(12..14)? == [8, 6];
+    // ICMPv6, solicitation or advertisement.
+    let discovery = frame.get(12..14)? == [0x86, 0xdd]
+        && frame.get(20) == Some(&58)
+        && frame.get(54).is_some_and(|kind| [135, 136].contains(kind));
+    let target = || frame.get(62..78)?.try_into().ok();
     let address = |at: usize| frame.get(at..at + 4)?.try_into().ok();
     Some(Frame {
         to: frame.get(..6)?.try_into().ok()?,
         from: frame.get(6..12)?.try_into().ok()?,
         asks_for: arp.then(|| address(38)).flatten(),
         asks_from: arp.then(|| address(28)).flatten(),
+        neighbour: discovery.then(target).flatten(),
     })
 }
 

@@ -110,6 +110,7 @@ impl Host {
                 tunnel: "vxlan".to_owned(),
                 vni: 4200,
                 port: 4789,
+                encrypted: None,
                 in_use: Vec::new(),
                 names: None,
             },
@@ -146,6 +147,7 @@ fn hosts_register_and_hear_of_each_other() {
     let other = ClusterHost {
         name: "host1".to_owned(),
         address: "192.0.2.1".parse().unwrap(),
+        key: None,
         range: net("10.81.0.0/24"),
         names: BTreeMap::from([("web".to_owned(), ips)]),
     };
@@ -331,4 +333,36 @@ fn what_others_wrote_is_not_believed_blindly() {
         "10.81.1.0/24",
         "what cannot be understood is taken all the same"
     );
+}
+
+#[test]
+fn encrypted_hosts_tell_their_keys_and_leave_out_who_has_none() {
+    let mut etcd = Fake::default();
+    let [mut a, mut b, c] = [1, 2, 3].map(Host::new);
+    a.network.encrypted = Some(None);
+    let untold = etcd.settle(&a);
+    assert!(untold.refused.unwrap().contains("key cannot be seen"));
+    assert!(etcd.keys().is_empty());
+    let key = |n| model::wireguard::PublicKey::from_bytes([n; 32]);
+    a.network.encrypted = Some(Some(key(1)));
+    b.network.encrypted = Some(Some(key(2)));
+    for host in [&a, &b, &c] {
+        etcd.settle(host);
+    }
+    let told = etcd.settle(&a);
+    let keys: Vec<_> = told.hosts.values().map(|host| host.key).collect();
+    assert_eq!(keys, [Some(key(2))]);
+    assert_eq!(
+        told.left_out,
+        ["host host3 (192.0.2.3) has encryption none, this one wireguard: it is left out"]
+    );
+    let told = etcd.settle(&c);
+    assert!(told.hosts.is_empty() && told.left_out.len() == 2, "{told:?}");
+    // A key that is another one by now is written anew; while it cannot be seen, what was written stays.
+    b.network.encrypted = Some(Some(key(4)));
+    etcd.settle(&b);
+    b.network.encrypted = Some(None);
+    etcd.settle(&b);
+    let told = etcd.settle(&a);
+    assert_eq!(told.hosts["id2"].key, Some(key(4)));
 }

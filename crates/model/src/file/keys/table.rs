@@ -5,7 +5,6 @@ use super::Type::*;
 use super::{Key, Status, Type, Word};
 
 // Statuses of features that several rows share: those of issues to come.
-const OVERLAY: Status = Later("networks");
 const STORAGE: Status = Later("storage");
 const BUILDS: Status = Later("builds");
 
@@ -20,6 +19,7 @@ const HOSTNAME: Type = Pattern(
     r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?)*$",
     "host name",
 );
+const KEY: Type = Pattern(r"^[A-Za-z0-9+/]{43}=$", "public key of WireGuard");
 const DEVICE: Type = Pattern(r"^[^/:\s]{1,15}$", "device name");
 const SIGNAL: Type = Pattern(r"^([A-Za-z]+[A-Za-z0-9]*([+-][0-9]+)?|[0-9]{1,2})$", "signal");
 const CAPABILITY: Type = Pattern(r"^[A-Za-z_]+$", "capability");
@@ -75,7 +75,7 @@ const NETWORK_DRIVER: &[Word] = &[
     ("ovs", Works),
 ];
 const TUNNEL: &[Word] = &[("vxlan", Works), ("gre", Works), ("geneve", Works)];
-const ENCRYPTION: &[Word] = &[("none", Works), ("wireguard", OVERLAY)];
+const ENCRYPTION: &[Word] = &[("none", Works), ("wireguard", Works)];
 const DATAPATH: &[Word] = &[("system", Works), ("netdev", Works)];
 const VOLUME_DRIVER: &[Word] = &[
     ("local", Works),
@@ -239,7 +239,7 @@ pub const DESIRED: &[Key] = &[
     key("network.*.subnet6", NET6, "none", Works, "IPv6 addresses of the network, beside the IPv4 ones; from /16 to /126"),
     key("network.*.gateway6", IP6, "the second of `subnet6`", Works, "the host's IPv6 address in it, or the LAN's router"),
     key("network.*.range6", NET6, "`subnet6`", Works, "IPv6 addresses given to containers"),
-    key("network.*.ipv4", Boolean, "true", Later("networks"), "IPv4 addresses; without them the network has IPv6 alone"),
+    key("network.*.ipv4", Boolean, "true", Works, "false: no IPv4; IPv6 alone, of `subnet6` or of a picked /64"),
     key("network.*.ipv6", Boolean, "false", Works, "pick a free /64 of settings' `network.pool6`, and keep it"),
     key("network.*.masquerade6", Boolean, "true", Works, "`masquerade` for IPv6; false where `subnet6` is routed to this host"),
     key("network.*.adopt", Boolean, "false", Works, "join the bridge of that name, which somebody else made; nothing of it is changed"),
@@ -248,12 +248,13 @@ pub const DESIRED: &[Key] = &[
     key("network.*.overlay", Table, "", Works, "a network over several hosts"),
     key("network.*.overlay.tunnel", Words(TUNNEL), "\"vxlan\"", Works, "encapsulation; `gre` and `geneve` with `driver = \"ovs\"`"),
     key("network.*.overlay.vni", Integer(1, 16_777_215), "", Works, "number of the virtual network, the same on every host; required"),
-    key("network.*.overlay.port", Integer(1, 65535), "4789; of Geneve 6081", Works, "UDP port of the tunnel, the same on every host"),
+    key("network.*.overlay.port", Integer(1, 65535), "4789; of Geneve 6081, of WireGuard 51820", Works, "UDP port between hosts, the same on every one"),
     key("network.*.overlay.local", IP, "this host's among the peers, else what it reaches them from", Works, "this host's address towards its peers"),
     key("network.*.overlay.peers", List(&IP), "[]", Works, "the other hosts; this host's own address may be among them"),
     key("network.*.overlay.peers_file", Path, "", Works, "a file with more of them, one a line, `#` begins a comment; a change counts at once"),
     key("network.*.overlay.names", Map(&IP), "{}", Works, "containers on other hosts, NAME = ADDRESS"),
-    key("network.*.overlay.encryption", Words(ENCRYPTION), "\"none\"", Works, "between hosts"),
+    key("network.*.overlay.encryption", Words(ENCRYPTION), "\"none\"", Works, "between hosts, of `driver = \"overlay\"`"),
+    key("network.*.overlay.keys", Map(&KEY), "{}", Works, "the hosts' public keys for it, ADDRESS = KEY; `wharf network inspect` shows this host's"),
     key("network.*.overlay.datapath", Words(DATAPATH), "\"system\"", Works, "of Open vSwitch: its kernel module's, or `netdev`, without the kernel"),
     key("network.*.overlay.vlan", Integer(0, 4094), "0", Works, "of Open vSwitch: tag of containers and gateway, the same on every host; 0 for none"),
 

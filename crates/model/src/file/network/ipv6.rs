@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 
-use crate::spec::NetworkSpec;
+use crate::spec::{NetworkDriver, NetworkSpec};
 
 use super::super::reader::{Item, Table};
 
@@ -18,8 +18,7 @@ pub(super) fn read(table: &Table<'_>, spec: &mut NetworkSpec) {
     });
     table.fill("range6", &mut spec.range6, subnet);
     table.set("ipv6", &mut spec.ipv6, Item::boolean);
-    // Without it a network is refused for now: one that has it says nothing new.
-    table.set("ipv4", &mut true, Item::boolean);
+    table.set("ipv4", &mut spec.ipv4, Item::boolean);
     table.set("masquerade6", &mut spec.masquerade6, Item::boolean);
 }
 
@@ -54,6 +53,9 @@ pub(in crate::file) fn unusable(net: Ipv6Net) -> Option<&'static str> {
 /// Subnet, gateway and range fit together, and with the rest of the table.
 pub(super) fn check(table: &Table<'_>, spec: &NetworkSpec) {
     of_none(table, spec);
+    if !spec.ipv4 {
+        alone(table, spec);
+    }
     if let Some(subnet) = spec.subnet6 {
         fits(table, spec, subnet);
     }
@@ -82,6 +84,27 @@ fn of_none(table: &Table<'_>, spec: &NetworkSpec) {
     if table.has("ipv6") && !spec.ipv6 && table.has("subnet6") {
         let message = "`ipv6` is false, and there is a `subnet6`".to_owned();
         table.fault(Some("ipv6"), message, "take one of the two out");
+    }
+}
+
+/// What does not go without IPv4.
+fn alone(table: &Table<'_>, spec: &NetworkSpec) {
+    for key in ["subnet", "gateway", "range", "masquerade"]
+        .into_iter()
+        .filter(|key| table.has(key))
+    {
+        let message = format!("`{key}` is of IPv4, and `ipv4` is false");
+        let hint = format!("take one of the two out; `{key}6` is of IPv6");
+        table.fault(Some(key), message, &hint);
+    }
+    if table.has("ipv6") && !spec.ipv6 && !table.has("subnet6") {
+        let message = "`ipv4` is false, and so is `ipv6`: the network has no addresses".to_owned();
+        table.fault(Some("ipv4"), message, "take one of the two out");
+    }
+    if matches!(spec.driver, NetworkDriver::Overlay | NetworkDriver::Ovs) {
+        let message = "`ipv4 = false` is not supported yet for an overlay".to_owned();
+        let hint = "take it out; `subnet6` gives an overlay IPv6 beside IPv4";
+        table.fault(Some("ipv4"), message, hint);
     }
 }
 

@@ -56,7 +56,10 @@ fn has_a_part(table: &Table<'_>, spec: &NetworkSpec) {
         126,
     );
     for (key, (subnet, range, longest)) in [("range", four), ("range6", six)] {
-        let wanted = key == "range" || subnet.is_some();
+        let wanted = match key {
+            "range" => spec.ipv4,
+            _ => subnet.is_some(),
+        };
         let Some(range) = range else {
             if wanted && !table.has(key) {
                 let message = format!("`host_access` needs a `{key}`");
@@ -93,12 +96,17 @@ fn adopted(table: &Table<'_>, spec: &NetworkSpec) {
 
 /// What nobody but the LAN's owner can pick.
 fn known(table: &Table<'_>, spec: &NetworkSpec, word: &str) {
-    if !table.has("subnet") {
-        let hint =
-            format!("{word} has the LAN's; write which, and with `range` which part of it is for containers");
-        table.missing("subnet", &hint);
+    let (subnet, range) = match spec.ipv4 {
+        true => ("subnet", "range"),
+        false => ("subnet6", "range6"),
+    };
+    if !table.has(subnet) {
+        let hint = format!(
+            "{word} has the LAN's; write which, and with `{range}` which part of it is for containers"
+        );
+        table.missing(subnet, &hint);
     }
-    if spec.ipv6 && !table.has("subnet6") {
+    if spec.ipv4 && spec.ipv6 && !table.has("subnet6") {
         let message = format!("`ipv6 = true` picks a subnet, and {word} has the LAN's");
         table.fault(Some("ipv6"), message, "write the LAN's `subnet6`");
     }

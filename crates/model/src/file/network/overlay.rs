@@ -1,12 +1,16 @@
 //! `[network.NAME.overlay]`, and what it asks of the rest of its network.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::file::reader::{Item, Table};
 use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
+use crate::wireguard::PublicKey;
 
 /// Its UDP port where none is written (RFC 8926).
 const GENEVE: u16 = 6081;
+/// WireGuard's, as its own tools have it in their examples.
+const WIREGUARD: u16 = 51820;
 
 /// Reads the table.
 pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
@@ -15,7 +19,10 @@ pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
     let ip = |item: &Item<'_>| item.parsed::<IpAddr>("an IP address");
     table.set("tunnel", &mut spec.tunnel, word);
     table.fill("vni", &mut spec.vni, Item::integer);
-    if spec.tunnel == "geneve" {
+    table.set("encryption", &mut spec.encryption, word);
+    if spec.is_encrypted() {
+        spec.port = WIREGUARD;
+    } else if spec.tunnel == "geneve" {
         spec.port = GENEVE;
     }
     table.set("port", &mut spec.port, Item::integer);
@@ -27,10 +34,25 @@ pub(super) fn read(table: &Table<'_>) -> OverlaySpec {
         let read = |(name, _, item): (&str, _, Item<'_>)| Some((item.named(name)?, ip(&item)?));
         Some(item.entries()?.into_iter().filter_map(read).collect())
     });
-    table.set("encryption", &mut spec.encryption, word);
+    table.set("keys", &mut spec.keys, keys);
     table.set("datapath", &mut spec.datapath, word);
     table.set("vlan", &mut spec.vlan, Item::integer);
     spec
+}
+
+/// The hosts' public keys, by their addresses.
+fn keys(item: &Item<'_>) -> Option<BTreeMap<IpAddr, PublicKey>> {
+    let mut keys = BTreeMap::new();
+    for (address, _, item) in item.entries()? {
+        let Ok(address) = address.parse::<IpAddr>() else {
+            item.fault("is not of an IP address: the keys are ADDRESS = \"KEY\"", "");
+            continue;
+        };
+        if let Some(key) = item.parsed("a public key of WireGuard") {
+            keys.insert(address, key);
+        }
+    }
+    Some(keys)
 }
 
 /// An address that a host of the underlay can have.
@@ -77,6 +99,7 @@ pub(super) fn check(table: &Table<'_>, inner: Option<&Table<'_>>, spec: &Network
     if spec.driver == NetworkDriver::Overlay {
         of_kernel(inner, overlay);
     }
+    encryption(inner, spec, overlay);
     families(inner, overlay);
     agreed(table, spec, overlay);
     names(inner, spec, overlay);
@@ -93,6 +116,36 @@ fn of_kernel(inner: &Table<'_>, overlay: &OverlaySpec) {
     }
     for key in ["datapath", "vlan"].into_iter().filter(|key| inner.has(key)) {
         only(key, format!("`overlay.{key}`"));
+    }
+}
+
+/// Who is to be spoken with has a key of its own.
+fn encryption(inner: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
+    if !overlay.is_encrypted() {
+        if inner.has("keys") {
+            let message = "`overlay.keys` is for `encryption = \"wireguard\"`".to_owned();
+            inner.fault(Some("keys"), message, "write that, or leave the keys out");
+        }
+        return;
+    }
+    if spec.driver == NetworkDriver::Ovs {
+        let message = "`overlay.encryption = \"wireguard\"` does not go with `driver = \"ovs\"`".to_owned();
+        inner.fault(
+            Some("encryption"),
+            message,
+            "use `driver = \"overlay\"`, the kernel's VXLAN",
+        );
+    }
+    let keyless = |peer: &&IpAddr| !overlay.keys.contains_key(*peer);
+    if let Some(peer) = overlay.peers.iter().find(keyless) {
+        let message = format!("`overlay.keys` lacks the public key of {peer}");
+        let hint = "`wharf network inspect` on that host shows it, once it has the network: with `peers = []` to begin with";
+        inner.fault(Some("peers"), message, hint);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = overlay.keys.values().find(|key| !seen.insert(**key)) {
+        let message = format!("`overlay.keys` has {twice} twice: each host has a key of its own");
+        inner.fault(Some("keys"), message, "");
     }
 }
 
@@ -117,7 +170,8 @@ fn families(inner: &Table<'_>, overlay: &OverlaySpec) {
 
 /// Hosts that pick subnets or addresses each for themselves would pick the same ones.
 fn agreed(table: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
-    if overlay.peers.is_empty() && overlay.peers_file.is_none() {
+    // Without IPv4 it has an error of its own.
+    if !spec.ipv4 || overlay.peers.is_empty() && overlay.peers_file.is_none() {
         return;
     }
     if spec.subnet.is_none() && !table.has("subnet") {

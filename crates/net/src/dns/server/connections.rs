@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::exchange::{framed, send, unframed};
@@ -30,7 +30,8 @@ pub struct Connections {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
-    peer: SocketAddr,
+    /// The address that whoever asks is known by.
+    client: IpAddr,
     listener: u64,
     received: Vec<u8>,
     unsent: Vec<u8>,
@@ -44,8 +45,8 @@ struct Connection {
 
 impl Connections {
     /// Takes a connection in; closes it where there are too many.
-    pub fn add(&mut self, poller: &Poller, stream: TcpStream, peer: SocketAddr, listener: u64) {
-        let same = self.all.values().filter(|c| c.peer.ip() == peer.ip()).count();
+    pub fn add(&mut self, poller: &Poller, stream: TcpStream, client: IpAddr, listener: u64) {
+        let same = self.all.values().filter(|c| c.client == client).count();
         if self.all.len() >= MOST || same >= MOST_OF_ONE {
             return;
         }
@@ -61,7 +62,7 @@ impl Connections {
         self.due = Some(self.due.map_or(used + IDLE, |due| due.min(used + IDLE)));
         let connection = Connection {
             stream,
-            peer,
+            client,
             listener,
             received: Vec::new(),
             unsent: Vec::new(),
@@ -83,7 +84,7 @@ impl Connections {
     }
 
     /// The next question of a connection, and who asks.
-    pub fn question(&mut self, number: u64) -> Option<(SocketAddr, Vec<u8>)> {
+    pub fn question(&mut self, number: u64) -> Option<(IpAddr, Vec<u8>)> {
         let connection = self.all.get_mut(&number)?;
         if !connection.takes_more() {
             return None;
@@ -94,7 +95,7 @@ impl Connections {
         connection.received.drain(..taken);
         connection.waiting += 1;
         connection.used = Instant::now();
-        Some((connection.peer, packet))
+        Some((connection.client, packet))
     }
 
     /// A question is over.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Way};
@@ -25,14 +25,22 @@ const TRIES: usize = 4;
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
-    Udp { listener: u64, from: SocketAddr },
-    Tcp { connection: u64, from: SocketAddr },
+    Udp {
+        listener: u64,
+        from: SocketAddr,
+        client: IpAddr,
+    },
+    Tcp {
+        connection: u64,
+        client: IpAddr,
+    },
 }
 
 impl Origin {
-    pub fn client(self) -> SocketAddr {
+    /// Who asks: the address he is known by.
+    pub fn client(self) -> IpAddr {
         match self {
-            Self::Udp { from, .. } | Self::Tcp { from, .. } => from,
+            Self::Udp { client, .. } | Self::Tcp { client, .. } => client,
         }
     }
 
@@ -102,7 +110,7 @@ impl Forwards {
             return Vec::new();
         }
         let order = self.upstreams.order();
-        if order.is_empty() || !self.limits.begin(origin.client().ip(), now) {
+        if order.is_empty() || !self.limits.begin(origin.client(), now) {
             return vec![(origin, failed(&question))];
         }
         if let Some(waiting) = joined.and_then(|number| self.waiting.get_mut(&number)) {
@@ -325,7 +333,7 @@ impl Forwards {
         let told = answer.as_ref().or(waiting.reserve.as_ref());
         let mut finished = Vec::with_capacity(waiting.askers.len());
         for (origin, question) in waiting.askers {
-            self.limits.end(origin.client().ip());
+            self.limits.end(origin.client());
             let mut reply = Vec::new();
             match told {
                 Some(told) => told.answer(&question, 0, origin.limit(&question), &mut reply),

@@ -105,6 +105,7 @@ impl Server {
             Token::Agent(number) => agents::serve(self, number),
             Token::Own(Kind::Udp, listener) => self.receive(listener, now),
             Token::Own(Kind::Tcp, listener) => self.accept(listener),
+            Token::Own(Kind::Keeper, listener) => self.leave(listener),
             Token::Own(Kind::Connection, number) => {
                 self.connections.ready(&self.poller, number, &mut self.buffer);
                 self.read_questions(number, now);
@@ -127,9 +128,11 @@ impl Server {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => continue,
             };
+            let client = listener.client(&self.zone, from.ip());
             let origin = Origin::Udp {
                 listener: number,
                 from,
+                client,
             };
             match self.ask(origin, message::read(&self.buffer[..length]), now) {
                 Asked::Answered => self.send(origin),
@@ -152,18 +155,18 @@ impl Server {
                 Err(_) => return,
             };
             let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+            let client = from.map(|from| listener.client(&self.zone, from.ip()));
             // Who is nobody here is not listened to.
-            let known = from.filter(|from| self.zone.client(from.ip()).is_some());
-            if let Some(from) = known {
+            if let Some(client) = client.filter(|client| self.zone.client(*client).is_some()) {
                 self.connections
-                    .add(&self.poller, TcpStream::from(stream), from, number);
+                    .add(&self.poller, TcpStream::from(stream), client, number);
             }
         }
     }
 
     fn read_questions(&mut self, connection: u64, now: Instant) {
-        while let Some((from, packet)) = self.connections.question(connection) {
-            let origin = Origin::Tcp { connection, from };
+        while let Some((client, packet)) = self.connections.question(connection) {
+            let origin = Origin::Tcp { connection, client };
             match self.ask(origin, message::read(&packet), now) {
                 Asked::Answered => self.send(origin),
                 // It is not worth keeping.
@@ -176,7 +179,7 @@ impl Server {
 
     /// Answers a packet, or begins to.
     fn ask(&mut self, origin: Origin, read: Read, now: Instant) -> Asked {
-        let client = self.zone.client(origin.client().ip());
+        let client = self.zone.client(origin.client());
         let allowed = match client {
             Some(client) => client.may_ask(EACH_SECOND, now),
             None => self.strangers.take(STRANGERS, now),
@@ -232,7 +235,7 @@ impl Server {
     /// Sends what was written.
     fn send(&mut self, origin: Origin) {
         match origin {
-            Origin::Udp { listener, from } => {
+            Origin::Udp { listener, from, .. } => {
                 // Full buffers and clients that are gone: packets get lost, clients ask again.
                 if let Some(listener) = self.listeners.get(&listener) {
                     let _ = listener.udp.send_to(&self.reply, from);

@@ -11,6 +11,8 @@ pub enum Kind {
     Udp,
     /// The listening TCP socket of a listener.
     Tcp,
+    /// The process that keeps the network namespace of a listener.
+    Keeper,
     /// A client's TCP connection.
     Connection,
     /// A query to an upstream.
@@ -18,5 +20,5 @@ pub enum Kind {
 }
 
 impl poller::Kind for Kind {
-    const ALL: &'static [Self] = &[Self::Udp, Self::Tcp, Self::Connection, Self::Try];
+    const ALL: &'static [Self] = &[Self::Udp, Self::Tcp, Self::Keeper, Self::Connection, Self::Try];
 }

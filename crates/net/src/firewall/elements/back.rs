@@ -4,15 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol};
+use model::families::Families;
+use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol, Routed};
 use model::name::Name;
 
-use super::{Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, names_key, plain, take, twice};
+use super::{
+    Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, is_spoken_of, names_key, plain, take,
+    twice,
+};
 use crate::firewall::allow::{Lists, address_of, network};
 use crate::firewall::family::Family;
 use crate::firewall::render::set;
 use crate::firewall::table::{Element, Field};
-use crate::firewall::{isolated, slots, tunnels};
+use crate::firewall::{isolated, peers, slots, tunnels};
 
 /// The state these elements say, as far as they say something; none where one of them is not ours.
 pub fn read(elements: &Elements) -> Option<FirewallState> {
@@ -21,6 +25,8 @@ pub fn read(elements: &Elements) -> Option<FirewallState> {
         ports: ports(elements).collect::<Option<_>>()?,
         links: isolated::read(elements).collect::<Option<_>>()?,
         tunnels: tunnels::read(elements).collect::<Option<_>>()?,
+        names: names(elements).collect::<Option<_>>()?,
+        peers: peers::read(elements).collect::<Option<_>>()?,
     };
     Some(state.sorted())
 }
@@ -43,46 +49,70 @@ pub fn salvage(elements: &Elements) -> FirewallState {
     let mut taken = Taken::new();
     let right = |p: &&PortRule| check_port(p, &bridges).is_ok();
     let fit = ports.iter().filter(right).filter(|p| take(p, &mut taken).is_ok());
-    FirewallState {
+    let state = FirewallState {
         ports: fit.cloned().collect(),
         links: isolated::fitting(isolated::read(elements).flatten().collect(), &bridges),
         bridges,
         tunnels: tunnels::read(elements).flatten().collect(),
-    }
-    .sorted()
+        names: Vec::new(),
+        peers: peers::read(elements).flatten().collect(),
+    };
+    let names = names(elements).flatten().filter(|ip| is_spoken_of(*ip, &state));
+    let names = names.collect();
+    FirewallState { names, ..state }.sorted()
+}
+
+/// Where the name server is asked.
+fn names(elements: &Elements) -> impl Iterator<Item = Option<IpAddr>> {
+    let of = |f: Family| elements.get(f.set(set::ASKED)).into_iter().flatten();
+    let all = Family::ALL
+        .into_iter()
+        .flat_map(move |f| of(f).map(move |e| (e, f)));
+    all.map(|(element, f)| ip_at(&element.key, 0, f))
 }
 
 fn bridges(elements: &Elements) -> impl Iterator<Item = Option<FirewallBridge>> {
     let has = |name: &str, element: &Element| elements.get(name).is_some_and(|set| set.contains(element));
-    let six = elements.get(Family::V6.set(set::SUBNETS)).into_iter().flatten();
-    let six: BTreeMap<&[u8], &Element> = six
-        .filter_map(|e| Some((e.key.get(..Field::Device.len() as usize)?, e)))
-        .collect();
+    let of = |f: Family| elements.get(f.set(set::SUBNETS)).into_iter().flatten();
+    let by_device =
+        |f| -> BTreeMap<&[u8], &Element> { of(f).filter_map(|e| Some((device_of(e)?, e))).collect() };
+    let (four, six) = (by_device(Family::V4), by_device(Family::V6));
     let redirects = elements.get(set::NAMES).into_iter().flatten();
     let redirects: BTreeMap<&[u8], &Element> = redirects.map(|e| (e.key.as_slice(), e)).collect();
-    let subnets = elements.get(set::SUBNETS).into_iter().flatten();
-    subnets.map(move |element| {
-        let (bridge, IpNet::V4(subnet)) = read_subnet(element)? else {
-            return None;
+    // Those that have IPv6 alone, after all others.
+    let alone = of(Family::V6).filter(move |e| device_of(e).is_none_or(|device| !four.contains_key(device)));
+    of(Family::V4).chain(alone).map(move |element| {
+        let (bridge, subnet) = read_subnet(element)?;
+        let masquerade = |e: &Element, f: Family| has(f.set(set::MASQUERADED), e);
+        let v4 = match subnet {
+            IpNet::V4(subnet) => Some(Routed {
+                subnet,
+                masquerade: masquerade(element, Family::V4),
+            }),
+            IpNet::V6(_) => None,
         };
-        let own = six.get(device(&bridge).as_slice());
-        let subnet6 = match own.map(|e| read_subnet(e)) {
+        let v6 = match six.get(device(&bridge).as_slice()).map(|e| (e, read_subnet(e))) {
             None => None,
-            Some(Some((_, IpNet::V6(subnet)))) => Some(subnet),
+            Some((e, Some((_, IpNet::V6(subnet))))) => Some(Routed {
+                subnet,
+                masquerade: masquerade(e, Family::V6),
+            }),
             Some(_) => return None,
         };
         let redirect = redirects.get(names_key(&bridge).as_slice());
         Some(FirewallBridge {
-            masquerade: has(set::MASQUERADED, element),
+            ip: Families::new(v4, v6)?,
             internal: has(set::INTERNAL, &plain(device(&bridge))),
             dns_port: redirect.and_then(|e| number_at(&e.value, 0)),
-            subnet6,
-            masquerade6: own.is_some_and(|e| has(Family::V6.set(set::MASQUERADED), e)),
             isolated: isolated::is_isolated(elements, &twice(&bridge)),
             bridge,
-            subnet,
         })
     })
+}
+
+/// The bridge of one of the sets of subnets.
+fn device_of(element: &Element) -> Option<&[u8]> {
+    element.key.get(..Field::Device.len() as usize)
 }
 
 fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {

@@ -298,7 +298,8 @@ impl Iptables {
     fn families(&self, note: Option<&Note>, state: Option<&FirewallState>) -> Vec<Family> {
         let needed = state.is_some_and(has_ipv6);
         // A tunnel's port is guarded in both families where there are both.
-        let wanted = state.is_some_and(|state| !state.tunnels.is_empty()) && self.has_six();
+        let carries = |state: &FirewallState| !state.tunnels.is_empty() || !state.peers.is_empty();
+        let wanted = state.is_some_and(carries) && self.has_six();
         let there = match note {
             Some(note) if !note.tables.is_empty() => note.is_of(Family::V6),
             _ => self.has_six(),

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol, TunnelRule};
 
-use super::ports::to_port;
+use super::ports::{of_the_name_server, to_port};
 use super::render::Place;
+use crate::firewall::elements::DOMAIN;
 use crate::firewall::family::Family;
 
 /// A host's addresses that are its own alone.
@@ -38,9 +39,10 @@ pub fn guard(bridges: &[FirewallBridge], f: Family, lists: bool) -> Vec<String> 
 
 /// Whoever is not on a port's list is turned away. One that is published on an address goes before one of every address,
 /// whose list is not asked then.
-pub fn lists(ports: &[PortRule], f: Family, shut: &BTreeSet<Place>) -> Vec<String> {
+pub fn lists(state: &FirewallState, f: Family, shut: &BTreeSet<Place>) -> Vec<String> {
     let of = |port: &&PortRule| Family::of(port.target_ip) == f;
-    let ports: Vec<&PortRule> = ports.iter().filter(of).collect();
+    let ports: Vec<&PortRule> = state.ports.iter().filter(of).collect();
+    let of_names = ports.iter().any(|p| p.host_port == DOMAIN);
     let there = |(protocol, number): &&Place| {
         ports
             .iter()
@@ -72,6 +74,9 @@ pub fn lists(ports: &[PortRule], f: Family, shut: &BTreeSet<Place>) -> Vec<Strin
             }
             true => {}
         }
+    }
+    if of_names && !rules.is_empty() {
+        rules.splice(0..0, of_the_name_server(&state.names, f));
     }
     rules
 }

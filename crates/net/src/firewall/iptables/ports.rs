@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use model::firewall::{FirewallBridge, PortRule, Protocol};
 
 use super::drops::loopback;
+use crate::firewall::elements::DOMAIN;
 use crate::firewall::family::Family;
 
 /// Asked at that port, on this address or on any.
@@ -16,26 +17,38 @@ pub fn to_port(ip: Option<IpAddr>, protocol: Protocol, number: u16) -> String {
 }
 
 /// What comes in. A packet for the loopback address came by no honest way.
-pub fn incoming(bridges: &[FirewallBridge], f: Family) -> Vec<String> {
+pub fn incoming(bridges: &[FirewallBridge], names: &[IpAddr], f: Family) -> Vec<String> {
     let mut rules = vec![format!("-d {} -j RETURN", loopback(f))];
     let asked = |bridge: &FirewallBridge| {
         let own = bridge.dns_port?;
         let one = |protocol| {
-            let of = to_port(None, protocol, 53);
+            let of = to_port(None, protocol, DOMAIN);
             let here = "-m addrtype --dst-type LOCAL --limit-iface-in";
             format!("-i {} {of} {here} -j REDIRECT --to-ports {own}", bridge.bridge)
         };
         Some([Protocol::Udp, Protocol::Tcp].map(one))
     };
     rules.extend(bridges.iter().filter_map(asked).flatten());
+    rules.extend(of_the_name_server(names, f));
     rules.push(TO_OURSELVES.to_owned());
     rules
 }
 
+/// Somebody may publish port 53 of every address: these are not among them.
+pub fn of_the_name_server(names: &[IpAddr], f: Family) -> impl Iterator<Item = String> + '_ {
+    let own = names.iter().filter(move |ip| Family::of(**ip) == f);
+    let one = |ip: &IpAddr| {
+        let both = [Protocol::Udp, Protocol::Tcp];
+        both.map(|protocol| format!("{} -j RETURN", to_port(Some(*ip), protocol, DOMAIN)))
+    };
+    own.flat_map(one)
+}
+
 /// The host's own processes. Ports at `::1` are served by the relay: a packet for it that is translated finds no way.
-pub fn own(f: Family) -> Vec<String> {
+pub fn own(names: &[IpAddr], f: Family) -> Vec<String> {
     let left_alone = (f == Family::V6).then(|| format!("-d {} -j RETURN", loopback(f)));
     let mut rules = Vec::from_iter(left_alone);
+    rules.extend(of_the_name_server(names, f));
     rules.push(TO_OURSELVES.to_owned());
     rules
 }
@@ -82,14 +95,6 @@ fn target(port: &PortRule) -> String {
     }
 }
 
-/// The bridge's subnet, where it has one of the family.
-pub fn subnet(bridge: &FirewallBridge, f: Family) -> Option<IpNet> {
-    match f {
-        Family::V4 => Some(IpNet::V4(bridge.subnet)),
-        Family::V6 => bridge.subnet6.map(IpNet::V6),
-    }
-}
-
 /// Who gets the host's address: the host itself where it comes from 127.0.0.1; a container that comes to its own network
 /// by a published port; containers on the way to the world.
 pub fn outgoing(bridges: &[FirewallBridge], f: Family) -> Vec<String> {
@@ -97,7 +102,7 @@ pub fn outgoing(bridges: &[FirewallBridge], f: Family) -> Vec<String> {
     for b in bridges.iter().filter(|_| f == Family::V4) {
         rules.push(format!("-s {} -o {} -j MASQUERADE", loopback(f), b.bridge));
     }
-    let of = |b: &FirewallBridge| Some((b.bridge.clone(), subnet(b, f)?));
+    let of = |b: &FirewallBridge| Some((b.bridge.clone(), f.subnet(b)?));
     let subnets: Vec<(String, IpNet)> = bridges.iter().filter_map(of).collect();
     for (bridge, subnet) in &subnets {
         rules.push(format!(
@@ -105,11 +110,8 @@ pub fn outgoing(bridges: &[FirewallBridge], f: Family) -> Vec<String> {
         ));
     }
     rules.extend(subnets.iter().map(|(bridge, _)| format!("-o {bridge} -j RETURN")));
-    let masqueraded = |b: &&FirewallBridge| match f {
-        Family::V4 => b.masquerade,
-        Family::V6 => b.masquerade6,
-    };
-    for (bridge, subnet) in bridges.iter().filter(masqueraded).filter_map(of) {
+    let masqueraded = bridges.iter().filter(|b| f.is_masqueraded(b));
+    for (bridge, subnet) in masqueraded.filter_map(of) {
         rules.push(format!("-s {subnet} -i {bridge} -j MASQUERADE"));
     }
     rules

@@ -12,7 +12,7 @@
 //! | nat | `WHARF-PORTS` | these two | the ports: of one address first, then of every address |
 //! | nat | `WHARF-OUT` | POSTROUTING | who gets the host's address on the way out |
 //! | filter | `WHARF-PASS` | FORWARD | what the rules of others let through of ours |
-//! | filter | `WHARF-NAMES` | INPUT | and of what containers ask the name server |
+//! | filter | `WHARF-NAMES` | INPUT | and of what containers ask the name server, and peers send for networks over several hosts |
 
 use std::collections::BTreeSet;
 
@@ -72,6 +72,11 @@ pub fn render(state: &FirewallState, guards: Guards, f: Family, shut: &BTreeSet<
     let spoken_of = f == Family::V4 || has_ipv6(state);
     let bridges = concerned(f, &state.bridges);
     let bridges = bridges.as_slice();
+    // A device without IPv4 addresses takes packets of it all the same.
+    let guarded = match f {
+        Family::V4 => state.bridges.as_slice(),
+        Family::V6 => bridges,
+    };
     let closed = match f {
         Family::V4 => guards.v4,
         Family::V6 => guards.v6,
@@ -79,23 +84,23 @@ pub fn render(state: &FirewallState, guards: Guards, f: Family, shut: &BTreeSet<
     let mangle = || {
         let mut chains = Vec::new();
         if spoken_of {
-            let lists = drops::lists(&state.ports, f, shut);
+            let lists = drops::lists(state, f, shut);
             chains.push(chain(
                 "WHARF-GUARD",
                 Some("PREROUTING"),
                 "before any translation",
-                drops::guard(bridges, f, !lists.is_empty()),
+                drops::guard(guarded, f, !lists.is_empty()),
             ));
             chains.push(chain("WHARF-LISTS", None, "who is let in", lists));
             chains.push(chain(
                 "WHARF-APART",
                 Some("FORWARD"),
                 "who may reach whom",
-                drops::apart(state, bridges, f, closed),
+                drops::apart(state, guarded, f, closed),
             ));
         }
         let tunnels = drops::tunnels(&state.tunnels, f);
-        let redirects = drops::redirects(bridges, f);
+        let redirects = drops::redirects(guarded, f);
         for (name, hook, about, rules) in [
             ("WHARF-TUNNELS", "INPUT", "who may send to a tunnel", tunnels),
             ("WHARF-REDIRECTS", "OUTPUT", "there is no shorter way", redirects),
@@ -107,7 +112,7 @@ pub fn render(state: &FirewallState, guards: Guards, f: Family, shut: &BTreeSet<
     let chains = [
         mangle(),
         of(spoken_of, || nat(state, bridges, f)),
-        of(spoken_of, || filter(bridges, f)),
+        filter(state, bridges, f, spoken_of),
     ];
     let table = |(name, chains)| Table { name, chains };
     TABLES.into_iter().zip(chains).map(table).collect()
@@ -129,9 +134,14 @@ fn nat(state: &FirewallState, bridges: &[FirewallBridge], f: Family) -> Vec<Chai
             "WHARF-DNAT",
             Some("PREROUTING"),
             "what comes in",
-            ports::incoming(bridges, f),
+            ports::incoming(bridges, &state.names, f),
         ),
-        chain("WHARF-LOCAL", Some("OUTPUT"), "the host's own", ports::own(f)),
+        chain(
+            "WHARF-LOCAL",
+            Some("OUTPUT"),
+            "the host's own",
+            ports::own(&state.names, f),
+        ),
         chain(
             "WHARF-OUT",
             Some("POSTROUTING"),
@@ -141,21 +151,27 @@ fn nat(state: &FirewallState, bridges: &[FirewallBridge], f: Family) -> Vec<Chai
     ]
 }
 
-fn filter(bridges: &[FirewallBridge], f: Family) -> Vec<Chain> {
-    vec![
+/// Peers may send by a family that no network has.
+fn filter(state: &FirewallState, bridges: &[FirewallBridge], f: Family, spoken_of: bool) -> Vec<Chain> {
+    let pass = || {
         chain(
             "WHARF-PASS",
             Some("FORWARD"),
             "past the rules of others",
             ways::forwarded(bridges),
-        ),
-        chain(
+        )
+    };
+    let mut chains = of(spoken_of, || vec![pass()]);
+    let (asked, sent) = (ways::questions(bridges, f), ways::sent(state, f));
+    if spoken_of || !sent.is_empty() {
+        chains.push(chain(
             "WHARF-NAMES",
             Some("INPUT"),
-            "containers ask for names",
-            ways::questions(bridges, f),
-        ),
-    ]
+            "containers ask for names, peers send",
+            [asked, sent].concat(),
+        ));
+    }
+    chains
 }
 
 fn chain(name: &'static str, hook: Option<&'static str>, about: &'static str, rules: Vec<String>) -> Chain {

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use model::firewall::{FirewallBridge, FirewallState, LinkRule, PortRule, Protocol, TunnelRule};
+use ipnet::Ipv6Net;
+use model::families::Families;
+use model::firewall::{
+    Carrier, FirewallBridge, FirewallState, LinkRule, PeerRule, PortRule, Protocol, Routed, TunnelRule,
+};
 
 use super::orders::orders;
 use super::render::{Table, render, shut_between};
@@ -15,13 +19,20 @@ const MARK: &str = "wharf:test";
 fn bridge(number: u8) -> FirewallBridge {
     FirewallBridge {
         bridge: format!("wh-net{number}"),
-        subnet: format!("10.88.{number}.0/24").parse().unwrap(),
-        masquerade: true,
+        ip: Families::V4(Routed {
+            subnet: format!("10.88.{number}.0/24").parse().unwrap(),
+            masquerade: true,
+        }),
         internal: false,
         dns_port: None,
-        subnet6: None,
-        masquerade6: false,
         isolated: false,
+    }
+}
+
+fn routed6(number: u8) -> Routed<Ipv6Net> {
+    Routed {
+        subnet: format!("fd00:88:{number}::/64").parse().unwrap(),
+        masquerade: true,
     }
 }
 
@@ -42,8 +53,7 @@ fn port(host: Option<&str>, number: u16, target: &str, allow: &[&str]) -> PortRu
 /// Something of everything.
 fn whole() -> FirewallState {
     let six = FirewallBridge {
-        subnet6: Some("fd00:88:1::/64".parse().unwrap()),
-        masquerade6: true,
+        ip: bridge(1).ip.with_v6(routed6(1)),
         dns_port: Some(5300),
         ..bridge(1)
     };
@@ -90,6 +100,14 @@ fn whole() -> FirewallState {
         bridges,
         ports,
         links: vec![link],
+        names: vec!["10.88.1.1".parse().unwrap(), "fd00:88:1::1".parse().unwrap()],
+        peers: ["192.0.2.2", "2001:db8::2"]
+            .map(|peer| PeerRule {
+                bridge: "wh-front".to_owned(),
+                peer: peer.parse().unwrap(),
+                carrier: Carrier::Udp { port: 4789 },
+            })
+            .into(),
         tunnels: vec![tunnel],
     }
     .sorted()
@@ -121,6 +139,25 @@ fn without_ipv6_there_is_nothing_of_it() {
     };
     let six = render(&state, Guards::default(), Family::V6, &BTreeSet::new());
     assert!(six.iter().all(|table| table.chains.is_empty()), "{six:?}");
+}
+
+/// What a container sends by IPv4 is dropped on its way all the same.
+#[test]
+fn without_ipv4_there_is_nothing_but_its_guard() {
+    let state = FirewallState {
+        bridges: vec![FirewallBridge {
+            ip: Families::V6(routed6(1)),
+            dns_port: Some(5300),
+            ..bridge(1)
+        }],
+        ..FirewallState::default()
+    };
+    let four = render(&state, Guards::default(), Family::V4, &BTreeSet::new());
+    insta::assert_snapshot!(
+        four.iter()
+            .map(|table| orders(table, None, MARK))
+            .collect::<String>()
+    );
 }
 
 /// What the program would print after these orders, but for what it writes otherwise.

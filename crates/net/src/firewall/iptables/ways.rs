@@ -1,10 +1,13 @@
 //! What has to get past the rules of others, in the table `filter`: no more than [`super::drops`] lets through.
 
-use model::firewall::{FirewallBridge, Protocol};
+use std::net::IpAddr;
 
-use super::ports::{subnet, to_port};
+use model::firewall::{Carrier, FirewallBridge, FirewallState, Protocol};
+
+use super::ports::to_port;
 use crate::firewall::family::Family;
 use crate::firewall::passage::names_port;
+use crate::firewall::peers;
 
 /// Within one network; answers and published ports; the way out.
 pub fn forwarded(bridges: &[FirewallBridge]) -> Vec<String> {
@@ -24,10 +27,22 @@ pub fn forwarded(bridges: &[FirewallBridge]) -> Vec<String> {
     rules
 }
 
+/// Of peers, for networks over several hosts.
+pub fn sent(state: &FirewallState, f: Family) -> Vec<String> {
+    let one = |(peer, carrier): (IpAddr, Carrier)| match carrier {
+        Carrier::Udp { port } => format!("-s {peer} {} -j ACCEPT", to_port(None, Protocol::Udp, port)),
+        Carrier::Gre => format!("-s {peer} -p {} -j ACCEPT", peers::GRE),
+    };
+    peers::senders(state, f == Family::V4)
+        .into_iter()
+        .map(one)
+        .collect()
+}
+
 /// Of containers to their gateway.
 pub fn questions(bridges: &[FirewallBridge], f: Family) -> Vec<String> {
     let of = |b: &FirewallBridge| {
-        let subnet = subnet(b, f)?;
+        let subnet = f.subnet(b)?;
         let one = |protocol| {
             let port = to_port(None, protocol, names_port(b));
             format!("-i {} -d {subnet} {port} -j ACCEPT", b.bridge)

@@ -32,19 +32,28 @@ pub(super) fn of(route: &mut Netlink, index: u32) -> Result<Vec<IpAddr>, KernelE
     Ok(peers.into_iter().collect())
 }
 
-/// Makes these the peers. What was learned of others is forgotten.
-pub(super) fn ensure(route: &mut Netlink, index: u32, peers: &[IpAddr]) -> Result<(), KernelError> {
+/// Makes these the peers. What was learned of others is forgotten. `below`: the device that addresses of the link are on.
+pub(super) fn ensure(
+    route: &mut Netlink,
+    index: u32,
+    peers: &[IpAddr],
+    below: Option<u32>,
+) -> Result<(), KernelError> {
     let found = entries(route, index)?;
     let is_there = |peer: &&IpAddr| found.iter().any(|e| e.mac == EVERYBODY && e.peer == **peer);
     for peer in peers.iter().filter(|peer| !is_there(peer)) {
-        let payload = payload(index, PERMANENT, EVERYBODY, *peer);
+        let payload = payload(index, PERMANENT, EVERYBODY, (*peer, below));
         match route.request(nl::NEWNEIGH, flag::CREATE | flag::APPEND, &payload) {
             Err(e) if e.is(libc::EEXIST) => {}
             other => other?,
         }
     }
     for entry in found.iter().filter(|e| !peers.contains(&e.peer)) {
-        match route.request(nl::DELNEIGH, 0, &payload(index, 0, entry.mac, entry.peer)) {
+        match route.request(
+            nl::DELNEIGH,
+            0,
+            &payload(index, 0, entry.mac, (entry.peer, below)),
+        ) {
             // It aged, or was learned anew elsewhere meanwhile.
             Err(e) if e.is(libc::ENOENT) => {}
             other => other?,
@@ -83,12 +92,15 @@ fn header(index: u32, state: u16, flags: u8) -> Vec<u8> {
     out
 }
 
-fn payload(index: u32, state: u16, mac: [u8; 6], peer: IpAddr) -> Vec<u8> {
+fn payload(index: u32, state: u16, mac: [u8; 6], (peer, below): (IpAddr, Option<u32>)) -> Vec<u8> {
     let mut out = header(index, state, SELF);
     Attr::bytes(NDA_LLADDR, mac).write(&mut out);
     match peer {
         IpAddr::V4(ip) => Attr::bytes(NDA_DST, ip.octets()).write(&mut out),
         IpAddr::V6(ip) => Attr::bytes(NDA_DST, ip.octets()).write(&mut out),
+    }
+    if let Some(below) = below {
+        Attr::u32(NDA_IFINDEX, below).write(&mut out);
     }
     out
 }

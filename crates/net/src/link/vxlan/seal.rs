@@ -1,12 +1,13 @@
 //! What keeps the gateway on its side: a filter at both ends of the tunnel device (tc-bpf(8), `direct-action`).
 //!
 //! Every host's bridge has the gateway's addresses, so a frame of one of them that reached another host would be
-//! taken there for the other one's own. Dropped are frames from and to its MAC address, ARP that is about its IP address,
-//! and router discovery of IPv6. The filter goes with the device, needs no table that a flush could take away, and no
+//! taken there for the other one's own. Dropped are frames from and to its MAC address, ARP and neighbour discovery that
+//! are about its IP addresses, and router discovery of IPv6. The filter goes with the device, needs no table that a flush could take away, and no
 //! more of the kernel than 5.15 has everywhere.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::super::link_local;
 use crate::netlink::{Attr, KernelError, Netlink, find, flag, u32_at};
 
 /// linux/rtnetlink.h, pkt_sched.h and pkt_cls.h.
@@ -33,6 +34,8 @@ const ALL: u16 = 3;
 pub(super) struct Gateway {
     pub mac: [u8; 6],
     pub ip: Ipv4Addr,
+    /// Where the network has IPv6.
+    pub ip6: Option<Ipv6Addr>,
 }
 
 /// Both filters are there. `index`: of the tunnel.
@@ -73,7 +76,7 @@ pub(super) fn ensure(route: &mut Netlink, index: u32, gateway: &Gateway) -> Resu
         other => other?,
     }
     let program = program(gateway);
-    let length = u16::try_from(program.len() / 8).expect("it has some forty steps");
+    let length = u16::try_from(program.len() / 8).expect("it has some hundred steps");
     let options = Attr::nest(
         TCA_OPTIONS,
         [
@@ -141,7 +144,19 @@ fn dropped(gateway: &Gateway) -> Vec<Vec<Part>> {
     };
     let arp = |at: u32| vec![Half(12, ARP), Word(at, gateway.ip.to_bits())];
     let discovery = |kind: u8| vec![Half(12, IPV6), Byte(20, ICMPV6), Byte(54, kind)];
-    vec![
+    // Neighbour solicitation and advertisement, by their target (RFC 4861).
+    let neighbours = |ip: Ipv6Addr| {
+        let target = move |n: u32| Word(62 + n * 4, (ip.to_bits() >> (96 - n * 32)) as u32);
+        [135, 136].map(|kind| {
+            discovery(kind)
+                .into_iter()
+                .chain((0..4).map(target))
+                .collect::<Vec<_>>()
+        })
+    };
+    let own6 = gateway.ip6.map(|ip| [ip, link_local(gateway.mac)]);
+    let of_own6 = own6.into_iter().flatten().flat_map(neighbours);
+    let mut all = vec![
         mac(0),
         mac(6),
         // The sender's and the target's protocol address (RFC 826).
@@ -150,7 +165,9 @@ fn dropped(gateway: &Gateway) -> Vec<Vec<Part>> {
         // Router solicitation and advertisement (RFC 4861).
         discovery(133),
         discovery(134),
-    ]
+    ];
+    all.extend(of_own6);
+    all
 }
 
 fn compare(out: &mut Vec<u8>, part: &Part, unless: u8) {
