@@ -22,7 +22,9 @@ mod volume;
 
 pub use error::{EntryError, LayerError, LoadError, StoreError};
 pub use record::Listed;
-pub use registry::{Patience, Progress, RegistryConfig, RegistryError, Report, system_authorities};
+pub use registry::{
+    Patience, Progress, Proxies, RegistryConfig, RegistryError, RegistryFiles, Report, system_authorities,
+};
 pub use remove::{InUse, Pruned, Removed};
 pub use store::{Limits, LoadOptions, Store};
 pub use tar::TarError;

@@ -14,7 +14,7 @@ use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, killed, s
 use model::image::{Image, ImageSource};
 use model::spec::{RegistrySettings, Settings};
 use serde_json::json;
-use storage::{InUse, LoadOptions, Patience, Progress, RegistryConfig, Store, StoreError};
+use storage::{InUse, LoadOptions, Patience, Progress, RegistryConfig, RegistryFiles, Store, StoreError};
 use tests::random::Random;
 use tests::registry::{Options, PASSWORD, Registry, USER};
 
@@ -61,7 +61,7 @@ fn requests(registry: &Registry, method: &str, path: &str, expected: usize) -> u
 
 /// Quick to give up, for registries that are not there.
 fn hasty(settings: &Settings) -> RegistryConfig {
-    RegistryConfig::new(settings, None).with_patience(Patience {
+    RegistryConfig::new(settings, RegistryFiles::default()).with_patience(Patience {
         tries: 2,
         backoff: Duration::from_millis(1),
         ..Patience::default()
@@ -296,7 +296,11 @@ fn a_login_from_the_settings_or_from_docker() {
     layout.image(None, &[(Pack::Gzip, layer("1"))]);
     let reference = registry.push(&layout.source(None).key(), "app:1");
     let try_with = |settings: &Settings, docker: Option<&Path>| {
-        let config = RegistryConfig::new(settings, docker.map(Path::to_owned));
+        let files = RegistryFiles {
+            logins: docker.into_iter().map(Path::to_owned).collect(),
+            ..RegistryFiles::default()
+        };
+        let config = RegistryConfig::new(settings, files);
         fixture.store.set_registries(config);
         let loaded = fixture.load(&source(&reference));
         fixture.store.prune(&InUse::default(), false).unwrap();
@@ -330,11 +334,12 @@ fn a_login_from_the_settings_or_from_docker() {
     );
     try_with(&with(PASSWORD), None).unwrap();
     let docker = fixture.path("config.json");
-    let wrong = json!({"auths": {"127.0.0.1:1": {"auth": "dGVzdGVyOnNlY3JldA=="}}, "credsStore": "pass"});
+    let wrong =
+        json!({"auths": {"127.0.0.1:1": {"auth": "dGVzdGVyOnNlY3JldA=="}}, "credsStore": "not-there"});
     std::fs::write(&docker, wrong.to_string()).unwrap();
     assert_says(
         &try_with(&none, Some(&docker)).unwrap_err(),
-        &["refuses access", "helper \"pass\""],
+        &["refuses access", "docker-credential-not-there: No such file"],
     );
     let right = json!({"auths": {registry.address(): {"auth": "dGVzdGVyOnNlY3JldA=="}}});
     std::fs::write(&docker, right.to_string()).unwrap();

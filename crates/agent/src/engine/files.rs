@@ -8,7 +8,7 @@ use model::desired::Desired;
 use model::diagnostic::Diagnostic;
 use model::ledger::Ledger;
 use model::spec::Settings;
-use storage::RegistryConfig;
+use storage::{Proxies, RegistryConfig, RegistryFiles};
 use tracing::warn;
 
 use super::Engine;
@@ -103,10 +103,9 @@ impl Engine {
     fn take_files(&mut self, read: Read) {
         let unreadable = self.beware_of_another_directory(&read.contents);
         let settings = read.settings.as_ref().unwrap_or(&self.desired.settings);
-        let docker = RegistryConfig::docker_config_path();
-        self.host
-            .store
-            .set_registries(RegistryConfig::new(settings, docker));
+        let files = RegistryFiles::of_this_host(std::env::home_dir().as_deref());
+        let registries = RegistryConfig::new(settings, files).with_proxies(Proxies::of_environment());
+        self.host.store.set_registries(registries);
         let as_before = self
             .taken_up
             .as_ref()

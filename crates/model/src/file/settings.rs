@@ -117,11 +117,24 @@ fn registries(item: &Item<'_>) -> Option<BTreeMap<String, RegistrySettings>> {
 fn registry(table: &Table<'_>) -> RegistrySettings {
     let mut spec = RegistrySettings::default();
     table.fill("insecure", &mut spec.insecure, Item::boolean);
-    table.fill("mirror_of", &mut spec.mirror_of, Item::filled);
+    table.fill("mirror_of", &mut spec.mirror_of, mirrored);
     table.fill("ca", &mut spec.ca, Item::path);
     table.fill("username", &mut spec.username, Item::filled);
     table.fill("password_file", &mut spec.password_file, Item::path);
     spec
+}
+
+/// In lower case, as references have it.
+fn mirrored(item: &Item<'_>) -> Option<String> {
+    let registry = item.filled()?;
+    if registry.contains(['/', '@']) || registry.contains(char::is_whitespace) {
+        item.fault(
+            format!("is {registry:?}, which is no registry's HOST[:PORT]"),
+            "name the registry alone: mirror_of = \"docker.io\"",
+        );
+        return None;
+    }
+    Some(registry.to_ascii_lowercase())
 }
 
 fn cluster(table: &Table<'_>) -> ClusterSettings {

@@ -174,7 +174,7 @@ impl Session {
             .map_or_else(String::new, |note| format!(" ({note})"));
         format!(
             "it is not there, or it wants a login: set username and password_file under [registry.{name:?}] \
-             in wharf.toml{note}"
+             in wharf.toml, or log in with docker or podman{note}"
         )
     }
 }

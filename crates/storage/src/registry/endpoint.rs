@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
-use model::spec::RegistrySettings;
 
 use super::error::RegistryError;
 
@@ -107,7 +106,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(name: &str, settings: Option<&RegistrySettings>) -> Result<Self, RegistryError> {
+    /// `insecure`: where nothing says, only the loopback is.
+    pub fn new(name: &str, insecure: Option<bool>) -> Result<Self, RegistryError> {
         let bad =
             || RegistryError::refused(format!("registry {name:?}"), "it is not of the form HOST[:PORT]");
         let address = if name == DOCKER_IO { DOCKER_HOST } else { name };
@@ -130,9 +130,7 @@ impl Endpoint {
         let loopback = is_loopback(&host);
         Ok(Self {
             name: name.to_owned(),
-            insecure: settings
-                .and_then(|settings| settings.insecure)
-                .unwrap_or(loopback),
+            insecure: insecure.unwrap_or(loopback),
             loopback,
             host,
             port,
@@ -172,11 +170,7 @@ mod tests {
     use super::*;
 
     fn origins(name: &str, insecure: Option<bool>) -> Vec<String> {
-        let settings = RegistrySettings {
-            insecure,
-            ..Default::default()
-        };
-        let endpoint = Endpoint::new(name, Some(&settings)).unwrap();
+        let endpoint = Endpoint::new(name, insecure).unwrap();
         endpoint.origins().iter().map(Origin::to_string).collect()
     }
 

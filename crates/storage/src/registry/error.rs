@@ -73,6 +73,12 @@ pub enum RegistryError {
     },
     #[error("none of the registries that are searched has it: {0}")]
     NotInAny(String),
+    #[error("{last} (before that its mirrors were asked: {mirrors})")]
+    Mirrored {
+        #[source]
+        last: Box<RegistryError>,
+        mirrors: String,
+    },
     #[error("{last} (tried {tries} times)")]
     Tried {
         tries: u32,
@@ -94,6 +100,15 @@ impl RegistryError {
         match self {
             Self::Connect { .. } | Self::Broken { .. } | Self::Stalled { .. } | Self::Cut { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// It is not there, or not for us.
+    pub(super) fn is_missing(&self) -> bool {
+        match self {
+            Self::NotFound { .. } | Self::Denied { .. } => true,
+            Self::Mirrored { last, .. } => last.is_missing(),
             _ => false,
         }
     }

@@ -7,7 +7,9 @@ use hyper::Method;
 use hyper::header;
 use model::digest::Digest;
 
+use super::conf::Conf;
 use super::error::{RegistryError, tame};
+use super::routes::{Route, routes};
 use super::session::{Answer, Ask, Session};
 use super::{Reference, RegistryConfig};
 use crate::error::LoadError;
@@ -34,23 +36,57 @@ pub fn find(
         Some(registry) => vec![registry],
         None => config.search.iter().map(String::as_str).collect(),
     };
+    let conf = match &config.files.conf {
+        Some(path) => Conf::read(path)?,
+        None => Conf::default(),
+    };
     let mut missing = Vec::new();
     for registry in &search {
-        let session = Session::new(config, registry, reference.repository(registry))?;
-        let lookup = Lookup {
-            session: Arc::new(session),
-            cancel,
-        };
-        match lookup.find(&reference, known) {
-            Err(LoadError::Registry(e @ (RegistryError::NotFound { .. } | RegistryError::Denied { .. })))
-                if search.len() > 1 =>
-            {
-                missing.push(e.to_string());
-            }
+        let routes = routes(config, &conf, &reference, registry)?;
+        match first(config, routes, &reference, known, cancel) {
+            Err(LoadError::Registry(e)) if e.is_missing() && search.len() > 1 => missing.push(e.to_string()),
             found => return found,
         }
     }
     Err(RegistryError::NotInAny(missing.join("; ")).into())
+}
+
+/// From the first that has it. Whatever a mirror does, the next one is asked.
+fn first(
+    config: &RegistryConfig,
+    routes: Vec<Route>,
+    reference: &Reference,
+    known: Option<Digest>,
+    cancel: &AtomicBool,
+) -> Result<Option<Found>, LoadError> {
+    let (mut mirrors, last) = (Vec::new(), routes.len().saturating_sub(1));
+    for (number, route) in routes.into_iter().enumerate() {
+        let registry = route.registry.clone();
+        let found = Session::new(config, route)
+            .map_err(LoadError::from)
+            .and_then(|session| {
+                let session = Arc::new(session);
+                Lookup { session, cancel }.find(reference, known)
+            });
+        match found {
+            Err(LoadError::Cancelled | LoadError::Registry(RegistryError::Cancelled)) => {
+                return Err(LoadError::Cancelled);
+            }
+            Err(e) if number < last => {
+                tracing::debug!("mirror {registry}: {e}; asking the next one");
+                mirrors.push(format!("{registry}: {e}"));
+            }
+            Err(LoadError::Registry(last)) if !mirrors.is_empty() => {
+                let (mirrors, last) = (mirrors.join("; "), Box::new(last));
+                return Err(RegistryError::Mirrored { last, mirrors }.into());
+            }
+            found => return found,
+        }
+    }
+    Err(LoadError::refused(
+        reference.wanted(),
+        "there is nowhere to ask for it",
+    ))
 }
 
 /// One repository, as a place of documents.

@@ -1,23 +1,27 @@
 //! Images from registries: OCI distribution-spec 1.1 and Docker's registry API v2, pulling only.
 //!
-//! Top-down: [`find`] gets manifest and config; `download` a layer as it is unpacked; both ask through `session`, which
-//! knows where the registry is (`endpoint`), shows who we are (`auth`, `challenge`, `credentials`), follows redirects
+//! Top-down: [`find`] gets manifest and config from where `routes` and `conf` say that a name leads; `download` a layer as
+//! it is unpacked; both ask through `session`, which knows where the registry is (`endpoint`), shows who we are (`auth`, `challenge`, `credentials`), follows redirects
 //! and has patience; `wire` and `tls` are the connections. Nothing a server says is believed before its digest holds.
 
 mod auth;
 mod challenge;
+mod conf;
 mod credentials;
 mod download;
 mod endpoint;
 mod error;
 mod find;
+mod proxy;
 mod reference;
+mod routes;
 mod session;
 mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::digest::Digest;
@@ -26,46 +30,82 @@ use model::spec::{RegistrySettings, Settings};
 pub use download::Download;
 pub use error::RegistryError;
 pub use find::find;
+pub use proxy::Proxies;
 pub use reference::Reference;
 pub use session::Session;
 pub use tls::system_authorities;
 
-/// How registries are reached: the `[registry]` tables and `registries.search` of the settings, and docker's file.
+/// How registries are reached: the `[registry]` tables and `registries.search` of the settings, and other engines' files.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
     registries: BTreeMap<String, RegistrySettings>,
     search: Vec<String>,
-    /// `~/.docker/config.json`, read at every pull.
-    docker_config: Option<PathBuf>,
+    files: RegistryFiles,
+    proxies: Proxies,
     patience: Patience,
 }
 
+/// Files of docker and podman that count here too. None of them need exist; all are read at every pull.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryFiles {
+    /// Logins, first the ones that go before: docker's `config.json`, containers-auth.json(5).
+    pub logins: Vec<PathBuf>,
+    /// containers-registries.conf(5); further ones are in the directory of this name with `.d` behind it.
+    pub conf: Option<PathBuf>,
+    /// Directories with one `HOST[:PORT]` for each registry that has authorities and certificates of its own:
+    /// containers-certs.d(5).
+    pub certificates: Vec<PathBuf>,
+}
+
+impl RegistryFiles {
+    /// Where they are on this host for this user, whose home is `home`; `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG` and
+    /// `$CONTAINERS_REGISTRIES_CONF` are honoured.
+    pub fn of_this_host(home: Option<&Path>) -> Self {
+        let set = |name: &str| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty());
+            value.map(PathBuf::from)
+        };
+        let user = rustix::process::geteuid().as_raw();
+        let docker = set("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
+        let logins = [
+            set("REGISTRY_AUTH_FILE"),
+            Some(PathBuf::from(format!("/run/containers/{user}/auth.json"))),
+            home.map(|home| home.join(".config/containers/auth.json")),
+            docker.map(|dir| dir.join("config.json")),
+            Some(PathBuf::from("/etc/containers/auth.json")),
+        ];
+        let conf = set("CONTAINERS_REGISTRIES_CONF");
+        Self {
+            logins: logins.into_iter().flatten().collect(),
+            conf: Some(conf.unwrap_or_else(|| PathBuf::from("/etc/containers/registries.conf"))),
+            certificates: ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+                .map(PathBuf::from)
+                .to_vec(),
+        }
+    }
+}
+
 impl RegistryConfig {
-    /// From the settings; `docker_config` need not exist.
-    pub fn new(settings: &Settings, docker_config: Option<PathBuf>) -> Self {
+    /// From the settings, and from these files.
+    pub fn new(settings: &Settings, files: RegistryFiles) -> Self {
         let lower = |(name, table): (&String, &RegistrySettings)| (name.to_ascii_lowercase(), table.clone());
         Self {
             registries: settings.registries.iter().map(lower).collect(),
             search: settings.search.clone(),
-            docker_config,
+            files,
+            proxies: Proxies::default(),
             patience: Patience::default(),
         }
+    }
+
+    /// The same by these proxies.
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 
     /// The same with another patience than the default.
     pub fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
-    }
-
-    /// Where the docker client of this user keeps its logins: `$DOCKER_CONFIG/config.json`, else below `$HOME`.
-    pub fn docker_config_path() -> Option<PathBuf> {
-        let set = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let dir = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")));
-        dir.map(|dir| dir.join("config.json"))
     }
 
     fn settings(&self, registry: &str) -> Option<&RegistrySettings> {
@@ -75,8 +115,16 @@ impl RegistryConfig {
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self::new(&Settings::default(), None)
+        Self::new(&Settings::default(), RegistryFiles::default())
     }
+}
+
+/// A small file of somebody else's; what is beyond `most` bytes is cut off.
+fn read_limited(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// How long and how often something is tried.

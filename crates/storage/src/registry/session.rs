@@ -15,6 +15,8 @@ use super::challenge;
 use super::credentials::{self, Known};
 use super::endpoint::{Endpoint, Origin, Target, is_loopback};
 use super::error::{RegistryError, tame};
+use super::proxy::Proxies;
+use super::routes::Route;
 use super::tls::Certificates;
 use super::wire::{Pace, Trust, Watch, Wire};
 use super::{Patience, RegistryConfig};
@@ -32,6 +34,7 @@ pub struct Session {
     pub(super) known: Known,
     patience: Patience,
     pub(super) certificates: Certificates,
+    proxies: Proxies,
     /// Once it has answered there.
     origin: Mutex<Option<Origin>>,
     /// What `Authorization` the registry accepts.
@@ -65,15 +68,24 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    pub fn new(config: &RegistryConfig, registry: &str, repository: String) -> Result<Self, RegistryError> {
-        let settings = config.settings(registry);
-        let known = credentials::find(registry, settings, config.docker_config.as_deref())?;
+    pub fn new(config: &RegistryConfig, route: Route) -> Result<Self, RegistryError> {
+        let Route {
+            registry,
+            repository,
+            insecure,
+        } = route;
+        let settings = config.settings(&registry);
+        let whole = format!("{registry}/{repository}");
+        let known = credentials::find(&registry, &whole, settings, &config.files.logins)?;
+        let insecure = settings.and_then(|settings| settings.insecure).or(insecure);
+        let authority = settings.and_then(|settings| settings.ca.as_deref());
         Ok(Self {
-            endpoint: Endpoint::new(registry, settings)?,
+            endpoint: Endpoint::new(&registry, insecure)?,
             repository,
             known,
             patience: config.patience,
-            certificates: Certificates::default(),
+            certificates: Certificates::of(&registry, authority, &config.files.certificates)?,
+            proxies: config.proxies.clone(),
             origin: Mutex::new(None),
             pass: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
@@ -288,9 +300,11 @@ impl Session {
         let own = registry == origin;
         Trust {
             registry: &self.endpoint.name,
+            own,
             blind: own && self.endpoint.insecure,
             loopback: own || self.endpoint.loopback,
             certificates: &self.certificates,
+            proxies: &self.proxies,
         }
     }
 

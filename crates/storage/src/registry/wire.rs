@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::header;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -20,6 +22,7 @@ use tokio::time::timeout;
 
 use super::endpoint::{Origin, is_own};
 use super::error::RegistryError;
+use super::proxy::{Proxies, Proxy, tunnel};
 use super::tls::{self, Certificates};
 
 /// How often a wait looks whether it was cancelled.
@@ -66,20 +69,30 @@ impl Watch<'_> {
 pub struct Trust<'a> {
     /// What the settings call the registry, for messages.
     pub registry: &'a str,
+    /// It is the registry itself: it may see who we are.
+    pub own: bool,
     /// Accept any certificate.
     pub blind: bool,
     /// This machine's own addresses may be meant.
     pub loopback: bool,
     pub certificates: &'a Certificates,
+    pub proxies: &'a Proxies,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
+
+/// A connection that is open.
+struct Line {
+    sender: Sender,
+    /// Whom it goes to where that is not the server itself: it is told the whole URL then (RFC 9112 §3.2.2).
+    proxy: Option<Proxy>,
+}
 
 /// Connections that are kept open, one a server.
 pub struct Wire {
     /// There until the end.
     runtime: Option<Runtime>,
-    open: BTreeMap<Origin, Sender>,
+    open: BTreeMap<Origin, Line>,
 }
 
 impl Wire {
@@ -100,31 +113,36 @@ impl Wire {
         request: &Request<Full<Bytes>>,
         watch: Watch<'_>,
     ) -> Result<Response<Incoming>, RegistryError> {
-        if let Some(sender) = self.open.remove(origin)
-            && let Ok(response) = self.exchange(sender, origin, request, watch)
+        if let Some(line) = self.open.remove(origin)
+            && let Ok(response) = self.exchange(line, origin, request, watch)
         {
             return Ok(response);
         }
         watch.check()?;
-        let sender = self.wait(watch, origin, connect(origin, trust))??;
-        self.exchange(sender, origin, request, watch)
+        let line = self.wait(watch, origin, connect(origin, trust))??;
+        self.exchange(line, origin, request, watch)
     }
 
     fn exchange(
         &mut self,
-        mut sender: Sender,
+        mut line: Line,
         origin: &Origin,
         request: &Request<Full<Bytes>>,
         watch: Watch<'_>,
     ) -> Result<Response<Incoming>, RegistryError> {
+        let request = match &line.proxy {
+            Some(proxy) => by(proxy, origin, request)?,
+            None => request.clone(),
+        };
+        let sender = &mut line.sender;
         let exchange = async {
             sender.ready().await?;
-            sender.send_request(request.clone()).await
+            sender.send_request(request).await
         };
         let response = self
             .wait(watch, origin, exchange)?
             .map_err(|e| broken(origin, e))?;
-        self.open.insert(origin.clone(), sender);
+        self.open.insert(origin.clone(), line);
         Ok(response)
     }
 
@@ -222,32 +240,79 @@ fn stalled(origin: &Origin, watch: Watch<'_>) -> RegistryError {
     }
 }
 
-async fn connect(origin: &Origin, trust: Trust<'_>) -> Result<Sender, RegistryError> {
-    let stream = dial(origin, trust).await?;
+/// The request as a proxy is to have it.
+fn by(
+    proxy: &Proxy,
+    origin: &Origin,
+    request: &Request<Full<Bytes>>,
+) -> Result<Request<Full<Bytes>>, RegistryError> {
+    let mut request = request.clone();
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let whole = format!("{origin}{path}").parse();
+    *request.uri_mut() =
+        whole.map_err(|e| RegistryError::refused(origin.to_string(), format!("cannot ask it: {e}")))?;
+    if let Some(pass) = &proxy.pass {
+        request
+            .headers_mut()
+            .insert(header::PROXY_AUTHORIZATION, pass.clone());
+    }
+    Ok(request)
+}
+
+async fn connect(origin: &Origin, trust: Trust<'_>) -> Result<Line, RegistryError> {
+    let proxy = trust.proxies.before(origin)?;
+    let mut stream = match &proxy {
+        // Whoever names a proxy may mean one of this machine; what it reaches is its own affair.
+        Some(proxy) => dial((&proxy.host, proxy.port), origin, |_| Ok(())).await?,
+        None => {
+            dial((&origin.host, origin.port), origin, |ip| {
+                is_elsewhere(ip, origin, trust)
+            })
+            .await?
+        }
+    };
     if !origin.https {
-        return speak(origin, TokioIo::new(stream)).await;
+        let sender = speak(origin, TokioIo::new(stream)).await?;
+        return Ok(Line { sender, proxy });
+    }
+    if let Some(proxy) = &proxy {
+        tunnel(&mut stream, origin, proxy).await?;
     }
     let stream = tls::wrap(origin, trust, stream).await?;
-    speak(origin, TokioIo::new(stream)).await
+    Ok(Line {
+        sender: speak(origin, TokioIo::new(stream)).await?,
+        proxy: None,
+    })
+}
+
+/// Or this machine is meant to be asked.
+fn is_elsewhere(ip: &IpAddr, origin: &Origin, trust: Trust<'_>) -> Result<(), RegistryError> {
+    if trust.loopback || !is_own(ip) {
+        return Ok(());
+    }
+    let registry = trust.registry;
+    let why = format!("registry {registry} sends us to this machine itself: refused");
+    Err(RegistryError::refused(origin.to_string(), why))
 }
 
 /// The first of the name's addresses that answers.
-async fn dial(origin: &Origin, trust: Trust<'_>) -> Result<TcpStream, RegistryError> {
+async fn dial(
+    (host, port): (&str, u16),
+    origin: &Origin,
+    may_be: impl Fn(&IpAddr) -> Result<(), RegistryError>,
+) -> Result<TcpStream, RegistryError> {
     let unreached = |source| RegistryError::Connect {
-        origin: origin.to_string(),
+        origin: match host == origin.host {
+            true => origin.to_string(),
+            false => format!("{origin} by the proxy {host}:{port}"),
+        },
         source,
     };
-    let addresses = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
+    let addresses = tokio::net::lookup_host((host, port)).await;
     let addresses = addresses.map_err(unreached)?;
     let mut last = io::Error::other("its name has no address");
     for address in addresses {
-        if !trust.loopback && is_own(&address.ip()) {
-            let why = format!(
-                "registry {} sends us to this machine itself: refused",
-                trust.registry
-            );
-            return Err(RegistryError::refused(origin.to_string(), why));
-        }
+        may_be(&address.ip())?;
         match timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(unreached)?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -126,6 +127,27 @@ impl Content {
     }
 }
 
+fn tls(wary: bool) -> Arc<ServerConfig> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    let read = |name: &str| CertificateDer::from_pem_file(dir.join(name)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(dir.join("localhost.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match wary {
+        false => builder.with_no_client_auth(),
+        true => {
+            let mut roots = RootCertStore::empty();
+            roots.add(read("authority.pem")).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let config = builder.with_single_cert(vec![read("localhost.pem")], key);
+    Arc::new(config.unwrap())
+}
+
 /// Waits for what cannot fail otherwise than by taking too long.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -140,17 +162,13 @@ impl Mock {
         content: Content,
         hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
-        let certificate = CertificateDer::from_pem_file(dir.join("localhost.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(dir.join("localhost.key")).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        Self::listen(content, Box::new(hook), Some(Arc::new(config)))
+        Self::listen(content, Box::new(hook), Some(tls(false)))
+    }
+
+    /// The same, for those alone who show a certificate of that authority.
+    #[allow(dead_code)] // Not every file of tests has use for it.
+    pub fn start_wary(content: Content) -> Self {
+        Self::listen(content, Box::new(|_| None), Some(tls(true)))
     }
 
     fn listen(content: Content, hook: Hook, tls: Option<Arc<ServerConfig>>) -> Self {

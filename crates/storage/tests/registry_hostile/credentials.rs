@@ -113,9 +113,13 @@ fn a_token_for_pulling_and_nothing_else() {
     let identity = fixture.path("config.json");
     let auths = json!({"auths": {mock.name(): {"identitytoken": "who/I am"}}});
     std::fs::write(&identity, auths.to_string()).unwrap();
+    let files = RegistryFiles {
+        logins: vec![identity],
+        ..RegistryFiles::default()
+    };
     fixture
         .store
-        .set_registries(RegistryConfig::new(&Settings::default(), Some(identity)));
+        .set_registries(RegistryConfig::new(&Settings::default(), files));
     fixture.store.prune(&Default::default(), false).unwrap();
     // This mock wants a password; what matters is how the token is shown.
     pull(&fixture, &mock).unwrap_err();

@@ -17,7 +17,7 @@ use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries};
 use model::image::{Image, ImageSource};
 use model::spec::{RegistrySettings, Settings};
 use serde_json::{Value, json};
-use storage::{LoadOptions, Patience, RegistryConfig, StoreError};
+use storage::{LoadOptions, Patience, RegistryConfig, RegistryFiles, StoreError};
 
 /// `user:word` in base64.
 const BASIC: &str = "Basic dXNlcjp3b3Jk";
@@ -39,7 +39,7 @@ fn config(settings: &Settings) -> RegistryConfig {
 
 /// With a patience for silence of its own: a short one would take a busy machine for a stalled server.
 fn patient(settings: &Settings, stall: Duration) -> RegistryConfig {
-    RegistryConfig::new(settings, None).with_patience(Patience {
+    RegistryConfig::new(settings, RegistryFiles::default()).with_patience(Patience {
         stall,
         tries: 3,
         backoff: Duration::from_millis(1),

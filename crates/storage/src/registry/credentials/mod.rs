@@ -1,7 +1,11 @@
-//! Who we are to a registry: from the settings, else from docker's `config.json` (docker/cli, config file format).
+//! Who we are to a registry: from the settings, else from the files of docker and podman (docker/cli, config file format;
+//! containers-auth.json(5)) and the helpers that they name.
+
+mod helper;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -51,14 +55,16 @@ pub struct Known {
     pub note: Option<String>,
 }
 
-/// Looks for the registry in the settings, then in docker's file; both are read now, so a new login counts at once.
+/// Looks for the repository (`HOST[:PORT]/PATH`) in its registry's settings, then in the files in their order; all are read
+/// now, so a new login counts at once.
 pub fn find(
     registry: &str,
+    repository: &str,
     settings: Option<&RegistrySettings>,
-    docker: Option<&Path>,
+    files: &[PathBuf],
 ) -> Result<Known, RegistryError> {
     if let Some((user, path)) = settings.and_then(|s| s.username.as_ref().zip(s.password_file.as_ref())) {
-        let read = read(path).map_err(|source| RegistryError::Password {
+        let read = super::read_limited(path, MAX_FILE).map_err(|source| RegistryError::Password {
             registry: registry.to_owned(),
             path: path.clone(),
             source,
@@ -72,12 +78,23 @@ pub fn find(
             note: None,
         });
     }
-    Ok(docker.map_or_else(Known::default, |path| from_docker(registry, path)))
+    let mut notes = Vec::new();
+    for path in files {
+        let known = from_file(registry, repository, path);
+        if known.credentials.is_some() {
+            return Ok(known);
+        }
+        notes.extend(known.note);
+    }
+    Ok(Known {
+        credentials: None,
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+    })
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct DockerConfig {
+struct File {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
     creds_store: Option<String>,
@@ -94,42 +111,75 @@ struct Entry {
 }
 
 /// A file that is broken keeps nobody from pulling what is public, so it is only a note.
-fn from_docker(registry: &str, path: &Path) -> Known {
+fn from_file(registry: &str, repository: &str, path: &Path) -> Known {
     let note = |note: String| Known {
         credentials: None,
         note: Some(note),
     };
-    let text = match read(path) {
+    let text = match super::read_limited(path, MAX_FILE) {
         Ok(text) => text,
-        Err(e)
-            if matches!(
-                e.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Known::default();
         }
         Err(e) => return note(format!("{} cannot be read: {e}", path.display())),
     };
-    let config: DockerConfig = match serde_json::from_str(&text) {
+    let config: File = match serde_json::from_str(&text) {
         Ok(config) => config,
-        Err(e) => return note(format!("{} cannot be read: {e}", path.display())),
+        // What serde says of it may quote it.
+        Err(e) => {
+            let at = format!("line {}, column {}", e.line(), e.column());
+            return note(format!("{} is no JSON as it should be: {at}", path.display()));
+        }
     };
     let wanted = host(registry);
-    let mut entries = config.auths.iter().filter(|(key, _)| host(key) == wanted);
-    if let Some(credentials) = entries.find_map(|(_, entry)| understood(entry)) {
+    let mut helpers = config.cred_helpers.iter();
+    let own = helpers.find(|(key, _)| host(key) == wanted).map(|(_, name)| name);
+    let written = || in_file(&config, &wanted, repository);
+    let Some(helper) = own.or_else(|| config.creds_store.as_ref().filter(|_| written().is_none())) else {
         return Known {
-            credentials: Some(credentials),
+            credentials: written(),
             note: None,
         };
+    };
+    match helper::ask(helper, &server(&wanted)) {
+        Ok(credentials) => Known {
+            credentials: credentials.or_else(written),
+            note: None,
+        },
+        Err(why) => note(format!("{} leaves it to a helper: {why}", path.display())),
     }
-    let helper = config.cred_helpers.iter().find(|(key, _)| host(key) == wanted);
-    match helper.map(|(_, name)| name).or(config.creds_store.as_ref()) {
-        Some(helper) => note(format!(
-            "{} leaves its credentials to the helper {helper:?}, and helpers are not supported yet",
-            path.display()
-        )),
-        None => Known::default(),
+}
+
+/// What the file itself holds: of keys with a path (containers-auth.json(5)) the longest that the repository is below.
+fn in_file(config: &File, wanted: &str, repository: &str) -> Option<Credentials> {
+    let length = |key: &String| match key.contains("://") {
+        // A URL of older days, with a path that says nothing.
+        true => (host(key) == wanted).then_some(0),
+        false => {
+            let path = key
+                .split_once('/')
+                .map_or("", |(_, path)| path)
+                .trim_end_matches('/');
+            let own = repository.split_once('/').map_or("", |(_, path)| path);
+            let rest = own.strip_prefix(path);
+            let below = path.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            (host(key) == wanted && below).then_some(path.len())
+        }
+    };
+    let mut found: Vec<_> = config
+        .auths
+        .iter()
+        .filter_map(|(key, entry)| Some((length(key)?, understood(entry)?)))
+        .collect();
+    found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    found.into_iter().next().map(|(_, credentials)| credentials)
+}
+
+/// What helpers know a registry by: Docker's own by a URL.
+fn server(registry: &str) -> String {
+    match registry {
+        DOCKER_IO => "https://index.docker.io/v1/".to_owned(),
+        other => other.to_owned(),
     }
 }
 
@@ -161,14 +211,6 @@ fn host(key: &str) -> String {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let file = std::fs::File::open(path)?;
-    file.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,10 +236,11 @@ mod tests {
                 "helped.io": {},
                 "odd.io": { "auth": "%%%" },
             },
-            "credsStore": "desktop",
+            "credsStore": "desktop-that-is-not-there",
         });
         std::fs::write(&path, text.to_string()).unwrap();
-        let known = |registry: &str| find(registry, None, Some(&path)).unwrap();
+        let files = [path.clone()];
+        let known = |registry: &str| find(registry, &format!("{registry}/a/b"), None, &files).unwrap();
         assert!(known("docker.io").credentials == password("hub", "a:b"));
         assert!(known("localhost:5000").credentials == password("u", "p"));
         assert!(known("r.io").credentials == password("x", "y"));
@@ -205,14 +248,18 @@ mod tests {
         for registry in ["helped.io", "odd.io", "localhost:5001", "r.io:443"] {
             let known = known(registry);
             assert!(known.credentials.is_none(), "{registry}");
-            assert!(known.note.unwrap().contains("\"desktop\""), "{registry}");
+            let note = known.note.unwrap();
+            assert!(
+                note.contains("docker-credential-desktop-that-is-not-there: No such file"),
+                "{note}"
+            );
         }
         std::fs::write(&path, "{").unwrap();
         assert!(
             known("docker.io")
                 .note
                 .unwrap()
-                .contains("config.json cannot be read")
+                .contains("config.json is no JSON as it should be: line 1, column 1")
         );
         std::fs::remove_file(&path).unwrap();
         assert!(known("docker.io").note.is_none());
@@ -228,16 +275,63 @@ mod tests {
             password_file: Some(file.clone()),
             ..Default::default()
         };
-        let known = find("r.io", Some(&settings), None).unwrap();
+        let known = find("r.io", "r.io/x", Some(&settings), &[]).unwrap();
         assert!(known.credentials == password("me", "secret word"));
         assert_eq!(format!("{:?}", known.credentials), "Some(Credentials(…))");
         std::fs::remove_file(&file).unwrap();
-        let error = find("r.io", Some(&settings), None).err().unwrap().to_string();
+        let error = find("r.io", "r.io/x", Some(&settings), &[])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.contains("password file") && error.contains("r.io"),
             "{error}"
         );
         settings.username = None;
-        assert!(find("r.io", Some(&settings), None).unwrap().credentials.is_none());
+        assert!(
+            find("r.io", "r.io/x", Some(&settings), &[])
+                .unwrap()
+                .credentials
+                .is_none()
+        );
+    }
+
+    /// The example of the man page, and files that come one after the other.
+    #[test]
+    fn keys_with_paths_and_several_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: serde_json::Value| {
+            std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+            dir.path().join(name)
+        };
+        let auth = |user: &str| serde_json::json!({ "auth": STANDARD.encode(format!("{user}:p")) });
+        let first = write(
+            "auth.json",
+            serde_json::json!({ "auths": {
+                "my.io/ns/user/image": auth("image"),
+                "my.io/ns/user": auth("user"),
+                "my.io/ns": auth("ns"),
+                "my.io": auth("all"),
+            }}),
+        );
+        let broken = write("broken.json", serde_json::json!([]));
+        let second = write(
+            "config.json",
+            serde_json::json!({ "auths": { "my.io": auth("late"), "other.io": auth("other") } }),
+        );
+        let files = [first, broken, second];
+        for (repository, user) in [
+            ("my.io/ns/user/image", "image"),
+            ("my.io/ns/user/images", "user"),
+            ("my.io/ns/use", "ns"),
+            ("my.io/x", "all"),
+            ("other.io/x/y", "other"),
+        ] {
+            let registry = repository.split('/').next().unwrap();
+            let known = find(registry, repository, None, &files).unwrap();
+            assert!(known.credentials == password(user, "p"), "{repository}");
+        }
+        let none = find("none.io", "none.io/x", None, &files).unwrap();
+        assert!(none.credentials.is_none() && none.note.unwrap().contains("broken.json"));
     }
 }
