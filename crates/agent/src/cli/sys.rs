@@ -8,7 +8,7 @@ pub fn end_with_the_reader() {
     at_sigpipe(SigHandler::SigDfl);
 }
 
-/// Has a write fail instead, for as long as there is something to put back.
+/// Has a write fail instead, from now on: there is something to put back, and a connection that its other end may close.
 pub fn outlive_the_reader() {
     at_sigpipe(SigHandler::SigIgn);
 }

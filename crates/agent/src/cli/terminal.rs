@@ -44,7 +44,6 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing is left to be told to: the terminal is gone.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
-        super::sys::end_with_the_reader();
     }
 }
 

@@ -86,16 +86,6 @@ impl Backend {
         }
     }
 
-    /// The rules are in tables of which the kernel tells no change.
-    pub fn is_legacy(&self) -> bool {
-        let version = || {
-            self.iptables
-                .version()
-                .is_ok_and(|v| v.variant == Variant::Legacy)
-        };
-        self.kind == Kind::Iptables && version()
-    }
-
     /// The number of the ruleset by which what was read is known to be so still; 0 where nothing tells.
     pub fn generation(&self, filter: &mut Netlink) -> Result<u32, NetError> {
         if self.keeper.is_none() {

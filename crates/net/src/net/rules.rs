@@ -8,7 +8,7 @@ use model::observed::{BackendSeen, ForeignDrop};
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::{Asked, Current, Firewalld, Guards, LegacyWatch};
+use crate::firewall::{Asked, Current, Firewalld, Guards};
 use crate::netlink::Netlink;
 use crate::{firewall, relay, sysctl};
 
@@ -104,11 +104,6 @@ impl Net {
             remark: self.backend.remark(),
             unjudged: None,
         }
-    }
-
-    /// Who looks for changes of it now and then, where the kernel tells of none.
-    pub fn watch_legacy(&self) -> Option<LegacyWatch> {
-        self.backend.is_legacy().then(LegacyWatch::default)
     }
 
     /// There is a firewall of ours.

@@ -38,7 +38,15 @@ pub(super) fn wanted(
     let ports = ledger.containers.iter().flat_map(|(name, entry)| {
         // Whose it is says the entry: what was accepted earlier may know of no service yet.
         let service = entry.place.as_ref().map(|place| place.service.clone());
-        let open = effective(entry).ports.iter().filter(|rule| !closed(name, rule));
+        // Whoever runs on as accepted may live on a network that has lost the family: that is his error, and nobody else's.
+        let leads = |rule: &PortRule| {
+            let mut networks = ledger.networks.values().map(|n| &n.network);
+            networks
+                .find(|n| n.bridge == rule.bridge)
+                .is_none_or(|n| n.has_family_of(rule.target_ip))
+        };
+        let own = effective(entry).ports.iter().filter(move |rule| leads(rule));
+        let open = own.filter(|rule| !closed(name, rule));
         let rules = open.map(|rule| PortRule {
             service: service.clone(),
             ..rule.clone()

@@ -189,7 +189,7 @@ fn status_has_the_contracts_keys() {
     let network = &status["networks"][0];
     assert_eq!(
         keys(network),
-        words("name driver device subnet range gateway subnet6 gateway6 peers containers error")
+        words("name driver device subnet range gateway subnet6 gateway6 peers public_key containers error")
     );
     assert_eq!(
         keys(&status["images"][0]),

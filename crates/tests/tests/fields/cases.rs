@@ -285,6 +285,7 @@ const NETWORK: &[Row] = &[
     ("subnet6", r#""fd77:@N@::/64""#, r#""fd78:@N@::/64""#),
     ("gateway6", r#""fd77:@N@::1""#, r#""fd77:@N@::fe""#),
     ("range6", r#""fd77:@N@::/80""#, r#""fd77:@N@::/72""#),
+    ("ipv4", "true", "false"),
     ("ipv6", "false", "true"),
     ("masquerade6", "true", "false"),
     // One goes with the other.
@@ -362,7 +363,7 @@ pub fn all() -> Vec<Case> {
     all.extend(NETWORK.iter().map(|row| {
         let with: &[Pair] = match row.0 {
             "gateway" | "range" => &[("subnet", r#""10.77.@N@.0/24""#)],
-            "gateway6" | "range6" | "masquerade6" => &[("subnet6", r#""fd77:@N@::/64""#)],
+            "ipv4" | "gateway6" | "range6" | "masquerade6" => &[("subnet6", r#""fd77:@N@::/64""#)],
             "parent" => &[("driver", r#""macvlan""#), ("subnet", r#""10.79.@N@.0/24""#)],
             "host_access" => &[
                 ("driver", r#""macvlan""#),
@@ -473,8 +474,8 @@ impl Case {
             Kind::Network => {
                 full.insert("networks", r#"["net-@N@"]"#);
                 full.remove("dns");
-                // What is not led through this host is not published.
-                if matches!(self.key(), "parent" | "host_access") {
+                // What is not led through this host is not published, and at an IPv4 address nothing that has none.
+                if matches!(self.key(), "parent" | "host_access" | "ipv4") {
                     full.remove("ports");
                     full.remove("publish_all");
                 }
