@@ -17,6 +17,7 @@ import gaps  # noqa: E402
 import idle  # noqa: E402
 import names  # noqa: E402
 import ports  # noqa: E402
+import pulls  # noqa: E402
 import repair  # noqa: E402
 import report  # noqa: E402
 from engines import KINDS, REPO  # noqa: E402
@@ -268,6 +269,14 @@ def many_ports(args):
     told(args, "ports", {"at": at, "machine": about, **found}, ports.summary(at, about, found))
 
 
+def images(args):
+    """Another one: an image of about 1 GB, pulled from a registry on the loopback."""
+    at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
+        found = pulls.measured(args, pathlib.Path(work), note)
+    told(args, "pulls", {"at": at, "machine": about, **found}, pulls.summary(at, about, found))
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./bench")
     parser.add_argument("--wharf", required=True)
@@ -284,6 +293,7 @@ def main():
     parser.add_argument("--dns-seconds", type=float, default=0.5, help="of each measurement")
     parser.add_argument("--ports", nargs="?", const=20, type=int, default=0, help="measure this instead: rounds per engine, with many published ports")
     parser.add_argument("--many", type=int, default=1000, help="ports then")
+    parser.add_argument("--pulls", nargs="?", const=3, type=int, default=0, help="measure this instead: rounds of pulls per engine and packing")
     parser.add_argument("--restarts", type=int, default=10, help="kills of a running container's main process, per engine")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS))
@@ -306,6 +316,8 @@ def main():
         return gaps_in(args)
     if args.ports:
         return many_ports(args)
+    if args.pulls:
+        return images(args)
     result = whole(args)
     told(args, "", result, summary(result))
 

@@ -581,6 +581,8 @@ fn forwarding_that_was_off_is_for_our_bridges_alone(on: On) {
         far.sh("ip addr add 2001:db8:9::2/64 dev eth0 nodad; ip link set eth0 up; ip route add default via 2001:db8:9::1");
         host.neighbour
             .sh(&format!("ip route add 2001:db8:9::/64 via {HOST6}"));
+        // The host asks for neighbours of what it only passes on with its address of the link, once that is its own.
+        link_local(&host.space, "far");
         serve(&far, ANY, 80, "far");
         let there = "2001:db8:9::2".parse::<IpAddr>().unwrap();
         match was_on {
