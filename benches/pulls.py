@@ -105,7 +105,18 @@ def one(puller, kind):
     time.sleep(0.5)
     found = {"wall": took, "cpu": puller.host.cgroup.cpu() - cpu}
     puller.forget(kind)
+    until_idle(puller.host.cgroup)
     return found
+
+
+def until_idle(cgroup):
+    """Engines go on removing files after they have answered."""
+    for _ in range(60):
+        cpu = cgroup.cpu()
+        time.sleep(1)
+        if cgroup.cpu() - cpu < 0.05:
+            return
+    raise Unable("it is still busy a minute after the image was removed")
 
 
 def opened(args, work, store, note):
