@@ -12,6 +12,7 @@ mod contents;
 mod engine;
 mod events;
 mod execute;
+mod files;
 mod host;
 mod instance_lock;
 mod journal;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Some("hold") => systemd::hold::main(),
         Some("init") => runtime::init::main(),
         Some("refresh") => runtime::contents::child_main(),
+        Some("files") => files::child::main(),
         Some("prepare") => runtime::prepare::child_main(),
         _ => cli::main(),
     }

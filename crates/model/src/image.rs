@@ -47,6 +47,14 @@ impl ImageSource {
     }
 }
 
+/// A registry reference as Docker shows it: without what it adds by itself.
+pub fn familiar(reference: &str) -> &str {
+    match reference.strip_prefix("docker.io/") {
+        Some(rest) => rest.strip_prefix("library/").unwrap_or(rest),
+        None => reference,
+    }
+}
+
 /// An image that is in the store whole: every layer unpacked, every digest checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {

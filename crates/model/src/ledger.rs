@@ -1,7 +1,7 @@
 //! Decisions that must outlive the agent. Written before the first action that relies on them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 use jiff::Timestamp;
@@ -154,6 +154,9 @@ pub struct Accepted {
     /// It was begun with other attachments (its network changed): to be stopped, and started with these.
     #[serde(default)]
     pub stale: bool,
+    /// The addresses, by network, that a stale one lives on until it is stopped, where those above are others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<(Name, IpAddr)>,
     /// The containers whose namespaces it was begun in.
     #[serde(default)]
     pub joins: Joins,

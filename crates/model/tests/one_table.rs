@@ -256,7 +256,6 @@ fn the_schema_takes_every_good_file() {
 /// A schema cannot say everything a reader checks; what it must not take is what is not supported yet.
 #[test]
 fn the_schema_takes_nothing_that_is_not_supported_yet() {
-    let mut refused = 0;
     for key in DESIRED
         .iter()
         .filter(|key| !key.status.works() && key.path.starts_with("container.*."))
@@ -266,13 +265,10 @@ fn the_schema_takes_nothing_that_is_not_supported_yet() {
         }
         let text = format!("[container.a]\nrootfs = '/srv'\n{} = true\n", key.name());
         assert!(!valid(&schema(), &json(&text).unwrap()), "{text}");
-        refused += 1;
     }
-    assert!(refused > 0);
     for value in [
         "rootfs = '/s'\nlogging = { driver = 'journald' }",
         "rootfs = '/s'\nuserns = 'auto'",
-        "rootfs = '/s'\nvolumes_from = ['b']",
     ] {
         let text = format!("[container.a]\n{value}\n");
         assert!(

@@ -22,7 +22,7 @@ mod wireguard;
 
 pub use dbus::CallError;
 pub use error::NetError;
-pub use firewall::FirewallOptions;
+pub use firewall::{FirewallOptions, LegacyWatch};
 pub use monitor::{Changer, Monitor, MonitorEvent};
 pub use names::{bridge_name, host_device_name};
 pub use net::{FirewallLook, Net};

@@ -72,6 +72,31 @@ fn listed(host: &Host, on: On) -> String {
         .collect()
 }
 
+/// The kernel tells nobody of them: whoever asks for the shape of the tables sees what is flushed, deleted and added.
+#[test]
+fn changes_of_legacy_tables_are_seen_by_their_shape() {
+    let host = On::IptablesLegacy.shared_dual();
+    let n = dual("front", 1);
+    let mut watch = host.space.run(|| host.net.watch_legacy().unwrap());
+    let mut changed = || host.space.run(|| watch.has_changed());
+    assert!(!changed());
+    let web = attachment(&n, 5);
+    let state = host.apply(&[&n], vec![port(Tcp, None, 8080, &web, 80)]);
+    assert!(changed() && !changed());
+    for line in [
+        "iptables-legacy -t nat -F",
+        "ip6tables-legacy -F",
+        "iptables-legacy -t mangle -F",
+    ] {
+        host.space.sh(line);
+        assert!(changed() && !changed(), "{line}");
+        host.space.run(|| host.net.apply_firewall(&state).unwrap());
+        assert!(changed() && !changed(), "after {line}");
+    }
+    assert!(On::IptablesNft.host().net.watch_legacy().is_none());
+    assert!(On::Nftables.host().net.watch_legacy().is_none());
+}
+
 #[test]
 fn what_was_given_is_known_again() {
     for on in VARIANTS {

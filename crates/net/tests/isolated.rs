@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod host;
+#[path = "isolated/posing.rs"]
+mod posing;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

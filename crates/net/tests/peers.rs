@@ -178,6 +178,49 @@ EOF");
     ears.hear_the_peer_alone(&host.neighbour);
 }
 
+/// The layout of firewalld's rules: which zone the way to the peers is in is not asked, so it is told where none lets them
+/// in.
+#[test]
+fn what_no_zone_of_firewalld_lets_in_is_named_with_what_to_add() {
+    let host = Host::new();
+    let state = shared(&host);
+    host.space.sh("nft -f - <<'EOF'
+table inet firewalld {
+    chain public { jump public_allow; meta l4proto icmp accept; reject with icmpx admin-prohibited; }
+    chain public_allow { tcp dport 22 accept; ip6 daddr fe80::/64 udp dport 546 accept; }
+    chain internal { jump internal_allow; reject with icmpx admin-prohibited; }
+    chain internal_allow { udp dport 5353 accept; }
+    chain filter_IN_wharf { accept; }
+    chain zones {
+        iifname \"wh-front\" goto filter_IN_wharf
+        iifname \"lan\" goto internal
+        goto public
+    }
+    chain filter_INPUT {
+        type filter hook input priority 10; policy accept;
+        ct state { established, related } accept
+        iifname \"lo\" accept
+        jump zones
+        reject with icmpx admin-prohibited
+    }
+}
+EOF");
+    apply(&host, &state);
+    let all = told(&host);
+    assert_eq!(all.len(), 2, "{all:?}");
+    for part in [
+        "firewalld drops what the other hosts of wh-front send (UDP port 4789)",
+        "--zone=ZONE --add-port=4789/udp`",
+        "--zone=ZONE --add-protocol=gre`",
+    ] {
+        assert!(all.iter().any(|told| told.contains(part)), "{part}: {all:?}");
+    }
+    host.space.sh(
+        "nft 'add rule inet firewalld internal_allow udp dport 4789 accept; add rule inet firewalld internal_allow meta l4proto gre accept'",
+    );
+    assert_eq!(told(&host), Vec::<String>::new());
+}
+
 #[test]
 fn chains_of_legacy_iptables_beside_nftables_are_named_as_well() {
     let host = Host::new();

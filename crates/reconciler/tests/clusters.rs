@@ -113,6 +113,7 @@ fn nothing_is_made_before_this_host_is_registered() {
         said.contains("waits to be registered in etcd") && said.contains(": etcd is away"),
         "{said}"
     );
+    assert!(error(&lab).is_some_and(|error| error.ends_with(": etcd is away")));
     seen(&mut lab).trouble = None;
     says(&mut lab, Some("10.81.1.0/24"), &[host(2, &[])]);
     assert!(lab.settle().is_empty());

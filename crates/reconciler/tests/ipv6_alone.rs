@@ -229,6 +229,33 @@ fn a_network_loses_ipv4_and_gets_it_back_made_anew_each_time() {
     assert_eq!(published(&lab), was);
 }
 
+/// The port of `web` cannot be kept without IPv4, so its table is refused and it lives on as it was accepted.
+#[test]
+fn a_port_of_a_family_that_is_gone_holds_up_nobody_elses() {
+    let mut web = on(&["n"]);
+    web.ports = vec![port("192.0.2.1", Some(80))];
+    let mut lab = lab(&[("web", web), ("other", spec())], both());
+    assert_eq!(lab.settle(), [""; 0]);
+    let begun = lab.seen("web").run_no;
+    assert_eq!(published(&lab), ["192.0.2.1 80 10.80.0.2"]);
+    lab.networks.insert(name("n"), alone(Some(SUBNET)));
+    lab.spec("other").ports = vec![port("0.0.0.0", Some(81))];
+    for _ in 0..8 {
+        lab.pass();
+    }
+    assert_eq!(errors(&lab).len(), 1, "{:?}", errors(&lab));
+    let told = published(&lab);
+    assert!(
+        matches!(&told[..], [only] if only.starts_with("0.0.0.0 81 ")),
+        "{told:?}"
+    );
+    assert!(lab.runs("web") && lab.seen("web").run_no == begun);
+    assert!(lab.runs("other"));
+    lab.networks.insert(name("n"), both());
+    assert_eq!(lab.settle(), [""; 0]);
+    assert_eq!(published(&lab)[1], "192.0.2.1 80 10.80.0.2");
+}
+
 #[test]
 fn what_is_taken_from_the_device_is_put_back() {
     let mut lab = lab(&[("web", on(&["n"]))], alone(Some(SUBNET)));

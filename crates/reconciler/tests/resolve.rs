@@ -402,3 +402,114 @@ fn links_lead_to_others_on_the_same_network() {
         &["db", "db-2"],
     );
 }
+
+/// Where each of a container's volumes is from, as `SOURCE:TARGET[:ro]`.
+fn mounts(desired: &Desired, container: &str) -> Vec<String> {
+    let uses = desired.containers[container].spec.volumes.iter();
+    let line = |usage: &VolumeUse| {
+        let source = match &usage.source {
+            VolumeSource::Named(name) => name.to_string(),
+            VolumeSource::Bind { source, .. } => source.display().to_string(),
+            VolumeSource::Anonymous => "anonymous".to_owned(),
+            VolumeSource::Tmpfs { .. } => "tmpfs".to_owned(),
+        };
+        format!(
+            "{source}:{}{}",
+            usage.target,
+            if usage.read_only { ":ro" } else { "" }
+        )
+    };
+    uses.map(line).collect()
+}
+
+const LENDER: &str =
+    "volumes = [\"d:/d\", \"/srv/b:/b:ro\", \"r:/r\", { type = \"tmpfs\", target = \"/t\" }]";
+
+#[test]
+fn volumes_of_others_are_written_out() {
+    let desired = files(&[
+        &container("data", LENDER),
+        &container("all", "volumes_from = [\"data\"]"),
+        &container(
+            "read",
+            "volumes_from = [\"data:ro\"]\nvolumes = [\"own:/d\"]\ntmpfs = [\"/r\"]",
+        ),
+        &container("chain", "volumes_from = [\"read\"]\nvolumes = [\"more:/more\"]"),
+        &container("both", "volumes_from = [\"data\", \"chain\"]"),
+    ]);
+    assert_eq!(errors(&desired), [""; 0]);
+    assert_eq!(mounts(&desired, "all"), ["/srv/b:/b:ro", "d:/d", "r:/r"]);
+    assert_eq!(mounts(&desired, "read"), ["/srv/b:/b:ro", "own:/d"]);
+    assert_eq!(
+        mounts(&desired, "chain"),
+        ["/srv/b:/b:ro", "own:/d", "more:/more"]
+    );
+    assert_eq!(
+        mounts(&desired, "both"),
+        ["/srv/b:/b:ro", "own:/d", "more:/more", "r:/r"]
+    );
+    assert_eq!(mounts(&desired, "data").len(), 4, "the lender keeps what it has");
+}
+
+#[test]
+fn an_anonymous_volume_that_is_lent_has_a_name_and_is_not_kept() {
+    let lender = container("data", "volumes = [\"/d\", \"/e\"]");
+    let desired = files(&[&lender, &container("app", "volumes_from = [\"data\"]")]);
+    assert_eq!(errors(&desired), [""; 0]);
+    let lent = mounts(&desired, "data");
+    assert_eq!(mounts(&desired, "app"), lent);
+    assert!(lent.iter().all(|m| m.starts_with("data-")), "{lent:?}");
+    assert_eq!(desired.volumes.len(), 2);
+    assert!(
+        desired
+            .volumes
+            .values()
+            .all(|v| !v.spec.keep && v.spec.driver == VolumeDriver::Local)
+    );
+    let alone = files(&[&lender]);
+    assert_eq!(mounts(&alone, "data"), ["anonymous:/d", "anonymous:/e"]);
+    // Of several instances each has its own.
+    let several = container("data", "replicas = 2\nvolumes = [\"/d\"]");
+    let desired = files(&[&several, &container("app", "volumes_from = [\"data\"]")]);
+    let said = errors(&desired).join("\n");
+    assert!(
+        said.contains("each of whose 2 instances has one of its own at /d"),
+        "{said}"
+    );
+}
+
+#[test]
+fn volumes_from_nobody_and_in_a_circle_are_errors() {
+    let off = container("data", "enabled = false\nvolumes = [\"d:/d\"]");
+    let app = container("app", "volumes_from = [\"data\"]");
+    let said = errors(&files(&[&off, &app])).join("\n");
+    assert!(
+        said.contains("names container data, which is not declared"),
+        "{said}"
+    );
+    let one = container("one", "volumes = [\"a:/a\"]\nvolumes_from = [\"two\"]");
+    let two = container("two", "volumes = [\"b:/b\"]\nvolumes_from = [\"one\"]");
+    let said = errors(&files(&[&one, &two])).join("\n");
+    assert!(said.contains("wait for each other: one → two → one"), "{said}");
+    // An exclusive volume is nobody else's either.
+    let exclusive = "[volume.d]\nexclusive = true\n";
+    let said = errors(&files(&[exclusive, &container("data", LENDER), &app])).join("\n");
+    assert!(
+        said.contains("volume d is exclusive, and containers app, data mount it"),
+        "{said}"
+    );
+}
+
+#[test]
+fn who_has_volumes_from_a_table_that_is_held_is_held_too() {
+    let app = container("app", "volumes_from = [\"data\"]");
+    let chain = container("chain", "volumes_from = [\"app\"]");
+    let web = container("web", "");
+    // Another one claims the same host port.
+    let data = container("data", &format!("{LENDER}\nports = [\"8080:80\"]"));
+    let other = container("other", "ports = [\"8080:80\"]");
+    let desired = files(&[&data, &app, &chain, &other, &web]);
+    assert_eq!(names(&desired.containers), ["web"]);
+    let held: Vec<&str> = desired.held.containers.iter().map(Name::as_str).collect();
+    assert_eq!(held, ["app", "chain", "data", "other"]);
+}

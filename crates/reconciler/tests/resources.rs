@@ -507,3 +507,25 @@ fn what_the_firewall_is_made_with_says_who_is_let_in() {
     assert_eq!(word, "none");
     assert_eq!(said, ["8080 nobody None", "8081 nobody None", "8082 host None"]);
 }
+
+fn lent() -> Lab {
+    let mut data = spec();
+    data.volumes = vec![mounts("d")];
+    let mut app = spec();
+    app.volumes = vec![mounts("d")];
+    app.volumes_from = vec!["data".to_owned()];
+    Lab::new(&[("data", data), ("app", app)])
+}
+
+#[test]
+fn who_has_its_volumes_from_another_begins_after_that_one_and_needs_it_no_more() {
+    let mut lab = lent();
+    assert!(lab.settle().is_empty());
+    let order: Vec<&str> = lab.started.iter().map(|i| i.name.as_str()).collect();
+    assert_eq!(order, ["data", "app"]);
+    let app = lab.ledger.containers["app"].current.id.clone();
+    // Replaced, it stays the lender; the other one goes on as it is.
+    lab.spec("data").hostname = Some("other".to_owned());
+    assert!(lab.settle().is_empty());
+    assert_eq!(lab.ledger.containers["app"].current.id, app);
+}

@@ -1,4 +1,5 @@
 //! Replacements cut in the middle, by a hold or by a stop that fails: nobody is started while another one may live on.
+//! And containers that begin again because their network changed: each by itself, and none for nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,9 +15,9 @@ use model::action::{Failure, Noun};
 use model::firewall::Protocol;
 use model::ledger::{Hold, ReplacePhase};
 use model::name::ContainerId;
-use model::observed::Phase;
+use model::observed::{ForeignAddress6, Phase};
 use model::plan::fingerprint;
-use model::spec::{NetworkMode, NetworkSpec, NetworkUse, PortSpec};
+use model::spec::{ContainerSpec, NetworkMode, NetworkSpec, NetworkUse, PortSpec};
 
 /// `web` runs, and its table has changed so that another one takes its place.
 fn changed() -> (Lab, ContainerId) {
@@ -205,4 +206,128 @@ fn a_port_that_was_given_up_stays_with_its_taker_when_a_network_changes() {
     lab.settle();
     assert!(lab.runs("web") && lab.ledger.containers["web"].rejected.is_some());
     assert_eq!(published(&lab), ["app"]);
+}
+
+fn dual(subnet6: Option<&str>) -> NetworkSpec {
+    NetworkSpec {
+        subnet: Some("10.80.0.0/24".parse().unwrap()),
+        subnet6: subnet6.map(|net| net.parse().unwrap()),
+        ipv6: subnet6.is_some(),
+        ..NetworkSpec::default()
+    }
+}
+
+/// Containers that run on a network of IPv4.
+fn on_one_network(containers: &[(&str, ContainerSpec)]) -> Lab {
+    let mut lab = Lab::new(containers);
+    lab.networks.insert(name("n"), dual(None));
+    for (of, _) in containers {
+        lab.spec(of).networks = vec![NetworkUse::new(name("n"))];
+    }
+    assert_eq!(lab.settle(), [""; 0]);
+    lab
+}
+
+/// `slow` is not stopped yet: the last try failed just now.
+#[test]
+fn a_network_that_gets_ipv6_has_each_container_begin_again_as_soon_as_that_one_has_stopped() {
+    let mut lab = on_one_network(&[("slow", spec()), ("web", spec())]);
+    let runs = |lab: &Lab, of: &str| lab.runs(of).then(|| lab.seen(of).run_no);
+    let (slow, web) = (runs(&lab, "slow"), runs(&lab, "web"));
+    let stuck = Failure {
+        message: "its process does not end".to_owned(),
+        id: Some(lab.id("slow")),
+        count: 9,
+        at: lab.now,
+        of: String::new(),
+    };
+    lab.failures.insert(Noun::Container(name("slow")), stuck);
+    lab.networks.insert(name("n"), dual(Some("fd00:80::/64")));
+    lab.pass();
+    assert_eq!(runs(&lab, "web"), None);
+    lab.pass();
+    assert_eq!(runs(&lab, "web"), web.map(|run| run + 1));
+    assert_eq!(runs(&lab, "slow"), slow);
+    lab.now += SignedDuration::from_hours(1);
+    assert_eq!(lab.settle(), [""; 0]);
+    assert_eq!(runs(&lab, "slow"), slow.map(|run| run + 1));
+    assert!(lab.ledger.accepted().all(|(_, a)| a.left.is_empty()));
+}
+
+/// What a stale one lives on is its own until it has stopped: `box` is to have the address that `web` had.
+#[test]
+fn an_address_that_is_not_left_yet_is_nobody_elses() {
+    let mut lab = on_one_network(&[("web", spec())]);
+    lab.networks.insert(name("n"), dual(Some("fd00:80::/64")));
+    assert_eq!(lab.settle(), [""; 0]);
+    let stuck = Failure {
+        message: "its process does not end".to_owned(),
+        id: Some(lab.id("web")),
+        count: 9,
+        at: lab.now,
+        of: String::new(),
+    };
+    lab.failures.insert(Noun::Container(name("web")), stuck);
+    let network = lab.networks.get_mut("n").unwrap();
+    network.subnet6 = Some("fd00:80::/112".parse().unwrap());
+    network.range6 = Some("fd00:80::8/125".parse().unwrap());
+    lab.pass();
+    assert_eq!(
+        lab.ledger.containers["web"].current.left,
+        [(name("n"), "fd00:80::2".parse().unwrap())]
+    );
+    let mut box_ = spec();
+    let at = NetworkUse {
+        ip6: Some("fd00:80::2".parse().unwrap()),
+        ..NetworkUse::new(name("n"))
+    };
+    box_.networks = vec![at];
+    lab.containers.insert(name("box"), box_);
+    lab.pass();
+    let waits = "? container box: waits for address fd00:80::2 in network n, which container web still has"
+        .to_owned();
+    let said = lines(&lab.pass());
+    assert!(said.contains(&waits), "{said:?}");
+    lab.now += SignedDuration::from_hours(1);
+    assert_eq!(lab.settle(), [""; 0]);
+    assert!(lab.runs("box") && lab.runs("web"));
+}
+
+#[test]
+fn nobody_is_stopped_for_what_a_network_cannot_become() {
+    let mut lab = on_one_network(&[("web", spec())]);
+    let begun = lab.seen("web").run_no;
+    let foreign = lab.host.foreign6.len();
+    lab.host.foreign6.push(ForeignAddress6 {
+        device: "eth1".to_owned(),
+        address: "fd00:80::99/64".parse().unwrap(),
+    });
+    lab.networks.insert(name("n"), dual(Some("fd00:80::/64")));
+    for _ in 0..4 {
+        lab.pass();
+        assert!(lab.runs("web") && lab.seen("web").run_no == begun);
+    }
+    lab.host.foreign6.truncate(foreign);
+    assert_eq!(lab.settle(), [""; 0]);
+    assert!(lab.runs("web") && lab.seen("web").run_no == begun + 1);
+}
+
+#[test]
+fn instances_of_a_service_take_turns_in_leaving_a_place_that_leads_on() {
+    let mut web = spec();
+    web.replicas = 3;
+    let mut lab = on_one_network(&[("web", web)]);
+    let all = ["web", "web-2", "web-3"];
+    let up = |lab: &Lab| all.iter().filter(|of| lab.runs(of)).count();
+    let begun: Vec<u64> = all.iter().map(|of| lab.seen(of).run_no).collect();
+    for subnet6 in [Some("fd00:80::/64"), Some("fd00:81::/64"), None] {
+        lab.networks.insert(name("n"), dual(subnet6));
+        for _ in 0..12 {
+            lab.pass();
+            assert!(up(&lab) >= 2, "{:?}", lines(&lab.plan()));
+        }
+        assert_eq!(lab.settle(), [""; 0]);
+    }
+    let runs: Vec<u64> = all.iter().map(|of| lab.seen(of).run_no - 3).collect();
+    assert_eq!(runs, begun);
 }

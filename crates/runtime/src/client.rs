@@ -8,6 +8,7 @@ mod contents;
 mod dirs;
 pub(crate) mod exec;
 mod gate;
+mod rootfs;
 mod spawn;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use model::paths::Roots;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+pub use self::rootfs::Frozen;
 use crate::cgroup::{CgroupSet, Hierarchies};
 use crate::contents::deliver;
 use crate::damage;

@@ -19,5 +19,6 @@ mod members;
 pub mod observe;
 pub mod prepare;
 mod probe;
+pub mod rootfs;
 pub mod seccomp;
 pub mod shim;

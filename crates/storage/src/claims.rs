@@ -1,7 +1,7 @@
 //! Who is at work on which content: a layer is brought in once at a time, and nothing in use is pruned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::digest::Digest;
@@ -35,13 +35,13 @@ impl Claims {
     }
 
     /// Keeps `digests` from being pruned until the guard goes.
-    pub fn pin(&self, digests: Vec<Digest>) -> Pins<'_> {
+    pub fn pin(self: &Arc<Self>, digests: Vec<Digest>) -> Pins {
         let mut inner = self.lock();
         for digest in &digests {
             *inner.pinned.entry(*digest).or_default() += 1;
         }
         Pins {
-            claims: self,
+            claims: Arc::clone(self),
             digests,
         }
     }
@@ -61,12 +61,12 @@ impl Claims {
 }
 
 /// Content that is not pruned while this lives.
-pub struct Pins<'a> {
-    claims: &'a Claims,
+pub struct Pins {
+    claims: Arc<Claims>,
     digests: Vec<Digest>,
 }
 
-impl Drop for Pins<'_> {
+impl Drop for Pins {
     fn drop(&mut self) {
         let mut inner = self.claims.lock();
         for digest in &self.digests {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use model::digest::{Digest, DigestError};
 
 use crate::registry::RegistryError;
+use crate::split::Split;
 use crate::tar::TarError;
 
 /// Why the store could not do what was asked.
@@ -25,6 +26,39 @@ pub enum StoreError {
         #[source]
         source: LoadError,
     },
+    #[error("layer {diff_id} is not here")]
+    NoLayer { diff_id: Digest },
+    #[error(
+        "layer {diff_id} was brought in by an older wharf, which did not keep what it takes to give it out again: \
+         `wharf image pull` its image, or `wharf image verify --repair`"
+    )]
+    NoRecord { diff_id: Digest },
+    #[error("layer {diff_id} is damaged: {source}; `wharf image verify --repair` mends it")]
+    Damaged {
+        diff_id: Digest,
+        #[source]
+        source: Split,
+    },
+    #[error("{what}: {source}")]
+    Add {
+        what: String,
+        #[source]
+        source: LoadError,
+    },
+    #[error("image {key}: {why}")]
+    Unfit { key: String, why: String },
+    #[error("push of {key}: {source}")]
+    Push {
+        key: String,
+        #[source]
+        source: LoadError,
+    },
+    #[error("the archive cannot be taken: {0}")]
+    Archive(#[source] LoadError),
+    #[error("the archive cannot be written: {0}")]
+    Output(#[source] io::Error),
+    #[error("cancelled")]
+    Stopped,
     #[error("image store: cannot {doing} {}: {source}", path.display())]
     Io {
         doing: &'static str,
@@ -104,6 +138,8 @@ pub enum LoadError {
     Platform { wanted: String, available: String },
     #[error("{0}")]
     Registry(#[source] RegistryError),
+    #[error("{0}")]
+    NewLayer(#[source] LayerError),
     #[error("layer {diff_id}: {source}")]
     Layer {
         diff_id: Digest,
@@ -117,7 +153,7 @@ pub enum LoadError {
 pub enum LayerError {
     #[error("{0}")]
     Tar(#[from] TarError),
-    #[error("it is compressed with {0}, which is not supported: gzip, zstd and plain tar are")]
+    #[error("it is compressed with {0}, which is not supported: gzip, zstd, xz and plain tar are")]
     Compression(&'static str),
     #[error("entry {name}: {source}")]
     Entry {
@@ -198,23 +234,40 @@ impl LoadError {
 
     /// The same error, said in terms of the full file system where that is the reason.
     pub(crate) fn or_full(self, store: &Path) -> Self {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
-        while let Some(error) = cause {
-            let io = error.downcast_ref::<io::Error>();
-            if io.is_some_and(|io| is_full(io.kind())) {
-                return Self::Full(store.to_owned());
-            }
-            cause = error.source();
+        let full = kinds(&self).any(is_full);
+        if full {
+            return Self::Full(store.to_owned());
         }
         self
     }
 }
 
-fn is_full(kind: io::ErrorKind) -> bool {
+/// What the system said, of an error and of everything that it comes from.
+pub(crate) fn kinds<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = io::ErrorKind> + use<'e> {
+    let mut cause = Some(error);
+    std::iter::from_fn(move || {
+        let this = cause?;
+        cause = this.source();
+        Some(this.downcast_ref::<io::Error>().map(io::Error::kind))
+    })
+    .flatten()
+}
+
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl StoreError {
+    /// What reading a layer's tar ended with.
+    pub(crate) fn of_layer(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => error,
+            Err(e) => Self::Output(e),
+        }
+    }
+
     /// For `map_err`: what was being done to which path of the store.
     pub(crate) fn io<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |e| Self::Io {

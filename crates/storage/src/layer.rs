@@ -1,29 +1,30 @@
 //! One layer from its blob into the store, in one pass: read → compressed hash → inflate → plain hash → unpack.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use flate2::bufread::MultiGzDecoder;
+use model::digest::Digest;
 
 use crate::error::{LayerError, LoadError};
 use crate::hash::HashingReader;
+use crate::inflate::inflate;
 use crate::layout::{Layout, flush_directory};
 use crate::registry::{Download, Progress};
 use crate::source::{Container, LayerBlob, Origin};
+use crate::split::{self, Recorder};
 use crate::store::{Limits, LoadOptions};
-use crate::tar::{Reader, Stream, TarError};
-use crate::{tree, unpack};
+use crate::tar::{Reader, TarError};
+use crate::tree;
+use crate::unpack::{self, Contents};
 
 /// Bytes read at a time, before and after inflating.
 const BUFFER: usize = 64 * 1024;
-/// Largest zstd window, as a power of two (RFC 8878 §3.1.1.1.2); what the zstd program accepts by default.
-const ZSTD_WINDOW: u32 = 27;
 
-type Plain<'a> = HashingReader<Box<dyn Read + 'a>>;
 type Compressed<'a> = BufReader<HashingReader<Cancellable<'a>>>;
 
 /// Brings the layer in. When it is there already nothing is read.
@@ -33,21 +34,29 @@ pub fn bring(
     limits: &Limits,
     options: &LoadOptions<'_>,
 ) -> Result<(), LoadError> {
-    let place = layout.layer(&layer.diff_id);
-    if place.is_dir() {
+    let here = layout.layer(&layer.diff_id).is_dir();
+    // An older version kept no record; one who asks anew wants all there is to have.
+    if here && (layout.tar(&layer.diff_id).exists() || !options.refresh) {
         tell_done(layer, options);
         return Ok(());
     }
+    fetch(layout, layer, limits, options)?.place(layout, &layer.diff_id)
+}
+
+/// The layer unpacked and recorded aside, everything checked.
+pub fn fetch(
+    layout: &Layout,
+    layer: &LayerBlob,
+    limits: &Limits,
+    options: &LoadOptions<'_>,
+) -> Result<Temporary, LoadError> {
     let temporary = Temporary::create(&layout.tmp)?;
     let streamed = stream(layer, &temporary, limits, options);
     if options.cancel.load(Ordering::Relaxed) {
         return Err(LoadError::Cancelled);
     }
     streamed?;
-    temporary.flush()?;
-    let root = temporary.root();
-    std::fs::rename(&root, &place).map_err(LoadError::io("move a layer to", &place))?;
-    flush_directory(&layout.layers).map_err(LoadError::io("flush", &layout.layers))
+    Ok(temporary)
 }
 
 /// Reads the blob to its end and compares all that was said about it.
@@ -141,39 +150,48 @@ fn unpack_from(
     into: &Temporary,
     limits: &Limits,
     cancel: &AtomicBool,
-) -> Result<model::digest::Digest, LayerError> {
-    let plain: Plain<'_> = HashingReader::new(inflate(compressed)?, limits.bytes);
-    let mut reader = Reader::new(Stream(BufReader::with_capacity(BUFFER, plain)));
-    let (root, trash) = into.open().map_err(TarError::Io)?;
-    let result = unpack::unpack(&mut reader, root, trash, limits.entries, cancel);
-    let mut plain = reader.into_source().0.into_inner();
-    let result = result.and_then(|()| plain.drain().map_err(|e| TarError::from(e).into()));
-    if plain.count() > limits.bytes {
-        return Err(LayerError::Bytes(limits.bytes));
-    }
-    result?;
-    Ok(plain.digest())
+) -> Result<Digest, LayerError> {
+    let (digest, _) = unpack_plain(inflate(compressed)?, into, limits, cancel)?;
+    Ok(digest)
 }
 
-/// Finds out by the first bytes how the layer is compressed: media types are not always right.
-fn inflate<'a>(compressed: &'a mut Compressed<'_>) -> Result<Box<dyn Read + 'a>, LayerError> {
-    let magic = compressed.fill_buf().map_err(TarError::from)?;
-    match crate::source::compression(magic) {
-        None => Ok(Box::new(compressed)),
-        Some("gzip") => Ok(Box::new(MultiGzDecoder::new(compressed))),
-        Some("zstd") => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(TarError::Io)?;
-            decoder.window_log_max(ZSTD_WINDOW).map_err(TarError::Io)?;
-            Ok(Box::new(decoder))
+/// The same of a plain tar; gives its bytes too.
+pub fn unpack_plain<R: Read>(
+    plain: R,
+    into: &Temporary,
+    limits: &Limits,
+    cancel: &AtomicBool,
+) -> Result<(Digest, u64), LayerError> {
+    let plain = BufReader::with_capacity(BUFFER, HashingReader::new(plain, limits.bytes));
+    let recorder = Recorder::create(plain, &into.record()).map_err(TarError::Io)?;
+    let mut reader = Reader::new(recorder);
+    let (root, trash) = into.open().map_err(TarError::Io)?;
+    let written = Contents::Written;
+    let result = unpack::unpack(&mut reader, root, trash, written, limits.entries, cancel);
+    let mut recorder = reader.into_source();
+    let result = result.and_then(|replaced| {
+        recorder.drain().map_err(TarError::from)?;
+        Ok(replaced)
+    });
+    let replaced = match result {
+        Ok(replaced) => replaced,
+        Err(_) if recorder.into_inner().get_ref().count() > limits.bytes => {
+            return Err(LayerError::Bytes(limits.bytes));
         }
-        Some(other) => Err(LayerError::Compression(other)),
+        Err(e) => return Err(e),
+    };
+    let (plain, size) = recorder.finish().map_err(TarError::Io)?;
+    if replaced && !cancel.load(Ordering::Relaxed) {
+        let (root, _) = into.open().map_err(TarError::Io)?;
+        split::mend(&into.record(), &root, &into.trash()).map_err(TarError::Io)?;
     }
+    Ok((plain.into_inner().digest(), size))
 }
 
 /// A blob whose reading ends with an error as soon as it is cancelled.
-struct Cancellable<'a> {
-    blob: Box<dyn Read + 'a>,
-    cancel: &'a AtomicBool,
+pub struct Cancellable<'a> {
+    pub blob: Box<dyn Read + 'a>,
+    pub cancel: &'a AtomicBool,
 }
 
 impl Read for Cancellable<'_> {
@@ -186,13 +204,13 @@ impl Read for Cancellable<'_> {
 }
 
 /// A directory in `tmp` that goes with everything in it when it is dropped.
-struct Temporary {
+pub struct Temporary {
     path: PathBuf,
     tmp: PathBuf,
 }
 
 impl Temporary {
-    fn create(tmp: &Path) -> Result<Self, LoadError> {
+    pub fn create(tmp: &Path) -> Result<Self, LoadError> {
         let path = tree::fresh(tmp);
         let temporary = Self {
             path,
@@ -205,20 +223,41 @@ impl Temporary {
         Ok(temporary)
     }
 
-    fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.path.join("root")
     }
 
-    fn trash(&self) -> PathBuf {
+    /// What is kept of the tar.
+    pub fn record(&self) -> PathBuf {
+        self.path.join("tar")
+    }
+
+    pub fn trash(&self) -> PathBuf {
         self.path.join("trash")
     }
 
-    fn open(&self) -> io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
+    pub fn open(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         Ok((File::open(self.root())?.into(), File::open(self.trash())?.into()))
     }
 
+    /// Puts it into its place for good: the record first, so that no layer is without one. Of a layer that is there
+    /// already only the record is taken.
+    pub fn place(self, layout: &Layout, diff_id: &Digest) -> Result<(), LoadError> {
+        self.flush()?;
+        let move_to = |from: &Path, to: &Path, directory: &Path| {
+            std::fs::rename(from, to).map_err(LoadError::io("move a layer to", to))?;
+            flush_directory(directory).map_err(LoadError::io("flush", directory))
+        };
+        move_to(&self.record(), &layout.tar(diff_id), &layout.tars)?;
+        let place = layout.layer(diff_id);
+        if place.is_dir() {
+            return Ok(());
+        }
+        move_to(&self.root(), &place, &layout.layers)
+    }
+
     /// Everything written so far is on disk afterwards: one syncfs(2) instead of an fsync a file.
-    fn flush(&self) -> Result<(), LoadError> {
+    pub fn flush(&self) -> Result<(), LoadError> {
         let path = self.root();
         let directory = File::open(&path).map_err(LoadError::io("open", &path))?;
         rustix::fs::syncfs(&directory).map_err(LoadError::io("flush", &path))

@@ -3,6 +3,7 @@
 //! ```text
 //! blobs/sha256/HEX   configs and manifests
 //! layers/HEX/        one unpacked layer by its diff_id; whole if it is there
+//! tars/HEX           what that layer's tar has besides the unpacked tree (see `split`)
 //! images/HEX.json    one record an image, by the hash of its key
 //! tmp/               what is being made or removed; swept when the store is opened
 //! ```
@@ -23,6 +24,7 @@ pub struct Layout {
     pub root: PathBuf,
     pub blobs: PathBuf,
     pub layers: PathBuf,
+    pub tars: PathBuf,
     pub images: PathBuf,
     pub tmp: PathBuf,
 }
@@ -37,12 +39,21 @@ impl Layout {
         let layout = Self {
             blobs: root.join("blobs/sha256"),
             layers: root.join("layers"),
+            tars: root.join("tars"),
             images: root.join("images"),
             tmp: root.join("tmp"),
             root,
         };
         directory(&layout.root.join("blobs"), 0o700)?;
-        for path in [&layout.blobs, &layout.layers, &layout.images, &layout.tmp] {
+        let Self {
+            blobs,
+            layers,
+            tars,
+            images,
+            tmp,
+            ..
+        } = &layout;
+        for path in [blobs, layers, tars, images, tmp] {
             directory(path, 0o700)?;
         }
         Ok(layout)
@@ -50,6 +61,11 @@ impl Layout {
 
     pub fn layer(&self, diff_id: &Digest) -> PathBuf {
         self.layers.join(diff_id.hex())
+    }
+
+    /// What is kept of the layer's tar.
+    pub fn tar(&self, diff_id: &Digest) -> PathBuf {
+        self.tars.join(diff_id.hex())
     }
 
     pub fn blob(&self, digest: &Digest) -> PathBuf {

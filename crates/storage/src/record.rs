@@ -17,7 +17,7 @@ const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    version: u32,
+    pub version: u32,
     pub source: ImageSource,
     pub stamp: Option<Stamp>,
     pub id: Option<Digest>,
@@ -25,6 +25,9 @@ pub struct Record {
     pub size: u64,
     /// By diff_id, bottom first, each once.
     pub layers: Vec<Digest>,
+    /// All of its layers, as the config has them. Empty where an older version did not note them.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
     /// Config and manifest.
     pub blobs: Vec<Digest>,
     pub config: ImageConfig,
@@ -58,6 +61,7 @@ impl Record {
             digest: None,
             size: 0,
             layers: Vec::new(),
+            diff_ids: Vec::new(),
             blobs: Vec::new(),
             config: ImageConfig::default(),
             top: None,
@@ -83,6 +87,7 @@ impl Record {
             top: found.top,
             size: found.layers.iter().map(|layer| layer.size).sum(),
             layers,
+            diff_ids: found.layers.iter().map(|layer| layer.diff_id).collect(),
             blobs: found.documents.iter().map(|(digest, _)| *digest).collect(),
             config: found.config.clone(),
             ..Self::rootfs(source)

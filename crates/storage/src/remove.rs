@@ -50,7 +50,9 @@ pub struct Removed {
 pub struct Pruned {
     /// By key.
     pub images: Vec<String>,
-    /// On disk; also of what no image had any more.
+    /// How many unpacked layers, also of those that no image had any more.
+    pub layers: usize,
+    /// On disk.
     pub bytes: u64,
 }
 
@@ -87,25 +89,32 @@ impl Store {
         };
         let unused = self.unneeded(&gone, in_use, |digest| claims.is_pinned(digest))?;
         let images: Vec<String> = gone.iter().cloned().collect();
+        let layers = unused.iter().filter(|path| path.starts_with(self.layers_dir()));
+        let layers = layers.count();
         if dry_run {
             drop(claims);
             let sizes = unused
                 .iter()
                 .map(|path| tree::size_of(path).map_err(StoreError::io("measure", path)));
             let bytes = sizes.sum::<Result<u64, StoreError>>()?;
-            return Ok(Pruned { images, bytes });
+            return Ok(Pruned {
+                images,
+                layers,
+                bytes,
+            });
         }
         self.forget(&gone)?;
         let doomed = self.move_away(unused)?;
         drop(claims);
         Ok(Pruned {
             images,
+            layers,
             bytes: self.delete(doomed)?,
         })
     }
 
     /// Layers and blobs that nothing needs once the images `gone` are. Names that are no digests are not ours.
-    fn unneeded(
+    pub(crate) fn unneeded(
         &self,
         gone: &BTreeSet<String>,
         in_use: &InUse,
@@ -114,7 +123,7 @@ impl Store {
         let needed: BTreeSet<Digest> = {
             let records = self.records();
             let kept = records.iter().filter(|(key, _)| !gone.contains(*key));
-            kept.flat_map(|(_, record)| [&record.layers[..], &record.blobs].concat())
+            kept.flat_map(|(_, record)| [&record.layers[..], &record.diff_ids, &record.blobs].concat())
                 .collect()
         };
         // By their digests, in case the state directory has been moved since.
@@ -122,7 +131,8 @@ impl Store {
         let unneeded =
             |digest: &Digest| !needed.contains(digest) && !stood_on.contains(digest) && !pinned(digest);
         let mut found = Vec::new();
-        for directory in [&self.layout.layers, &self.layout.blobs] {
+        // Layers first: a layer is not to be without its record.
+        for directory in [&self.layout.layers, &self.layout.tars, &self.layout.blobs] {
             let listing = || StoreError::io("list", directory);
             for entry in std::fs::read_dir(directory).map_err(listing())? {
                 let path = entry.map_err(listing())?.path();
@@ -134,7 +144,7 @@ impl Store {
         Ok(found)
     }
 
-    fn forget(&self, gone: &BTreeSet<String>) -> Result<(), StoreError> {
+    pub(crate) fn forget(&self, gone: &BTreeSet<String>) -> Result<(), StoreError> {
         let mut records = self.records();
         for key in gone {
             let path = self.layout.record(key);
@@ -150,7 +160,7 @@ impl Store {
     }
 
     /// Into `tmp`, where it is as good as gone.
-    fn move_away(&self, unused: Vec<PathBuf>) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn move_away(&self, unused: Vec<PathBuf>) -> Result<Vec<PathBuf>, StoreError> {
         let mut doomed = Vec::new();
         for path in unused {
             let away = tree::fresh(&self.layout.tmp);
@@ -160,7 +170,7 @@ impl Store {
         Ok(doomed)
     }
 
-    fn delete(&self, doomed: Vec<PathBuf>) -> Result<u64, StoreError> {
+    pub(crate) fn delete(&self, doomed: Vec<PathBuf>) -> Result<u64, StoreError> {
         let mut freed = 0;
         for path in doomed {
             freed += tree::remove(&path, &self.layout.tmp).map_err(StoreError::io("remove", &path))?;

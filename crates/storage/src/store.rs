@@ -13,8 +13,9 @@ use crate::claims::Claims;
 use crate::error::{LoadError, StoreError};
 use crate::layout::Layout;
 use crate::record::{self, Listed, Record};
-use crate::registry::{self, RegistryConfig, Report};
+use crate::registry::{self, Login, RegistryConfig, Report};
 use crate::source::{self, Found, LayerBlob};
+use crate::usage::Usage;
 use crate::{layer, tree, unpack};
 
 /// Layers brought in at a time.
@@ -48,6 +49,8 @@ pub struct LoadOptions<'a> {
     pub cancel: &'a AtomicBool,
     /// Told how far each layer of a registry's image is; called from several threads.
     pub progress: Report<'a>,
+    /// Who pulls, where it is not whom the settings and files name.
+    pub login: Option<&'a Login>,
 }
 
 impl<'a> LoadOptions<'a> {
@@ -57,6 +60,7 @@ impl<'a> LoadOptions<'a> {
             refresh: false,
             cancel,
             progress: None,
+            login: None,
         }
     }
 }
@@ -64,11 +68,12 @@ impl<'a> LoadOptions<'a> {
 /// Images on disk, shared by reference among threads. See the crate's head for what lies where.
 pub struct Store {
     pub(crate) layout: Layout,
-    limits: Limits,
-    pub(crate) claims: Claims,
+    pub(crate) limits: Limits,
+    pub(crate) claims: Arc<Claims>,
     registries: Mutex<Arc<RegistryConfig>>,
     /// What `images/` holds; this store is its only writer.
     records: Mutex<BTreeMap<String, Arc<Record>>>,
+    pub(crate) usage: Usage,
 }
 
 impl Store {
@@ -86,9 +91,10 @@ impl Store {
         let records = records.into_iter().map(|(key, record)| (key, Arc::new(record)));
         Ok(Self {
             limits,
-            claims: Claims::default(),
+            claims: Arc::default(),
             registries: Mutex::default(),
             records: Mutex::new(records.collect()),
+            usage: Usage::open(&layout),
             layout,
         })
     }
@@ -103,12 +109,18 @@ impl Store {
         *self.registries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
+    /// How registries are reached now.
+    pub fn registries(&self) -> Arc<RegistryConfig> {
+        Arc::clone(&self.registries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Brings an image in and returns it. Idempotent; may be killed at any instruction and done again. Layers that are
     /// there already are neither fetched nor read. An image of a registry that is there whole is returned without a
     /// question, unless `options.refresh` wants one; when the answer to that cannot be had, the error says why and the
     /// image stays.
     pub fn load(&self, source: &ImageSource, options: &LoadOptions<'_>) -> Result<Image, StoreError> {
         let key = source.key();
+        self.usage.want(&key, &self.layout);
         let loaded = match source {
             ImageSource::Registry { reference } => self.pull(source, reference, options),
             ImageSource::Rootfs { dir } => self.load_rootfs(source, dir),
@@ -158,11 +170,16 @@ impl Store {
         let here = record.and_then(|record| self.whole(&record));
         // What a digest leads to never changes.
         let pinned = reference.contains('@');
-        if let Some(here) = here.as_ref().filter(|_| !options.refresh || pinned) {
+        let recorded = here.as_ref().is_some_and(|here| self.is_recorded(&here.image));
+        if let Some(here) = here.as_ref().filter(|_| !options.refresh || (pinned && recorded)) {
             return Ok(here.image.clone());
         }
-        let known = here.as_ref().and_then(|here| here.pinned);
-        let config = Arc::clone(&self.registries.lock().unwrap_or_else(PoisonError::into_inner));
+        // What an older version kept no record of is fetched once more.
+        let known = here.as_ref().filter(|_| recorded).and_then(|here| here.pinned);
+        let mut config = self.registries();
+        if let Some(login) = options.login {
+            config = Arc::new(RegistryConfig::clone(&config).with_login(login.clone()));
+        }
         match (registry::find(&config, reference, known, options.cancel)?, here) {
             (None, Some(here)) => Ok(here.image),
             (Some(found), _) => self.bring(source, &found, options),
@@ -171,6 +188,12 @@ impl Store {
                 "it was there a moment ago: try again",
             )),
         }
+    }
+
+    /// Whether the tars of all its layers can be given out again.
+    fn is_recorded(&self, image: &Image) -> bool {
+        let names = image.layers.iter().filter_map(|layer| layer.file_name());
+        names.into_iter().all(|name| self.layout.tars.join(name).exists())
     }
 
     fn load_rootfs(&self, source: &ImageSource, dir: &Path) -> Result<Image, LoadError> {
@@ -188,15 +211,9 @@ impl Store {
         let documents = found.documents.iter().map(|(digest, _)| *digest);
         let _pins = self.claims.pin(layers.chain(documents).collect());
         self.bring_layers(&found.layers, options)?;
-        for (digest, bytes) in &found.documents {
-            let path = self.layout.blob(digest);
-            if !path.exists() {
-                self.layout
-                    .write(&path, bytes)
-                    .map_err(LoadError::io("write", &path))?;
-            }
-        }
-        let visible = self.visible(found)?;
+        self.keep(&found.documents)?;
+        let layers: Vec<Digest> = found.layers.iter().map(|layer| layer.diff_id).collect();
+        let visible = self.visible(&layers)?;
         self.remember(Record::found(source.clone(), found, visible))
     }
 
@@ -242,14 +259,14 @@ impl Store {
     /// The layers that overlayfs is to be given. Of one that occurs twice only the upper one (the kernel refuses the
     /// same directory twice, and whatever the lower one has the upper one has too); none below a layer that hides all
     /// beneath it at its root, where overlayfs would not look for the mark.
-    fn visible(&self, found: &Found) -> Result<Vec<Digest>, LoadError> {
+    pub(crate) fn visible(&self, all: &[Digest]) -> Result<Vec<Digest>, LoadError> {
         let mut layers = Vec::new();
-        for layer in found.layers.iter().rev() {
-            if layers.contains(&layer.diff_id) {
+        for layer in all.iter().rev() {
+            if layers.contains(layer) {
                 continue;
             }
-            layers.push(layer.diff_id);
-            let path = self.layout.layer(&layer.diff_id);
+            layers.push(*layer);
+            let path = self.layout.layer(layer);
             let root = File::open(&path).map_err(LoadError::io("open", &path))?;
             if unpack::meta::is_opaque(&root.into()) {
                 break;
@@ -259,7 +276,7 @@ impl Store {
         Ok(layers)
     }
 
-    fn remember(&self, record: Record) -> Result<Image, LoadError> {
+    pub(crate) fn remember(&self, record: Record) -> Result<Image, LoadError> {
         let key = record.source.key();
         let known = self.records().get(&key).cloned();
         if known.is_some_and(|known| known.is_like(&record)) {

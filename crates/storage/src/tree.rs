@@ -111,3 +111,22 @@ fn size(meta: &fs::Metadata) -> u64 {
         0
     }
 }
+
+/// The bytes of all files below `root`, as Docker counts a layer: what they hold, a file with several names once.
+pub fn content_of(root: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let mut seen = BTreeSet::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        for entry in fs::read_dir(&path)? {
+            let entry = entry?;
+            let meta = entry.metadata()?;
+            if meta.is_dir() {
+                waiting.push(entry.path());
+            } else if meta.is_file() && (meta.nlink() == 1 || seen.insert(meta.ino())) {
+                bytes += meta.size();
+            }
+        }
+    }
+    Ok(bytes)
+}

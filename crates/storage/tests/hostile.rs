@@ -333,7 +333,8 @@ fn broken_archives_say_what_is_wrong() {
             }]),
             "pax header",
         ),
-        (b"\xfd7zXZ\0rest".to_vec(), "compressed with xz"),
+        (b"BZh91AY&SY".to_vec(), "compressed with bzip2"),
+        (b"\xfd7zXZ\0 garbage".to_vec(), "cannot read the archive"),
         (b"\x1f\x8b garbage".to_vec(), "cannot read the archive"),
         (b"\x28\xb5\x2f\xfd garbage".to_vec(), "cannot read the archive"),
     ];

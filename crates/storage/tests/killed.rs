@@ -1,7 +1,9 @@
-//! A load that is killed at any instruction leaves a store that opens, is clean, and loads.
+//! What is killed at any instruction leaves a store and volumes that open, are clean, whole, and can do it again.
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "killed/operations.rs"]
+mod operations;
 
 use common::{Fixture, Layout, Member, Pack, Tar, killed};
 use model::image::ImageSource;

@@ -103,7 +103,8 @@ fn member() -> impl Strategy<Value = Member> {
 fn check(members: &[Member], pack: Pack) -> Result<(), TestCaseError> {
     let fixture = Fixture::new();
     let mut layout = Layout::new(&fixture.path("layout"));
-    layout.image(None, &[(pack, Tar::of(members.to_vec()))]);
+    let plain = Tar::of(members.to_vec());
+    layout.image(None, &[(pack, plain.clone())]);
     let mut reference = Reference::new();
     let expected = members.iter().try_for_each(|member| reference.apply(member));
     let loaded = fixture.load(&layout.source(None));
@@ -130,6 +131,7 @@ fn check(members: &[Member], pack: Pack) -> Result<(), TestCaseError> {
         }
     }
     prop_assert_eq!(got, expected);
+    fixture.assert_gives_out(&plain);
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "push/mod.rs"]
+mod push;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, killed, snapshot};
@@ -15,7 +16,7 @@ use model::image::{Image, ImageSource};
 use model::spec::{RegistrySettings, Settings};
 use serde_json::json;
 use storage::{InUse, LoadOptions, Patience, Progress, RegistryConfig, RegistryFiles, Store, StoreError};
-use tests::random::Random;
+use tests::cutter::{Cutter, Way};
 use tests::registry::{Options, PASSWORD, Registry, USER};
 
 fn layer(text: &str) -> Vec<u8> {
@@ -346,65 +347,6 @@ fn a_login_from_the_settings_or_from_docker() {
     try_with(&none, Some(&docker)).unwrap();
 }
 
-/// Passes bytes on until each connection has had its share from the server, then cuts it.
-struct Cutter {
-    address: SocketAddr,
-    cuts: Arc<AtomicUsize>,
-}
-
-impl Cutter {
-    /// The first `cuts` connections that carry enough are cut after a random number of bytes up to `most`.
-    fn start(server: SocketAddr, cuts: usize, most: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let random = Arc::new(Mutex::new(Random::seeded()));
-        let made = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&made);
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(server) else {
-                    return;
-                };
-                let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let (random, made) = (Arc::clone(&random), Arc::clone(&counter));
-                std::thread::spawn(move || drop(copy(up, down, u64::MAX)));
-                std::thread::spawn(move || {
-                    let share = random.lock().unwrap().below(most);
-                    let share = if made.load(Ordering::Relaxed) < cuts {
-                        share
-                    } else {
-                        u64::MAX
-                    };
-                    if copy(server, client, share).is_ok_and(|cut| cut) {
-                        made.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-        });
-        Self { address, cuts: made }
-    }
-}
-
-/// Whether it ended because the share was used up.
-fn copy(mut from: TcpStream, mut to: TcpStream, share: u64) -> std::io::Result<bool> {
-    let (mut left, mut buffer) = (share, vec![0; 8192]);
-    loop {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = if most == 0 {
-            0
-        } else {
-            from.read(&mut buffer[..most])?
-        };
-        if read == 0 {
-            let _ = to.shutdown(std::net::Shutdown::Both);
-            let _ = from.shutdown(std::net::Shutdown::Both);
-            return Ok(left == 0);
-        }
-        to.write_all(&buffer[..read])?;
-        left -= read as u64;
-    }
-}
-
 #[test]
 fn a_transfer_that_is_cut_goes_on_where_it_was() {
     let fixture = Fixture::new();
@@ -419,7 +361,7 @@ fn a_transfer_that_is_cut_goes_on_where_it_was() {
     let direct = registry.push(&layout.source(None).key(), "app:1");
     let whole = fixture.load(&source(&direct)).unwrap();
     let server = SocketAddr::from(([127, 0, 0, 1], registry.port()));
-    let cutter = Cutter::start(server, 12, 500_000);
+    let cutter = Cutter::start(server, Way::Down, 12, 500_000);
     let store = Store::open(&fixture.path("second")).unwrap();
     store.set_registries(RegistryConfig::default().with_patience(Patience {
         // Small answers can be hit several times in a row.
@@ -432,11 +374,7 @@ fn a_transfer_that_is_cut_goes_on_where_it_was() {
         &LoadOptions::new(&false.into()),
     );
     let image = image.unwrap();
-    assert!(
-        cutter.cuts.load(Ordering::Relaxed) >= 5,
-        "only {:?} cuts",
-        cutter.cuts
-    );
+    assert!(cutter.cuts() >= 5, "only {} cuts", cutter.cuts());
     for (cut, whole) in image.layers.iter().zip(&whole.layers) {
         assert!(snapshot(cut) == snapshot(whole));
     }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "volumes/copies.rs"]
+mod copies;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -24,11 +24,22 @@ pub struct Etcd {
     address: String,
     dir: TempDir,
     child: Option<Child>,
+    /// It is asked by https, but for tests, who ask its loopback address.
+    secured: bool,
 }
 
 impl Etcd {
     /// On this LAN at this address, running, with nothing in it.
     pub fn on(lan: &Lan, address: &str) -> Self {
+        Self::new(lan, address, false)
+    }
+
+    /// The same, asked by https: its certificate is of an authority of its own, whose certificate is [`Self::ca`].
+    pub fn secured(lan: &Lan, address: &str) -> Self {
+        Self::new(lan, address, true)
+    }
+
+    fn new(lan: &Lan, address: &str, secured: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("wharf-test-").tempdir().unwrap();
         let name = dir.path().file_name().unwrap().to_str().unwrap();
         let duty = Duty {
@@ -43,14 +54,51 @@ impl Etcd {
             address: address.to_owned(),
             dir,
             child: None,
+            secured,
         };
+        if secured {
+            etcd.certify();
+        }
         etcd.start();
         etcd
     }
 
+    /// What its certificate is to be checked by, PEM.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Makes the authority, and a certificate by it for this address (openssl-req(1), openssl-x509(1)).
+    fn certify(&self) {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        let script = format!(
+            "set -e; cd {dir}
+             openssl req -x509 {key} -keyout ca.key -out ca.pem -days 30 -subj /CN=tests \\
+                 -addext keyUsage=critical,keyCertSign
+             openssl req {key} -keyout etcd.key -out etcd.csr -subj /CN=etcd
+             printf 'subjectAltName=IP:{address}\\nextendedKeyUsage=serverAuth,clientAuth\\n' >extensions
+             openssl x509 -req -in etcd.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out etcd.pem -days 30 \\
+                 -extfile extensions",
+            dir = self.dir.path().display(),
+            address = self.address,
+        );
+        let made = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
     /// What the settings call it.
     pub fn url(&self) -> String {
-        format!("http://{}:{PORT}", self.address)
+        let scheme = if self.secured { "https" } else { "http" };
+        format!("{scheme}://{}:{PORT}", self.address)
+    }
+
+    /// Where tests ask.
+    fn plain(&self) -> String {
+        let address = if self.secured { "127.0.0.1" } else { &self.address };
+        format!("{address}:{PORT}")
     }
 
     /// Starts it with what it had; returns once it is well.
@@ -62,12 +110,19 @@ impl Etcd {
             .unwrap();
         let peers = "http://127.0.0.1:2380";
         let mut command = self.ns.command(program());
+        let mut urls = self.url();
+        if self.secured {
+            urls += &format!(",http://{}", self.plain());
+            let file = |name: &str| self.dir.path().join(name);
+            command.arg("--cert-file").arg(file("etcd.pem"));
+            command.arg("--key-file").arg(file("etcd.key"));
+        }
         command
             .args(["--name", "only", "--data-dir"])
             .arg(self.data())
             .args([
                 "--listen-client-urls",
-                &self.url(),
+                &urls,
                 "--advertise-client-urls",
                 &self.url(),
             ])
@@ -125,7 +180,7 @@ impl Etcd {
     }
 
     fn try_ask(&self, path: &str, question: &Value) -> Option<Value> {
-        let (address, question) = (format!("{}:{PORT}", self.address), question.to_string());
+        let (address, question) = (self.plain(), question.to_string());
         let answer = self.ns.within(|| -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&address)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -48,6 +48,21 @@ impl Default for Host {
 }
 
 impl Host {
+    /// The host's address of IPv6, and the neighbour's, where they have one.
+    pub const IPV6: &str = "2001:db8::1";
+    pub const NEIGHBOUR_IPV6: &str = "2001:db8::2";
+
+    /// A fresh one that has IPv6 as well, with the neighbour as its way out.
+    pub fn dual() -> Self {
+        let (host, way) = (Self::new(), Self::NEIGHBOUR_IPV6);
+        host.ns
+            .sh(&format!("ip -6 addr add {}/64 dev eth0 nodad", Self::IPV6));
+        host.neighbour
+            .sh(&format!("ip -6 addr add {way}/64 dev eth0 nodad"));
+        host.ns.sh(&format!("ip -6 route add default via {way}"));
+        host
+    }
+
     /// A fresh one, without an agent.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("wharf-test-").tempdir().unwrap();

@@ -14,6 +14,7 @@ pub mod binary;
 pub mod calls;
 pub mod cgroups;
 pub mod client;
+pub mod cutter;
 pub mod docker;
 pub mod etcd;
 pub mod firewalls;

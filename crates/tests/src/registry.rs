@@ -24,6 +24,12 @@ pub struct Options {
     pub address: IpAddr,
     /// Whether it wants to see [`USER`] and [`PASSWORD`].
     pub login: bool,
+    /// Speaks TLS, as `localhost`, by a certificate of [`authority`].
+    pub tls: bool,
+    /// Wants tokens of `https://localhost:PORT/token`, signed by the key of that certificate, issued by and for `tests`.
+    pub tokens_of: Option<u16>,
+    /// Has what the registry on this port of the loopback has, and keeps it.
+    pub mirror_of: Option<u16>,
 }
 
 impl Default for Options {
@@ -31,8 +37,16 @@ impl Default for Options {
         Self {
             address: Ipv4Addr::LOCALHOST.into(),
             login: false,
+            tls: false,
+            tokens_of: None,
+            mirror_of: None,
         }
     }
+}
+
+/// The authority of the tests' certificates, beside `localhost.pem` and `localhost.key`.
+pub fn authority() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/certificates/authority.pem")
 }
 
 /// A registry that runs until the value goes.
@@ -61,7 +75,7 @@ impl Registry {
                 .unwrap()
                 .port();
             let address = SocketAddr::new(options.address, port);
-            let mut child = spawn(dir, address, options.login);
+            let mut child = spawn(dir, address, options);
             if answers(&mut child, address) {
                 let dir = dir.to_owned();
                 let login = options.login;
@@ -152,17 +166,36 @@ fn program() -> PathBuf {
     found.expect("docker-registry is neither on PATH nor below ~/.cache/wharf; ./test unpacks it")
 }
 
-fn spawn(dir: &Path, address: SocketAddr, login: bool) -> Child {
+fn spawn(dir: &Path, address: SocketAddr, options: Options) -> Child {
     let shown = dir.display();
-    let auth = match login {
-        true => format!("auth: {{ htpasswd: {{ realm: tests, path: {shown}/htpasswd }} }}\n"),
+    let authority = authority();
+    let mut more = String::new();
+    if options.login {
+        more += &format!("auth: {{ htpasswd: {{ realm: tests, path: {shown}/htpasswd }} }}\n");
+    }
+    if let Some(port) = options.tokens_of {
+        more += &format!(
+            "auth: {{ token: {{ realm: 'https://localhost:{port}/token', service: tests, issuer: tests, \
+             rootcertbundle: {} }} }}\n",
+            authority.display()
+        );
+    }
+    if let Some(port) = options.mirror_of {
+        more += &format!("proxy: {{ remoteurl: 'http://127.0.0.1:{port}' }}\n");
+    }
+    let tls = match options.tls {
+        true => format!(
+            ", tls: {{ certificate: {}, key: {} }}",
+            authority.with_file_name("localhost.pem").display(),
+            authority.with_file_name("localhost.key").display()
+        ),
         false => String::new(),
     };
     let config = format!(
         "version: 0.1\n\
          log: {{ level: error }}\n\
          storage: {{ filesystem: {{ rootdirectory: {shown}/data }}, delete: {{ enabled: true }} }}\n\
-         http: {{ addr: '{address}', secret: tests }}\n{auth}"
+         http: {{ addr: '{address}', secret: tests{tls} }}\n{more}"
     );
     let path = dir.join("config.yml");
     fs::write(&path, config).unwrap();
@@ -185,7 +218,9 @@ fn answers(child: &mut Child, address: SocketAddr) -> bool {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        if answer.is_ok_and(|answer| answer.contains("Docker-Distribution-Api-Version")) {
+        // One that speaks TLS says so, and no more.
+        let known = ["Docker-Distribution-Api-Version", "HTTPS server"];
+        if answer.is_ok_and(|answer| known.iter().any(|words| answer.contains(words))) {
             return true;
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -131,7 +131,7 @@ fn syntax_errors_unknown_and_unsupported_keys_have_their_place() {
     assert_eq!((key.at.line, key.at.column), (Some(3), Some(1)), "{key:?}");
     host.write(
         "later.toml",
-        "[container.c]\nimage = \"oci:/x\"\nvolumes_from = [\"good\"]\n",
+        "[container.c]\nimage = \"oci:/x\"\nuserns = \"auto\"\n",
     );
     assert_file_error(&host, "later.toml", &["not supported yet"]);
 }

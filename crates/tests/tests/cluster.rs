@@ -15,6 +15,7 @@ use mesh::{Flow, flow_between, once};
 use model::status::{NetworkStatus, PeerStatus};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
+use tests::ovs::OpenVswitch;
 use tests::{Etcd, Host, Lan};
 
 const PREFIX: &str = "/wharf/v1/networks/mesh/";
@@ -24,18 +25,27 @@ struct Cluster {
     etcd: Etcd,
     lan: Lan,
     lease: &'static str,
+    /// Further lines of each host's `[cluster]`.
+    settings: String,
+    /// Of each host with Open vSwitch.
+    switches: Vec<OpenVswitch>,
 }
 
 impl Cluster {
     /// An etcd, and no hosts yet.
     fn new(lease: &'static str) -> Self {
+        Self::around(lease, Etcd::on)
+    }
+
+    fn around(lease: &'static str, etcd: fn(&Lan, &str) -> Etcd) -> Self {
         let lan = Lan::new();
-        let etcd = Etcd::on(&lan, "198.51.100.100");
         Self {
             hosts: Vec::new(),
-            etcd,
+            etcd: etcd(&lan, "198.51.100.100"),
             lan,
             lease,
+            settings: String::new(),
+            switches: Vec::new(),
         }
     }
 
@@ -55,9 +65,10 @@ impl Cluster {
         let host = Host::new();
         self.lan.join(&host.ns, &format!("198.51.100.{n}/24"));
         let settings = format!(
-            "[cluster]\netcd = [{:?}]\nlease = {:?}\n",
+            "[cluster]\netcd = [{:?}]\nlease = {:?}\n{}",
             self.etcd.url(),
-            self.lease
+            self.lease,
+            self.settings
         );
         std::fs::write(host.settings(), settings).unwrap();
         let line = format!("mkdir -p /www; echo c{n} >/www/name; exec httpd -f -p 80 -h /www");
@@ -461,4 +472,57 @@ fn encrypted_hosts_tell_each_other_their_keys() {
     });
     let mesh = told.networks.iter().find(|n| n.name == "mesh").unwrap();
     assert!(mesh.peers.is_empty() && mesh.public_key.is_none(), "{mesh:?}");
+}
+
+/// `ca` of the settings says who vouches for etcd; whoever is not told sends nothing there, and says why.
+#[test]
+fn etcd_is_asked_by_https_and_known_by_its_certificate() {
+    let mut cluster = Cluster::around("5m", Etcd::secured);
+    let ca = format!("ca = {:?}\n", cluster.etcd.ca());
+    cluster.settings.clone_from(&ca);
+    for n in [1, 2] {
+        cluster.add(n, "");
+        cluster.hosts[n - 1].start_agent();
+    }
+    cluster.until_all_know(&[1, 2]);
+    cluster.settings.clear();
+    cluster.add(3, "");
+    cluster.hosts[2].start_agent();
+    let is_told = |text: &str| text.contains("https://198.51.100.100:2379") && text.contains("certificate");
+    cluster.host(3).until("the certificate is told of", |s| {
+        let errors = s.networks.iter().filter_map(|n| n.error.as_deref());
+        !s.converged && errors.into_iter().any(is_told)
+    });
+    assert!(cluster.events(3).lines().any(is_told), "{}", cluster.events(3));
+    assert_eq!(cluster.mesh(1).peers.len(), 1, "nothing was registered");
+    let settings = std::fs::read_to_string(cluster.host(3).settings()).unwrap();
+    std::fs::write(cluster.host(3).settings(), settings + &ca).unwrap();
+    cluster.until_all_know(&[1, 2, 3]);
+}
+
+#[test]
+fn networks_of_open_vswitch_find_their_peers_too() {
+    let mut cluster = Cluster::new("5m");
+    // What comes from a veth is read without the kernel, which would fill in checksums.
+    cluster.etcd.ns.sh("ethtool -K eth1 tx off >/dev/null");
+    let table = table("").replace("\"overlay\"", "\"ovs\"") + "tunnel = \"geneve\"\ndatapath = \"netdev\"\n";
+    for n in [1, 2, 3] {
+        cluster.add(n, "");
+        let switch = OpenVswitch::start_on(&mut cluster.hosts[n - 1]);
+        switch.take_over("eth1", &format!("198.51.100.{n}/24"));
+        cluster.switches.push(switch);
+        cluster.host(n).write("mesh.toml", &table);
+    }
+    for n in [1, 2] {
+        cluster.hosts[n - 1].start_agent();
+    }
+    cluster.until_all_know(&[1, 2]);
+    cluster.hosts[2].start_agent();
+    cluster.until_all_know(&[1, 2, 3]);
+    let pids = [1, 2].map(|n| cluster.pid(n));
+    cluster.host(3).remove_all();
+    cluster.until_peers(1, &["198.51.100.2".to_owned()]);
+    assert_eq!(cluster.page(1, "c3"), "");
+    assert_eq!(cluster.page(1, "c2"), "c2\n");
+    assert_eq!([1, 2].map(|n| cluster.pid(n)), pids, "nobody was touched");
 }

@@ -377,6 +377,38 @@ fn slow_a_container_is_a_host_of_the_lan() {
 }
 
 #[test]
+fn slow_a_volume_is_packed_and_brought_back() {
+    let example = Example::new("backup", &["redis"]);
+    let host = &example.host;
+    let said = example.readme();
+    assert!(
+        said.ends_with("OK\nOK\n") || said.contains("OK\nOK\nbackup"),
+        "{said}"
+    );
+    host.until("the run that was asked for", |s| {
+        let backup = s.containers.iter().find(|c| c.name == "backup").unwrap();
+        backup.last_runs.iter().any(|run| run.exit_code == 0)
+    });
+    host.wharf(["exec", "notes", "redis-cli", "set", "note", "lost"])
+        .ok();
+    host.wharf(["stop", "notes"]).ok();
+    let archive = host.ns.sh("ls -d /srv/backup/archives/notes-*.tar.gz");
+    // Of a file of the host's own, by the standard input: /srv is the host's alone.
+    let bytes = host.ns.sh(&format!("base64 {}", archive.trim()));
+    let local = host.dir().join("back.b64");
+    fs::write(&local, bytes).unwrap();
+    host.ns.sh(&format!("base64 -d {0} >{0}.tar.gz", local.display()));
+    let local = format!("{}.tar.gz", local.display());
+    host.wharf(["volume", "import", "notes-data", "-i", &local]).ok();
+    host.wharf(["start", "notes"]).ok();
+    host.wait_for("notes");
+    host.until("it answers", |_| {
+        let said = host.wharf(["exec", "notes", "redis-cli", "get", "note"]);
+        said.code == 0 && said.stdout == "kept\n"
+    });
+}
+
+#[test]
 fn slow_a_job_runs_by_the_calendar_and_when_asked() {
     let example = Example::new("schedule", &["redis"]);
     let host = &example.host;

@@ -7,18 +7,14 @@ use model::status::Status;
 use tests::load::{Client, Load};
 use tests::{From, Host, http, process};
 
-const ADDRESS: &str = "2001:db8::1";
-const NEIGHBOUR: &str = "2001:db8::2";
+const ADDRESS: &str = Host::IPV6;
+const NEIGHBOUR: &str = Host::NEIGHBOUR_IPV6;
 const FRONT: &str = "[network.front]\nsubnet = \"10.90.2.0/24\"\n";
 const FRONT6: &str = "subnet6 = \"fd00:90:2::/64\"\n";
 
 /// A host that has IPv6 addresses as well, and its network with IPv6.
 fn host() -> Host {
-    let host = Host::new();
-    host.ns.sh(&format!("ip -6 addr add {ADDRESS}/64 dev eth0 nodad"));
-    host.neighbour
-        .sh(&format!("ip -6 addr add {NEIGHBOUR}/64 dev eth0 nodad"));
-    host.ns.sh(&format!("ip -6 route add default via {NEIGHBOUR}"));
+    let host = Host::dual();
     host.write("net.toml", &format!("{FRONT}{FRONT6}"));
     host
 }

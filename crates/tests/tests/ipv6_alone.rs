@@ -8,8 +8,8 @@ use model::status::{ContainerStatus, Status};
 use tests::load::{Client, Load};
 use tests::{From, Host, client, http};
 
-const ADDRESS: &str = "2001:db8::1";
-const NEIGHBOUR: &str = "2001:db8::2";
+const ADDRESS: &str = Host::IPV6;
+const NEIGHBOUR: &str = Host::NEIGHBOUR_IPV6;
 const ALONE: &str = "[network.front]\nipv4 = false\nsubnet6 = \"fd00:90:2::/64\"\n";
 const BOTH: &str = "[network.front]\nsubnet = \"10.90.2.0/24\"\nsubnet6 = \"fd00:90:2::/64\"\n";
 const GATEWAY: &str = "fd00:90:2::1";
@@ -17,11 +17,7 @@ const PAGE: &str = "http://[2001:db8::1]:8080/";
 
 /// A host that has IPv6 addresses as well, and a network that has nothing else.
 fn host() -> Host {
-    let host = Host::new();
-    host.ns.sh(&format!("ip -6 addr add {ADDRESS}/64 dev eth0 nodad"));
-    host.neighbour
-        .sh(&format!("ip -6 addr add {NEIGHBOUR}/64 dev eth0 nodad"));
-    host.ns.sh(&format!("ip -6 route add default via {NEIGHBOUR}"));
+    let host = Host::dual();
     host.write("net.toml", ALONE);
     host
 }

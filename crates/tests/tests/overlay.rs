@@ -111,6 +111,24 @@ fn what_a_stranger_sends_is_dropped_until_he_is_a_peer() {
     assert_eq!(mesh.pids(), pids);
 }
 
+/// As ufw leaves it: what no rule is about is dropped.
+#[test]
+fn peers_come_past_an_input_chain_that_drops() {
+    let mut mesh = Mesh::new();
+    let reached = |mesh: &Mesh| [(2, 1), (1, 3)].map(|(from, to)| mesh.until_reaches(from, to));
+    mesh.hosts[0].ns.sh("iptables-nft -P INPUT DROP");
+    reached(&mesh);
+    mesh.hosts[0].ns.sh("iptables-nft -F INPUT");
+    once("put back", || mesh.hosts[0].rules().contains("-j WHARF-INPUT"));
+    reached(&mesh);
+    // It is that way they come by.
+    mesh.hosts[0].kill_agent();
+    mesh.hosts[0].ns.sh("iptables-nft -F INPUT");
+    assert!(!mesh.reaches(2, 1), "{}", mesh.hosts[0].rules());
+    mesh.hosts[0].start_agent();
+    reached(&mesh);
+}
+
 #[test]
 fn damage_to_a_tunnel_is_repaired() {
     let mesh = Mesh::new();

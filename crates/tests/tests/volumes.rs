@@ -1,5 +1,14 @@
-//! Volumes: named with copy-up, anonymous, binds, tmpfs; and that data is kept.
+//! Volumes: named with copy-up, anonymous, binds, tmpfs, others'; that data is kept, and copied; and the room on the disk.
 #![allow(clippy::unwrap_used)]
+
+#[path = "volumes/copies.rs"]
+mod copies;
+#[path = "volumes/kept.rs"]
+mod kept;
+#[path = "volumes/lent.rs"]
+mod lent;
+#[path = "volumes/space.rs"]
+mod space;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 

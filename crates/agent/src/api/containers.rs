@@ -174,7 +174,7 @@ fn networks<'c>(c: &'c ContainerStatus, accepted: Option<&Accepted>) -> BTreeMap
 }
 
 /// Docker's word for a state.
-fn docker_state(state: ContainerState) -> &'static str {
+pub(super) fn docker_state(state: ContainerState) -> &'static str {
     match state {
         ContainerState::Running => "running",
         ContainerState::Paused => "paused",

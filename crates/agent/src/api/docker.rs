@@ -75,7 +75,7 @@ pub async fn info(State(handle): State<Handle>) -> Json<Value> {
 }
 
 /// Go's name of this architecture.
-fn docker_arch() -> &'static str {
+pub(super) fn docker_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

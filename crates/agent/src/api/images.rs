@@ -1,24 +1,23 @@
 //! Docker's routes about images: list, pull, remove, prune.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use model::image::{Image, ImageSource};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use model::image::{Image, ImageSource, familiar};
 use model::observed::Look;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use storage::{LoadOptions, Progress};
-use tokio::sync::mpsc::{Sender, channel};
+pub(super) use storage::repository;
+use storage::{LoadOptions, Login, Progress};
 use tokio::sync::oneshot;
 
 use super::filters::{FilterQuery, Filters};
 use super::problem::Problem;
+use super::progress::{self, Lines};
+use super::registries::who;
 use super::wharf::{ask, current, refreshed};
 use crate::engine::{Handle, Request, Wake};
 
@@ -54,7 +53,7 @@ fn has_label(image: &Image, wanted: &str) -> bool {
     }
 }
 
-fn row(image: &Image) -> Value {
+pub(super) fn row(image: &Image) -> Value {
     let (tags, digests) = names(image);
     json!({
         "Id": image.id.map(|id| id.to_string()),
@@ -70,7 +69,7 @@ fn row(image: &Image) -> Value {
 }
 
 /// As tag and with its digest, for what came from a registry; what came from files has no name that Docker knows.
-fn names(image: &Image) -> (Vec<String>, Vec<String>) {
+pub(super) fn names(image: &Image) -> (Vec<String>, Vec<String>) {
     if !matches!(
         model::file::image(&image.key, &[]),
         Ok(ImageSource::Registry { .. })
@@ -81,14 +80,6 @@ fn names(image: &Image) -> (Vec<String>, Vec<String>) {
     let digests = image.digest.map(|d| format!("{}@{d}", familiar(repository)));
     let tags = (!key.contains('@')).then(|| key.to_owned());
     (tags.into_iter().collect(), digests.into_iter().collect())
-}
-
-/// A reference as Docker shows it: without what it adds by itself.
-fn familiar(reference: &str) -> &str {
-    match reference.strip_prefix("docker.io/") {
-        Some(rest) => rest.strip_prefix("library/").unwrap_or(rest),
-        None => reference,
-    }
 }
 
 /// Whether the pattern means this image: by its whole name or by its repository, in Docker's short form or in full.
@@ -112,15 +103,6 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// A reference without its tag and digest.
-fn repository(key: &str) -> &str {
-    let bare = key.split_once('@').map_or(key, |(bare, _)| bare);
-    match bare.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => bare,
-    }
-}
-
 /// `fromImage`, and `tag`: a tag or a digest.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -132,7 +114,11 @@ pub struct PullQuery {
 }
 
 /// `POST /images/create`: pulls; progress comes as JSON lines, and so does a failure.
-pub async fn pull(State(handle): State<Handle>, Query(query): Query<PullQuery>) -> Result<Response> {
+pub async fn pull(
+    State(handle): State<Handle>,
+    Query(query): Query<PullQuery>,
+    headers: HeaderMap,
+) -> Result<Response> {
     let text = match query.tag.as_str() {
         "" => query.from_image.clone(),
         tag if tag.contains(':') => format!("{}@{tag}", query.from_image),
@@ -143,28 +129,17 @@ pub async fn pull(State(handle): State<Handle>, Query(query): Query<PullQuery>) 
     }
     let search = current(&handle).await?.search.clone();
     let source = model::file::image(&text, &search).map_err(|e| Problem::bad_request(e.to_string()))?;
-    let (lines, receiver) = channel::<Vec<u8>>(256);
+    let login = who(&headers, repository(&source.key()))?;
     let (host, wakes) = (Arc::clone(&handle.host), handle.wakes.clone());
-    tokio::task::spawn_blocking(move || {
-        bring(&host, &source, &lines);
+    Ok(progress::answer(move |lines| {
+        bring(&host, &source, login.as_ref(), lines);
         // The loop outlives its clients but at its own end.
         drop(wakes.send(Wake::Everything));
-    });
-    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let body = Body::from_stream(tokio_stream::StreamExt::map(stream, Ok::<_, Infallible>));
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }))
 }
 
-/// On a thread of its own; a client that went away ends it.
-fn bring(host: &crate::host::Host, source: &ImageSource, lines: &Sender<Vec<u8>>) {
-    let cancel = AtomicBool::new(false);
-    let say = |value: Value| {
-        let mut line = value.to_string().into_bytes();
-        line.extend(b"\r\n");
-        if lines.blocking_send(line).is_err() {
-            cancel.store(true, Ordering::Relaxed);
-        }
-    };
+fn bring(host: &crate::host::Host, source: &ImageSource, login: Option<&Login>, lines: &Lines) {
+    let say = |value: Value| lines.say(&value);
     say(json!({ "status": format!("Pulling {}", source.key()) }));
     let progress = |p: Progress| {
         let id = &p.layer.hex()[..12];
@@ -176,8 +151,9 @@ fn bring(host: &crate::host::Host, source: &ImageSource, lines: &Sender<Vec<u8>>
     };
     let options = LoadOptions {
         refresh: true,
-        cancel: &cancel,
+        cancel: &lines.cancel,
         progress: Some(&progress),
+        login,
     };
     match host.store.load(source, &options) {
         Ok(image) => {
@@ -187,8 +163,7 @@ fn bring(host: &crate::host::Host, source: &ImageSource, lines: &Sender<Vec<u8>>
             say(json!({ "status": format!("Status: {} is here", source.key()) }));
         }
         Err(e) => {
-            let text = crate::execute::chain(e);
-            say(json!({ "errorDetail": { "message": text }, "error": text }));
+            lines.fail(&crate::execute::chain(e));
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The API socket: Docker's routes for what Docker has words for, `/wharf/v1/` for the rest (INTERFACE §4).
 
+mod archive;
+mod bodies;
+mod commit;
 mod containers;
+mod copies;
 mod details;
 mod docker;
 mod events;
@@ -8,11 +12,18 @@ mod exec;
 mod exec_table;
 mod fd_stream;
 mod filters;
+mod image_archives;
+mod image_details;
+mod image_paths;
 mod images;
 mod logs;
 mod networks;
 mod problem;
+mod progress;
+mod push;
+mod registries;
 mod session;
+mod space;
 mod volumes;
 mod wharf;
 
@@ -26,7 +37,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -99,6 +110,12 @@ fn router(handle: Handle) -> Router {
         .route("/version", get(docker::version))
         .route("/info", get(docker::info))
         .route("/events", get(events::events))
+        .route("/auth", post(registries::auth))
+        .route("/images/search", get(registries::docker_search))
+        .route("/system/df", get(space::disk_usage))
+        .route("/containers/prune", post(space::prune_containers))
+        .route("/networks/prune", post(space::prune_networks))
+        .route("/build/prune", post(space::prune_builds))
         .route("/containers/json", get(containers::list))
         .route("/containers/{name}/json", get(containers::inspect))
         .route("/containers/{name}/logs", get(logs::logs))
@@ -109,13 +126,27 @@ fn router(handle: Handle) -> Router {
         .route("/containers/{name}/pause", post(containers::pause))
         .route("/containers/{name}/unpause", post(containers::unpause))
         .route("/containers/{name}/exec", post(exec::create))
+        .route(
+            "/containers/{name}/archive",
+            get(archive::get).head(archive::head).put(archive::put),
+        )
+        .route("/containers/{name}/changes", get(archive::changes))
+        .route("/containers/{name}/export", get(archive::export))
+        .route("/commit", post(commit::commit))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
         .route("/exec/{id}/json", get(exec::inspect))
         .route("/images/json", get(images::list))
-        .route("/images/create", post(images::pull))
+        .route("/images/create", post(commit::create))
         .route("/images/prune", post(images::prune))
-        .route("/images/{*name}", delete(images::remove))
+        .route("/images/get", get(image_archives::save))
+        .route("/images/load", post(image_archives::load))
+        .route(
+            "/images/{*name}",
+            get(image_paths::look)
+                .post(image_paths::act)
+                .delete(images::remove),
+        )
         .route("/networks", get(networks::list))
         .route("/networks/{name}", get(networks::inspect))
         .route("/volumes", get(volumes::list))
@@ -128,7 +159,16 @@ fn router(handle: Handle) -> Router {
         .route("/plan", get(wharf::plan))
         .route("/reload", post(wharf::reload))
         .route("/wait", get(wharf::wait))
+        .route("/login", post(registries::login))
+        .route("/logout", post(registries::logout))
+        .route("/search", get(registries::search))
+        .route("/prune", post(space::prune))
+        .route("/volumes/{name}/export", get(copies::export))
+        .route("/volumes/{name}/import", post(copies::import))
+        .route("/volumes/{name}/clone", post(copies::clone))
         .route("/events", get(wharf::events))
+        .route("/images/load", post(image_archives::load_listed))
+        .route("/images/verify", post(image_archives::verify))
         .method_not_allowed_fallback(unknown)
         .fallback(unknown);
     Router::new()

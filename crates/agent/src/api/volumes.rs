@@ -1,9 +1,12 @@
 //! Docker's routes about volumes: list, inspect, remove, prune.
 
+use std::path::PathBuf;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use model::name::Name;
 use model::status::VolumeStatus;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -43,7 +46,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
     Ok(Json(row(&snapshot, volume)))
 }
 
-fn row(snapshot: &Snapshot, volume: &VolumeStatus) -> Value {
+pub(super) fn row(snapshot: &Snapshot, volume: &VolumeStatus) -> Value {
     let seen = snapshot
         .observed
         .volumes
@@ -71,25 +74,43 @@ pub async fn remove(State(handle): State<Handle>, Path(name): Path<String>) -> R
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /volumes/prune`: all that no container uses and no file declares.
-pub async fn prune(State(handle): State<Handle>) -> Result<Json<Value>> {
+/// `POST /volumes/prune`: all that no container uses and no file declares, where `all` is among the filters; else only
+/// those that are not to be kept, as Docker's client means it when it asks about anonymous ones.
+pub async fn prune(State(handle): State<Handle>, Query(query): Query<FilterQuery>) -> Result<Json<Value>> {
+    let filters = Filters::parse(&query.filters, &["all"])?;
+    let all = filters.has("all") && filters.fits("all", |v| matches!(v, "1" | "true"));
     let snapshot = refreshed(&handle, true).await?;
+    let unused = snapshot.status.volumes.iter().filter(|v| v.used_by.is_empty());
+    let names: Vec<String> = match all {
+        true => unused.map(|v| v.name.clone()).collect(),
+        false => unkept(&snapshot).map(|(name, _)| name.to_string()).collect(),
+    };
     let mut deleted = Vec::new();
-    for volume in snapshot.status.volumes.iter().filter(|v| v.used_by.is_empty()) {
-        let name = volume.name.clone();
-        let (answer, done) = oneshot::channel();
-        ask(
-            &handle,
-            Request::RemoveVolume {
-                name: name.clone(),
-                answer,
-            },
-        )?;
-        // One that came into use meanwhile, or is declared, stays.
-        if done.await.map_err(|_| Problem::leaving())?.is_ok() {
+    for name in names {
+        if put_away(&handle, &name).await? {
             deleted.push(name);
         }
     }
     refreshed(&handle, false).await?;
+    // They are in the trash, so nothing was freed yet.
     Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": 0 })))
+}
+
+/// Volumes that were made not to be kept and that nothing wants any more, with where they are.
+pub(super) fn unkept(snapshot: &Snapshot) -> impl Iterator<Item = (Name, PathBuf)> {
+    let all = snapshot.observed.volumes.known().into_iter().flatten();
+    let used = |name: &Name| {
+        let status = snapshot.status.volumes.iter().find(|v| v.name == name.as_str());
+        status.is_none_or(|v| !v.used_by.is_empty())
+    };
+    let unkept = all.filter(move |(name, volume)| !volume.spec.keep && !used(name));
+    unkept.map(|(name, volume)| (name.clone(), volume.path.clone()))
+}
+
+/// Removes one; false where it came into use meanwhile, or is declared.
+pub(super) async fn put_away(handle: &Handle, name: &str) -> Result<bool> {
+    let (answer, done) = oneshot::channel();
+    let name = name.to_owned();
+    ask(handle, Request::RemoveVolume { name, answer })?;
+    Ok(done.await.map_err(|_| Problem::leaving())?.is_ok())
 }

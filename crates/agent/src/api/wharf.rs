@@ -208,6 +208,11 @@ pub async fn refreshed(handle: &Handle, whole: bool) -> Result<Arc<Snapshot>> {
     Ok(Arc::clone(&handle.snapshot.borrow()))
 }
 
+/// Has everything looked at: something was made or changed by hand, and files may have waited for it.
+pub async fn ask_again(handle: &Handle) -> Result<()> {
+    refreshed(handle, true).await.map(drop)
+}
+
 /// The picture as it is; after the first pass, for an agent that was started a moment ago.
 pub async fn current(handle: &Handle) -> Result<Arc<Snapshot>> {
     let seen = Arc::clone(&handle.snapshot.borrow());

@@ -1,10 +1,13 @@
 //! Speaking HTTP over the API socket.
 
+mod quiet;
+pub mod transfers;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
@@ -12,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
+
+use quiet::Quiet;
 
 /// A client of one agent. A connection a request: they are local and few.
 pub struct Client {
@@ -125,6 +130,43 @@ impl Client {
             .context("the agent broke off the session")
     }
 
+    /// The JSON answer of a POST that carries a stream of bytes, read on a thread of its own.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        media_type: &'static str,
+        mut from: impl std::io::Read + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (pieces, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Frame<Bytes>>>(4);
+        // Not joined: where the agent wants no more of it, whoever writes may never end.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 128 * 1024];
+            loop {
+                let piece = match from.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(read) => Ok(Frame::data(Bytes::copy_from_slice(&buffer[..read]))),
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(e) => Err(e),
+                };
+                let last = piece.is_err();
+                if pieces.blocking_send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, "wharf")
+            .header(header::CONTENT_TYPE, media_type)
+            .body(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(
+                receiver,
+            )))?;
+        let body = good(self.send_request(request).await?).await?;
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the agent's answer to {path} is no JSON this wharf knows"))
+    }
+
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
@@ -134,11 +176,15 @@ impl Client {
         self.send_request(request).await
     }
 
-    async fn send_request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+    async fn send_request<B>(&self, request: Request<B>) -> anyhow::Result<Response<Incoming>>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| no_agent(&self.socket, e))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(Quiet(stream))).await?;
         tokio::spawn(async move {
             // An error here is also seen by whoever reads the answer.
             drop(connection.with_upgrades().await);

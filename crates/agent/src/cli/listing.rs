@@ -1,9 +1,14 @@
 //! Tables of the client commands, and the log stream's framing.
 
-use model::status::{ContainerStatus, PortStatus, Status};
+use std::collections::BTreeSet;
+
+use model::status::{ContainerStatus, ImageStatus, PortStatus, Status};
 use serde_json::Value;
 
 use crate::report::{self, table};
+
+/// Most characters of a command that a history shows.
+const COMMAND: usize = 60;
 
 /// `wharf status`.
 pub fn status(status: &Status, one: bool) -> String {
@@ -224,20 +229,62 @@ pub fn volumes(status: &Status) -> String {
 }
 
 /// `wharf image ls`.
-pub fn images(status: &Status) -> String {
-    let row = |i: &model::status::ImageStatus| {
-        let id =
-            i.id.as_deref()
-                .map_or("-", |id| id.strip_prefix("sha256:").unwrap_or(id));
-        vec![
-            i.reference.clone(),
-            id.chars().take(12).collect(),
-            size(i.size),
-            i.used_by.join(", "),
-        ]
+pub fn images(status: &Status, digests: bool) -> String {
+    let row = |i: &ImageStatus| {
+        let mut row = vec![i.reference.clone()];
+        if digests {
+            row.push(i.digest.clone().unwrap_or_else(|| "-".to_owned()));
+        }
+        let id = i.id.as_deref().map_or("-", short_id);
+        row.extend([id.to_owned(), size(i.size), i.used_by.join(", ")]);
+        row
     };
     let rows: Vec<Vec<String>> = status.images.iter().map(row).collect();
-    table(&["REF", "IMAGE ID", "SIZE", "USED BY"], &rows)
+    match digests {
+        true => table(&["REF", "DIGEST", "IMAGE ID", "SIZE", "USED BY"], &rows),
+        false => table(&["REF", "IMAGE ID", "SIZE", "USED BY"], &rows),
+    }
+}
+
+/// Each once, a line each.
+pub fn image_ids(status: &Status) -> String {
+    let ids = status.images.iter().filter_map(|i| i.id.as_deref());
+    let ids: BTreeSet<&str> = ids.map(short_id).collect();
+    ids.iter().map(|id| format!("{id}\n")).collect()
+}
+
+/// Its first twelve digits, as Docker shows them.
+fn short_id(id: &str) -> &str {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    digits.get(..12).unwrap_or(digits)
+}
+
+/// The id of a step of an image's history; those of other hosts' builds have none.
+pub fn image_id(id: &str, whole: bool) -> &str {
+    if whole || !id.starts_with("sha256:") {
+        id
+    } else {
+        short_id(id)
+    }
+}
+
+/// The rows of an image's history, as docker shows them.
+pub fn history(rows: &[Value], whole: bool) -> String {
+    let row = |row: &Value| {
+        let text = |key: &str| row[key].as_str().unwrap_or_default();
+        let created = jiff::Timestamp::from_second(row["Created"].as_i64().unwrap_or_default());
+        let created = created.map(|time| time.to_string()).unwrap_or_default();
+        let line = text("CreatedBy").split_whitespace().collect::<Vec<_>>().join(" ");
+        let by = match line.char_indices().nth(COMMAND) {
+            Some((end, _)) if !whole => format!("{}…", &line[..end]),
+            _ => line,
+        };
+        let id = image_id(text("Id"), whole).to_owned();
+        let bytes = size(row["Size"].as_u64().unwrap_or_default());
+        vec![id, created, by, bytes, text("Comment").to_owned()]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    table(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows)
 }
 
 /// Bytes as people read them, in powers of 1024.

@@ -1,11 +1,19 @@
 //! The command line (INTERFACE §3). Answers go to stdout; progress and the one `error: …` line to stderr.
 
 mod agent;
+mod archives;
 mod client;
+mod copies;
+mod cp;
 mod exec;
+mod images;
 mod listing;
+mod made;
 mod offline;
 mod online;
+mod progress;
+mod prune;
+mod registries;
 mod stores;
 mod sys;
 mod terminal;
@@ -157,6 +165,23 @@ enum Command {
     },
     /// Run a command inside a container; exits with its code (125: wharf's own failure, 126: not executable, 127: not found)
     Exec(ExecArgs),
+    /// Copy files between a container, running or not, and this host
+    Cp(CpArgs),
+    /// Show what a container changed of its image's files: A added, C changed, D deleted
+    Diff {
+        name: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a container's root as a tar archive, without its volumes
+    Export {
+        name: String,
+        /// File to write; - is the standard output
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+    },
+    /// Make an image of what a container changed
+    Commit(CommitArgs),
     /// Networks
     #[command(subcommand)]
     Network(NounCommand),
@@ -166,6 +191,17 @@ enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Log in to a registry; pulls and pushes of the agent use it from then on
+    Login(LoginArgs),
+    /// Forget the login to a registry
+    Logout {
+        /// HOST[:PORT]; docker.io where none is named
+        registry: Option<String>,
+    },
+    /// Look for images in the registries of `registries.search`, or in the one that the term begins with
+    Search(SearchArgs),
+    /// Remove what nothing uses: images, layers, anonymous volumes, and what lay in the trash for a day; never kept volumes
+    Prune(PruneArgs),
     /// Print the JSON Schema of the files (only keys that work)
     Schema,
     /// Print a completion script
@@ -182,6 +218,48 @@ struct AgentArgs {
     /// How long --once may take
     #[arg(long, default_value = "5m", requires = "once", value_parser = model::units::parse_duration)]
     timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+struct LoginArgs {
+    /// HOST[:PORT]; docker.io where none is named
+    #[arg(default_value = "docker.io")]
+    registry: String,
+    /// User name; asked for where it is not given
+    #[arg(short, long)]
+    username: Option<String>,
+    /// Password; everybody on the host sees it here, so better use --password-stdin or be asked
+    #[arg(short, long, conflicts_with = "password_stdin")]
+    password: Option<String>,
+    /// Read the password from the standard input
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct SearchArgs {
+    /// Part of a name, or REGISTRY/PART
+    term: String,
+    /// Most images of each registry
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct PruneArgs {
+    /// Say only what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Also delete volumes that were removed less than a day ago: they cannot be fetched back then
+    #[arg(long)]
+    trash: bool,
+    /// Without asking
+    #[arg(short, long)]
+    force: bool,
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -231,6 +309,57 @@ struct ExecArgs {
     command: Vec<String>,
 }
 
+#[derive(Debug, clap::Args)]
+struct CpArgs {
+    /// Keep owners, set-id bits, devices and attributes; else files become root's in the container, and yours here
+    #[arg(short, long)]
+    archive: bool,
+    /// Copy what a link leads to, where the source is one
+    #[arg(short = 'L', long)]
+    follow_link: bool,
+    /// CONTAINER:PATH, a path of this host, or - for a tar archive on the standard input
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// CONTAINER:PATH, a path of this host, or - for a tar archive on the standard output
+    #[arg(value_name = "DEST")]
+    dest: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct CommitArgs {
+    /// Freeze the container's processes while its files are read
+    #[arg(short, long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pause: bool,
+    /// Who made it
+    #[arg(short, long)]
+    author: Option<String>,
+    /// What it is, for its history
+    #[arg(short, long)]
+    message: Option<String>,
+    /// A Dockerfile instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    container: String,
+    /// The image's name, with or without a tag
+    #[arg(value_name = "REF")]
+    reference: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// What it is, for its history
+    #[arg(short, long)]
+    message: Option<String>,
+    /// A Dockerfile instruction, as of commit
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// The archive, plain, gzip, zstd or xz; - is the standard input
+    file: PathBuf,
+    /// The image's name, with or without a tag
+    #[arg(value_name = "REF")]
+    reference: String,
+}
+
 #[derive(Debug, Subcommand)]
 enum NounCommand {
     /// List them
@@ -246,11 +375,79 @@ enum NounCommand {
 enum ImageCommand {
     /// List the images in the store
     Ls {
+        /// Also the digests that the registries know them by
+        #[arg(long)]
+        digests: bool,
+        /// Only the ids
+        #[arg(short, long, conflicts_with = "digests")]
+        quiet: bool,
         #[arg(long)]
         json: bool,
     },
+    /// Show all about images, as JSON
+    Inspect {
+        #[arg(required = true, value_name = "REF|ID")]
+        names: Vec<String>,
+    },
+    /// Show how an image came about, the newest step first
+    History {
+        #[arg(value_name = "REF|ID")]
+        name: String,
+        /// Show ids and commands whole
+        #[arg(long)]
+        no_trunc: bool,
+        /// Only the ids
+        #[arg(short, long)]
+        quiet: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an image another name besides
+    Tag {
+        #[arg(value_name = "REF|ID")]
+        source: String,
+        #[arg(value_name = "NAME[:TAG]")]
+        target: String,
+    },
+    /// Write images into an archive that docker, podman, skopeo and `image load` take
+    Save {
+        #[arg(required = true, value_name = "REF|ID")]
+        names: Vec<String>,
+        /// File to write; - is the standard output
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+        #[arg(long, value_name = "FORMAT", default_value = "docker-archive", value_parser = ["docker-archive", "oci-archive"])]
+        format: String,
+    },
+    /// Take all images of an archive in: docker's or an OCI layout; plain, gzip, zstd or xz
+    Load {
+        /// File to read; - is the standard input
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        input: PathBuf,
+        /// What an image is to be called that has no name in the archive
+        #[arg(long, value_name = "NAME[:TAG]")]
+        name: Option<String>,
+    },
+    /// Look whether images are still what they were when they came; exit 1 where one is not
+    Verify {
+        /// Only these
+        #[arg(value_name = "REF|ID")]
+        names: Vec<String>,
+        /// Fetch anew what is damaged; running containers go on
+        #[arg(long)]
+        repair: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an image of a tar archive of a root
+    Import(ImportArgs),
     /// Fetch images from their registries
     Pull {
+        #[arg(required = true, value_name = "REF")]
+        references: Vec<String>,
+    },
+    /// Send images to the registries that their names say
+    Push {
         #[arg(required = true, value_name = "REF")]
         references: Vec<String>,
     },
@@ -285,6 +482,34 @@ enum VolumeCommand {
     Rm {
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Write a volume as a tar archive
+    Export {
+        name: String,
+        /// File to write; - is the standard output
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+        /// Freeze the containers that use it meanwhile, so that all of it is of one moment
+        #[arg(long)]
+        pause: bool,
+    },
+    /// Put a tar archive (plain, gzip, zstd or xz) into a volume, over what is there; one that is not there is made
+    Import {
+        name: String,
+        /// File to read; - is the standard input
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        input: PathBuf,
+        /// Freeze the containers that use it meanwhile
+        #[arg(long)]
+        pause: bool,
+    },
+    /// Make a new volume with what another one holds
+    Clone {
+        from: String,
+        to: String,
+        /// Freeze the containers that use the first one meanwhile
+        #[arg(long)]
+        pause: bool,
     },
     /// Remove all volumes that no container uses and no table declares
     Prune {

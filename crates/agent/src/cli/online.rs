@@ -9,7 +9,10 @@ use model::status::Status;
 use serde_json::Value;
 
 use super::client::{Client, escaped};
-use super::{Command, DONE, LogsArgs, NOT_CONVERGED, NounCommand, exec, listing, offline, stores};
+use super::{
+    Command, DONE, LogsArgs, NOT_CONVERGED, NounCommand, cp, exec, listing, made, offline, prune, registries,
+    stores,
+};
 use crate::api::WaitAnswer;
 use crate::places::Places;
 use crate::report::PlanReport;
@@ -54,6 +57,10 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
         Command::Pause { names } => each(client, &names, "pause", "").await,
         Command::Unpause { names } => each(client, &names, "unpause", "").await,
         Command::Exec(args) => Ok(exec::run(client, &args).await),
+        Command::Cp(args) => cp::cp(client, &args).await,
+        Command::Diff { name, json } => made::diff(client, &name, json).await,
+        Command::Export { name, output } => made::export(client, &name, &output).await,
+        Command::Commit(args) => made::commit(client, &args).await,
         Command::Network(NounCommand::Ls { json }) => {
             list(
                 client,
@@ -66,6 +73,10 @@ async fn dispatch(client: &Client, command: Command) -> anyhow::Result<u8> {
         Command::Network(NounCommand::Inspect { name }) => inspect_network(client, &name).await,
         Command::Image(command) => stores::image(client, command).await,
         Command::Volume(command) => stores::volume(client, command).await,
+        Command::Login(args) => registries::login(client, &args).await,
+        Command::Logout { registry } => registries::logout(client, registry.as_deref()).await,
+        Command::Search(args) => registries::search(client, &args).await,
+        Command::Prune(args) => prune::prune(client, &args).await,
         Command::Agent(_)
         | Command::Validate { .. }
         | Command::Schema

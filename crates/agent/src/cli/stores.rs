@@ -1,6 +1,5 @@
 //! `wharf image …` and `wharf volume …`.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
 use anyhow::bail;
@@ -9,15 +8,40 @@ use serde_json::Value;
 
 use super::client::{Client, escaped};
 use super::online::list;
-use super::{DONE, ImageCommand, VolumeCommand, listing};
+use super::progress::with_progress;
+use super::{DONE, ImageCommand, VolumeCommand, copies, images, listing, made, registries};
+
+/// Named ones too: Docker's word for them is a filter.
+const ALL_UNUSED: &str = "/volumes/prune?filters=%7B%22all%22%3A%5B%22true%22%5D%7D";
 
 /// `wharf image …`.
 pub async fn image(client: &Client, command: ImageCommand) -> anyhow::Result<u8> {
     match command {
-        ImageCommand::Ls { json } => {
-            list(client, json, |s| serde_json::to_value(s.images), listing::images).await
+        ImageCommand::Ls { digests, quiet, json } => {
+            let shown = |status: &Status| match quiet {
+                true => listing::image_ids(status),
+                false => listing::images(status, digests),
+            };
+            list(client, json, |s| serde_json::to_value(s.images), shown).await
         }
+        ImageCommand::Inspect { names } => images::inspect(client, &names).await,
+        ImageCommand::History {
+            name,
+            no_trunc,
+            quiet,
+            json,
+        } => images::history(client, &name, no_trunc, quiet, json).await,
+        ImageCommand::Tag { source, target } => images::tag(client, &source, &target).await,
+        ImageCommand::Save {
+            names,
+            output,
+            format,
+        } => images::save(client, &names, &format, &output).await,
+        ImageCommand::Load { input, name } => images::load(client, &input, name.as_deref()).await,
+        ImageCommand::Verify { names, repair, json } => images::verify(client, &names, repair, json).await,
+        ImageCommand::Import(args) => made::import(client, &args).await,
         ImageCommand::Pull { references } => pull(client, &references).await,
+        ImageCommand::Push { references } => registries::push(client, &references).await,
         ImageCommand::Rm { names } => {
             remove(client, &names, |name| format!("/images/{}", escaped(name))).await
         }
@@ -52,89 +76,20 @@ pub async fn volume(client: &Client, command: VolumeCommand) -> anyhow::Result<u
         VolumeCommand::Rm { names } => {
             remove(client, &names, |name| format!("/volumes/{}", escaped(name))).await
         }
+        VolumeCommand::Export { name, output, pause } => copies::export(client, &name, &output, pause).await,
+        VolumeCommand::Import { name, input, pause } => copies::import(client, &name, &input, pause).await,
+        VolumeCommand::Clone { from, to, pause } => copies::clone(client, &from, &to, pause).await,
         VolumeCommand::Prune { force, json } => prune_volumes(client, force, json).await,
     }
 }
 
 async fn pull(client: &Client, references: &[String]) -> anyhow::Result<u8> {
     for reference in references {
-        let mut shown = Progress::new();
-        let mut failure = None;
-        let mut rest = Vec::new();
         let path = format!("/images/create?fromImage={}", escaped(reference));
-        client
-            .stream_post(&path, |bytes| {
-                rest.extend_from_slice(bytes);
-                while let Some(end) = rest.iter().position(|&b| b == b'\n') {
-                    let line: Vec<u8> = rest.drain(..=end).collect();
-                    let said: Value = serde_json::from_slice(&line)?;
-                    match said["error"].as_str() {
-                        Some(text) => failure = Some(text.to_owned()),
-                        None => shown.say(&said)?,
-                    }
-                }
-                Ok(())
-            })
-            .await?;
-        shown.end()?;
-        if let Some(failure) = failure {
-            bail!("{failure}");
-        }
+        with_progress(client, &path).await?;
         println!("{reference}");
     }
     Ok(DONE)
-}
-
-/// What is on its way, on stderr: one line that is written anew on a terminal, a line a layer elsewhere.
-struct Progress {
-    terminal: bool,
-    layers: BTreeMap<String, (u64, u64)>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            terminal: std::io::stderr().is_terminal(),
-            layers: BTreeMap::new(),
-        }
-    }
-
-    fn say(&mut self, said: &Value) -> std::io::Result<()> {
-        let status = said["status"].as_str().unwrap_or_default();
-        let Some(id) = said["id"].as_str() else {
-            self.end()?;
-            return writeln!(std::io::stderr(), "{status}");
-        };
-        let detail = &said["progressDetail"];
-        let number = |key: &str| detail[key].as_u64();
-        match (number("current"), number("total")) {
-            (Some(done), Some(total)) => {
-                self.layers.insert(id.to_owned(), (done, total));
-            }
-            _ => {
-                let whole = self.layers.get(id).map_or(0, |(_, total)| *total);
-                self.layers.insert(id.to_owned(), (whole, whole));
-                if !self.terminal {
-                    writeln!(std::io::stderr(), "{id}: {status}")?;
-                }
-            }
-        }
-        if self.terminal {
-            let (done, total) = self.layers.values().fold((0, 0), |(d, t), (a, b)| (d + a, t + b));
-            let (done, total) = (listing::size(done), listing::size(total));
-            let layers = self.layers.len();
-            write!(std::io::stderr(), "\r\x1b[K{layers} layers: {done} of {total}")?;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> std::io::Result<()> {
-        if self.terminal && !self.layers.is_empty() {
-            self.layers.clear();
-            write!(std::io::stderr(), "\r\x1b[K")?;
-        }
-        Ok(())
-    }
 }
 
 async fn remove(client: &Client, names: &[String], path: impl Fn(&str) -> String) -> anyhow::Result<u8> {
@@ -181,7 +136,7 @@ async fn prune_volumes(client: &Client, force: bool, json: bool) -> anyhow::Resu
     if !force && !unused.is_empty() && !confirmed(&unused)? {
         bail!("nothing was removed");
     }
-    let pruned: Value = client.post("/volumes/prune").await?;
+    let pruned: Value = client.post(ALL_UNUSED).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&pruned)?);
         return Ok(DONE);
@@ -192,7 +147,7 @@ async fn prune_volumes(client: &Client, force: bool, json: bool) -> anyhow::Resu
     Ok(DONE)
 }
 
-fn confirmed(unused: &[&str]) -> anyhow::Result<bool> {
+pub(super) fn confirmed(unused: &[&str]) -> anyhow::Result<bool> {
     let list = unused.join(", ");
     if !std::io::stdin().is_terminal() {
         bail!("this removes the data of {list}; say so with --force");

@@ -81,7 +81,9 @@ impl Engine {
 
     fn resolved(&self, contents: &Contents, settings: &ReadSettings) -> Desired {
         let settings = settings.as_ref().unwrap_or(&self.desired.settings);
-        reconciler::resolve::resolve(&contents.files, &contents.broken, settings)
+        let mut desired = reconciler::resolve::resolve(&contents.files, &contents.broken, settings);
+        reconciler::resolve::keep_lent(&mut desired, &self.ledger);
+        desired
     }
 
     /// Watches all that this reading depends on: also what files of the host containers see, by what the directory says

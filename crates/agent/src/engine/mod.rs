@@ -1,6 +1,7 @@
 //! The loop: anything that happens only wakes it; what to do is decided anew from what is there.
 
 mod files;
+mod garbage;
 mod guard;
 mod health;
 mod last_words;
@@ -71,6 +72,8 @@ pub enum Wake {
     Everything,
     /// Word of what somebody else deleted or wrote to was lost: the same, and go by nothing that is known.
     Overrun,
+    /// What was taken out of the image store is deleted: there may be more.
+    Collected,
     /// An action ended.
     Done(Box<Done>),
     /// A client asks.
@@ -149,6 +152,7 @@ pub struct Engine {
     taken: taken::Taken,
     /// Containers of which something was deleted or written to.
     touched: BTreeSet<ContainerId>,
+    collector: garbage::Collector,
     bridges: sources::Bridges,
     /// When sockets were last looked at.
     listened: Instant,
@@ -236,6 +240,7 @@ impl Engine {
             repairs: repairs::Repairs::default(),
             taken,
             touched: BTreeSet::new(),
+            collector: garbage::Collector::default(),
             bridges,
             listened: Instant::now(),
             permits: Arc::new(Semaphore::new(at_once())),
@@ -359,6 +364,7 @@ impl Engine {
                 self.host.runtime.forget_looks();
                 self.take(Wake::Everything);
             }
+            Wake::Collected => self.collector.due = true,
             Wake::Done(done) => self.finish(*done),
             Wake::Request(request) => self.answer(request),
         }

@@ -32,6 +32,7 @@ impl Engine {
             self.read_files();
         }
         self.look().await;
+        self.collect_garbage().await;
         let now = Timestamp::now();
         if self.is_at_rest(now) {
             return self.rest_on();
@@ -52,21 +53,7 @@ impl Engine {
             self.publish(reconciler::status::status_of(&self.input(now), &plan));
             self.note_rest(now, plan.wake_at);
         } else {
-            let mut ledger = plan.ledger.clone();
-            last_words::keep(&mut ledger, &self.ledger, &self.places.roots());
-            if known || self.write_ledger(ledger).is_ok() {
-                for taken in &plan.taken_up {
-                    let why = reconciler::plan::reasons(&taken.reasons);
-                    self.events
-                        .emit(taken.noun.kind(), taken.noun.name(), "update", why);
-                }
-                self.manager.before_actions();
-                plan.actions
-                    .into_iter()
-                    .for_each(|planned| self.dispatch(planned));
-            }
-            self.publish(reconciler::status::status(&self.input(now)));
-            self.ledger_file.copy();
+            self.begin(plan, known, now);
         }
         self.host
             .cluster
@@ -74,6 +61,34 @@ impl Engine {
         for answer in self.after_pass.drain(..) {
             answer.send(()).ok(); // likewise
         }
+    }
+
+    /// Writes the ledger, unless it is known, and starts what waits for nothing.
+    fn begin(&mut self, mut plan: Plan, known: bool, now: Timestamp) {
+        let mut ledger = std::mem::take(&mut plan.ledger);
+        last_words::keep(&mut ledger, &self.ledger, &self.places.roots());
+        let mut begun = false;
+        if known || self.write_ledger(ledger).is_ok() {
+            for taken in &plan.taken_up {
+                let why = reconciler::plan::reasons(&taken.reasons);
+                self.events
+                    .emit(taken.noun.kind(), taken.noun.name(), "update", why);
+            }
+            self.manager.before_actions();
+            begun = !plan.actions.is_empty();
+            plan.waits.extend(reconciler::plan::awaiting(&plan.actions));
+            std::mem::take(&mut plan.actions)
+                .into_iter()
+                .for_each(|planned| self.dispatch(planned));
+        }
+        let input = self.input(now);
+        let status = match begun {
+            // What is under way is over before all can be well: it need not be found out what would be planned beside it.
+            true => reconciler::status::status_of(&input, &plan),
+            false => reconciler::status::status(&input),
+        };
+        self.publish(status);
+        self.ledger_file.copy();
     }
 
     async fn look(&mut self) {
@@ -90,6 +105,7 @@ impl Engine {
         }
         if dirty == Dirty::ALL {
             empty_trash(&self.host);
+            self.collector.due = true;
         }
         let before = Arc::clone(&self.observed);
         let mut observed = Arc::clone(&self.observed);

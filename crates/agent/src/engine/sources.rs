@@ -19,8 +19,8 @@ use super::Wake;
 use crate::around;
 use crate::places::Places;
 
-/// How often what the kernel may have told nobody of is looked at, two small files a bridge: who writes to them by another
-/// mount of /proc is not seen by who watches them.
+/// How often what the kernel may have told nobody of is looked at: two small files a bridge (who writes to them by another
+/// mount of /proc is not seen by who watches them), and the shape of the tables of iptables-legacy, a system call each.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The bridges whose settings were all right when they were last looked at.
@@ -54,7 +54,12 @@ pub fn start(
     shim_reports(&places.run_dir.join("agent.sock"), wakes.clone())?;
     reports_around(wakes.clone())?;
     let iptables = net.backend().kind == Backend::Iptables;
-    kernel_reports(net.watch_switch(), wakes.clone(), bridges.clone(), iptables)
+    let told = Told {
+        wakes: wakes.clone(),
+        bridges: bridges.clone(),
+        legacy: net.watch_legacy(),
+    };
+    kernel_reports(net.watch_switch(), told, iptables)
 }
 
 /// A thread of its own, which sleeps until something is mounted or unmounted (proc(5), "mountinfo") or the clock is set.
@@ -134,12 +139,7 @@ fn shim_reports(path: &Path, wakes: UnboundedSender<Wake>) -> anyhow::Result<()>
 }
 
 /// A thread of its own: netlink sockets belong to the network namespace of the thread that made them.
-fn kernel_reports(
-    switch: net::SwitchWatch,
-    wakes: UnboundedSender<Wake>,
-    bridges: Bridges,
-    iptables: bool,
-) -> anyhow::Result<()> {
+fn kernel_reports(switch: net::SwitchWatch, mut told: Told, iptables: bool) -> anyhow::Result<()> {
     let monitor = net::Monitor::new().context("cannot listen to the kernel's network notifications")?;
     let mut monitor = monitor.heeding_iptables(iptables).with_switch(switch);
     std::thread::Builder::new()
@@ -149,7 +149,7 @@ fn kernel_reports(
             loop {
                 if looked.elapsed() >= LOOK {
                     looked = Instant::now();
-                    if bridges.take_turned_off() && wakes.send(Wake::Links).is_err() {
+                    if !told.look() {
                         return;
                     }
                 }
@@ -165,13 +165,33 @@ fn kernel_reports(
                         );
                     }
                 }
-                if !report(&mut monitor, &wakes) {
+                if !report(&mut monitor, &told.wakes) {
                     return;
                 }
             }
         })
         .context("cannot start the thread for kernel notifications")?;
     Ok(())
+}
+
+/// What is looked at now and then, and who is told.
+struct Told {
+    wakes: UnboundedSender<Wake>,
+    bridges: Bridges,
+    legacy: Option<net::LegacyWatch>,
+}
+
+impl Told {
+    /// Looks; false when nobody listens any more.
+    fn look(&mut self) -> bool {
+        let legacy = self.legacy.as_mut().is_some_and(net::LegacyWatch::has_changed);
+        let changed = [
+            (self.bridges.take_turned_off(), Wake::Links),
+            (legacy, Wake::Firewall(None)),
+        ];
+        let mut changed = changed.into_iter().filter(|(so, _)| *so);
+        changed.all(|(_, wake)| self.wakes.send(wake).is_ok())
+    }
 }
 
 /// Turns what came into wakes; false when nobody listens any more.

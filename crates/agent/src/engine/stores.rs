@@ -114,7 +114,7 @@ impl Engine {
     }
 
     /// What tables want, and what containers stand on, whatever their image's name means by now.
-    fn in_use(&self) -> InUse {
+    pub(super) fn in_use(&self) -> InUse {
         let declared = self.desired.containers.values().map(|c| c.spec.image.key());
         let mut in_use: InUse = declared.chain(self.desired.images.keys().cloned()).collect();
         for (_, accepted) in self.ledger.accepted() {

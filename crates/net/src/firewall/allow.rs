@@ -38,37 +38,20 @@ fn of_family(f: Family, ports: &[PortRule], mixed: bool) -> Vec<Set> {
         some.flat_map(|p| elements(p)).collect()
     };
     let both = |elements: fn(&PortRule) -> Vec<Element>| listed.iter().flat_map(|p| elements(p)).collect();
-    let set = |name, key, interval, elements| Set {
-        name: f.set(name),
-        key: f.fields(key),
-        value: &[],
-        interval,
-        elements,
-    };
+    let set = |name, key, elements| Set::of(f.set(name), f.fields(key), elements);
+    let ranges = |name, key, elements| Set::of_ranges(f.set(name), f.fields(key), elements);
     let mut sets = vec![
-        set(
-            set::CLOSED_BOUND,
-            &[Protocol, Ipv4, Port],
-            false,
-            of(true, closed),
-        ),
-        set(set::CLOSED_ANY, &[Protocol, Port], false, of(false, closed)),
-        set(
+        set(set::CLOSED_BOUND, &[Protocol, Ipv4, Port], of(true, closed)),
+        set(set::CLOSED_ANY, &[Protocol, Port], of(false, closed)),
+        ranges(
             set::ALLOWED_BOUND,
             &[Protocol, Ipv4, Port, Ipv4],
-            true,
             of(true, allowed),
         ),
-        set(
-            set::ALLOWED_ANY,
-            &[Protocol, Port, Ipv4],
-            true,
-            of(false, allowed),
-        ),
+        ranges(set::ALLOWED_ANY, &[Protocol, Port, Ipv4], of(false, allowed)),
         set(
             set::ALLOWED_TWICE,
             &[Protocol, Ipv4, Port, Ipv4, Port],
-            false,
             both(twice),
         ),
     ];
@@ -76,7 +59,6 @@ fn of_family(f: Family, ports: &[PortRule], mixed: bool) -> Vec<Set> {
         set(
             set::ALLOWED_OTHER,
             &[Protocol, Ipv4, Port, Ipv6, Port],
-            false,
             both(|rule| others(rule).map(|net| plain(whole(rule, net))).collect()),
         )
     };

@@ -94,6 +94,16 @@ impl Backend {
         read::generation(filter).doing(|| "read the nftables ruleset".to_owned())
     }
 
+    /// The rules are in tables of which the kernel tells no change.
+    pub fn is_legacy(&self) -> bool {
+        let version = || {
+            self.iptables
+                .version()
+                .is_ok_and(|v| v.variant == Variant::Legacy)
+        };
+        self.kind == Kind::Iptables && version()
+    }
+
     /// Reads what is there.
     pub fn current(&self, filter: &mut Netlink) -> Result<Current, NetError> {
         let keeper = self.keeper.as_ref();

@@ -165,38 +165,23 @@ pub fn sets(state: &FirewallState, earlier: &Elements) -> Vec<Set> {
     let bridges = |wanted: fn(&FirewallBridge) -> bool, element: fn(&FirewallBridge) -> Element| {
         state.bridges.iter().filter(|b| wanted(b)).map(element).collect()
     };
-    let set = |name, key, interval, elements| Set {
-        name,
-        key,
-        value: &[],
-        interval,
-        elements,
-    };
     let mut sets = vec![
-        set(
+        Set::of(
             set::BRIDGES,
             &[Device],
-            false,
             bridges(|_| true, |b| plain(device(&b.bridge))),
         ),
-        set(
+        Set::of(
             set::INTERNAL,
             &[Device],
-            false,
             bridges(|b| b.internal, |b| plain(device(&b.bridge))),
         ),
-        set(
-            set::SAME,
-            &[Device, Device],
-            false,
-            bridges(|b| !b.isolated, same),
-        ),
+        Set::of(set::SAME, &[Device, Device], bridges(|b| !b.isolated, same)),
         Set {
             value: &[Port],
-            ..set(
+            ..Set::of(
                 set::NAMES,
                 &[Device, Port],
-                false,
                 state.bridges.iter().flat_map(names).collect(),
             )
         },
@@ -218,28 +203,22 @@ fn of_family(f: Family, state: &FirewallState) -> Vec<Set> {
         let bridges = state.bridges.iter().filter(|b| wanted(b, f));
         bridges.filter_map(|b| subnet(b, f)).collect()
     };
-    let set = |name, key, interval, elements| Set {
-        name: f.set(name),
-        key: f.fields(key),
-        value: &[],
-        interval,
-        elements,
-    };
+    let set = |name, key, elements| Set::of(f.set(name), f.fields(key), elements);
+    let ranges = |name, key, elements| Set::of_ranges(f.set(name), f.fields(key), elements);
     let map = |name, key, elements| Set {
         value: f.fields(&[Ipv4, Port]),
-        ..set(name, key, false, elements)
+        ..set(name, key, elements)
     };
     let ports = state.ports.iter().filter(|p| Family::of(p.target_ip) == f);
     let (bound, any) = ports.partition::<Vec<_>, _>(|p| p.host_ip.is_some());
     vec![
-        set(set::SUBNETS, &[Device, Ipv4], true, subnets(|_, _| true)),
-        set(
+        ranges(set::SUBNETS, &[Device, Ipv4], subnets(|_, _| true)),
+        ranges(
             set::MASQUERADED,
             &[Device, Ipv4],
-            true,
             subnets(|b, f| f.is_masqueraded(b)),
         ),
-        set(set::ASKED, &[Ipv4], false, asked(state, f)),
+        set(set::ASKED, &[Ipv4], asked(state, f)),
         map(
             set::BOUND,
             &[Protocol, Ipv4, Port],
@@ -250,7 +229,7 @@ fn of_family(f: Family, state: &FirewallState) -> Vec<Set> {
             &[Protocol, Port],
             slots::alone(&any).into_iter().map(port).collect(),
         ),
-        set(set::STALE_UDP, &[Ipv4, Port, Ipv4, Port], false, BTreeSet::new()),
+        set(set::STALE_UDP, &[Ipv4, Port, Ipv4, Port], BTreeSet::new()),
     ]
 }
 

@@ -10,14 +10,15 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use model::firewall::FirewallBridge;
+use model::firewall::{Carrier, FirewallBridge, PeerRule};
 use model::observed::ForeignDrop;
 
 use super::foreign::{self, ForeignChain, Hook, Verdict, expressions, immediate};
-use super::nl;
+use super::judge::heeds_peer;
 use super::packet::{Chains, Packet, from_device};
 use super::passage::names_port;
 use super::read::FoundRule;
+use super::{nl, peers};
 use crate::dbus::{Bus, CallError, Service, Value};
 use crate::netlink::{Attr, KernelError, Netlink, find, read_be32};
 
@@ -222,6 +223,61 @@ impl Found {
             told,
         }
     }
+}
+
+/// What peers of networks send.
+impl Found {
+    /// Those of whose packets no zone of it lets any in, whatever device they come by: which one that is, and in which
+    /// zone, is not asked. What to do, by how they send.
+    pub fn drops_of_peers(&self, peers: &[PeerRule]) -> Vec<ForeignDrop> {
+        let mut shut: BTreeMap<Carrier, BTreeSet<&str>> = BTreeMap::new();
+        for rule in peers.iter().filter(|rule| !self.may_let_in(rule)) {
+            shut.entry(rule.carrier).or_default().insert(&rule.bridge);
+        }
+        let one = |(carrier, bridges): (Carrier, BTreeSet<&str>)| ForeignDrop {
+            by: TABLE.to_owned(),
+            bridges: bridges.iter().map(|&bridge| bridge.to_owned()).collect(),
+            ports: false,
+            told: shut_to_peers(carrier, &bridges),
+        };
+        shut.into_iter().map(one).collect()
+    }
+
+    fn may_let_in(&self, peer: &PeerRule) -> bool {
+        let rules = || self.chains.values().flatten();
+        let accepts = |rule: &&FoundRule| {
+            let mut parts = expressions(rule).into_iter();
+            parts.any(|(name, data)| name == "immediate" && matches!(immediate(data), Verdict::Accept))
+        };
+        let (_, port) = peers::protocol_and_port(peer.carrier);
+        let by_device = |from: &str| {
+            let packet = Packet { from, to: None, port };
+            !self.drops(Hook::Input, packet)
+        };
+        // One that it knows nothing of, and those that it knows and are not the host's own.
+        let known: BTreeSet<String> = rules().filter_map(from_device).collect();
+        let zoned = self.zoned();
+        let mut known = known
+            .iter()
+            .filter(|name| *name != "lo" && !zoned.contains(*name));
+        rules().filter(accepts).any(|rule| heeds_peer(rule, peer))
+            || by_device("")
+            || known.any(|d| by_device(d))
+    }
+}
+
+fn shut_to_peers(carrier: Carrier, bridges: &BTreeSet<&str>) -> String {
+    let bridges: Vec<&str> = bridges.iter().copied().collect();
+    let what = match carrier {
+        Carrier::Udp { port } => format!("--add-port={port}/udp"),
+        Carrier::Gre => "--add-protocol=gre".to_owned(),
+    };
+    format!(
+        "firewalld drops what the other hosts of {} send ({carrier}), so that their containers are not reached; run \
+         `firewall-cmd --permanent --zone=ZONE {what}` with the zone of the device that leads to them (`firewall-cmd \
+         --get-active-zones`), and then `firewall-cmd --reload`",
+        bridges.join(", "),
+    )
 }
 
 fn complain(bridge: &str, answer: &Answer) -> String {

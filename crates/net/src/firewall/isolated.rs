@@ -71,21 +71,14 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
     if !there_are(state) {
         return Vec::new();
     }
-    let set = |name, key, elements| Set {
-        name,
-        key,
-        value: &[],
-        interval: false,
-        elements,
-    };
     let isolated = state.bridges.iter().filter(|b| b.isolated).map(same);
     let links = |f: Family| -> BTreeSet<Element> {
         let own = state.links.iter().filter(|link| Family::of(link.to) == f);
         own.map(element).collect()
     };
     let mut sets = vec![
-        set(set::ISOLATED, &[Device, Device], isolated.collect()),
-        set(
+        Set::of(set::ISOLATED, &[Device, Device], isolated.collect()),
+        Set::of(
             set::LINKS,
             &[Device, Ipv4, Ipv4, Protocol, Port],
             links(Family::V4),
@@ -93,7 +86,7 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
     ];
     if families(state).contains(&Family::V6) {
         let key = &[Device, Ipv6, Ipv6, Protocol, Port];
-        sets.push(set(set::LINKS6, key, links(Family::V6)));
+        sets.push(Set::of(set::LINKS6, key, links(Family::V6)));
     }
     sets
 }

@@ -190,7 +190,7 @@ enum Field {
 
 /// The rule lets in what that peer sends, as far as can be seen: it is about the sender, about the port or protocol, or
 /// about a device, which may be the one that leads there.
-fn heeds_peer(rule: &FoundRule, peer: &PeerRule) -> bool {
+pub(super) fn heeds_peer(rule: &FoundRule, peer: &PeerRule) -> bool {
     let (protocol, port) = peers::protocol_and_port(peer.carrier);
     let port = port.map(u16::to_be_bytes);
     let (address, mut mask) = (octets(peer.peer), Vec::new());

@@ -1,6 +1,8 @@
 //! The forward and input chains that iptables keeps outside of nftables (`iptables-legacy`, `ip6tables-legacy`), read from the kernel as
 //! it is there (linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h, x_tables.h). It cannot be part of a transaction of ours, so it is only judged.
 
+mod watch;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +18,8 @@ use super::passage::{concerned, names_port};
 use super::peers;
 use crate::error::{Doing, NetError};
 use crate::sys::ip_option;
+
+pub use watch::LegacyWatch;
 
 const TABLE: &str = "filter";
 const GET_INFO: i32 = 64;

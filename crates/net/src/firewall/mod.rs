@@ -50,6 +50,7 @@ pub(crate) use firewalld::{Asked, Found as Firewalld, admit, dismiss, look as fi
 pub(crate) use inside::lead_names;
 pub(crate) use iptables::was_run;
 pub(crate) use judge::drops;
+pub use legacy::LegacyWatch;
 pub(crate) use legacy::drops as legacy_drops;
 pub(crate) use nl::{committed_by, is_about_us, is_of_iptables};
 pub(crate) use render::{Guards, has_ipv4, has_ipv6};

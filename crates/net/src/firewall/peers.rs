@@ -49,19 +49,13 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
     if state.peers.is_empty() {
         return Vec::new();
     }
-    let set = |name, key, v4: bool| Set {
-        name,
-        key,
-        value: &[],
-        interval: false,
-        elements: {
-            let own = state.peers.iter().filter(|rule| rule.peer.is_ipv4() == v4);
-            own.map(|rule| plain(key_of(rule))).collect::<BTreeSet<Element>>()
-        },
+    let of = |v4: bool| -> BTreeSet<Element> {
+        let own = state.peers.iter().filter(|rule| rule.peer.is_ipv4() == v4);
+        own.map(|rule| plain(key_of(rule))).collect()
     };
     vec![
-        set(set::PEERS, &[Device, Protocol, Port, Ipv4], true),
-        set(set::PEERS6, &[Device, Protocol, Port, Ipv6], false),
+        Set::of(set::PEERS, &[Device, Protocol, Port, Ipv4], of(true)),
+        Set::of(set::PEERS6, &[Device, Protocol, Port, Ipv6], of(false)),
     ]
 }
 

@@ -91,6 +91,27 @@ pub struct Rule {
 /// Of `nft`: a number of which only an expression says how it is to be read. See [`super::userdata`].
 pub const INTEGER: u32 = 4;
 
+impl Set {
+    /// Of single elements, without values.
+    pub fn of(name: &'static str, key: &'static [Field], elements: BTreeSet<Element>) -> Self {
+        Self {
+            name,
+            key,
+            value: &[],
+            interval: false,
+            elements,
+        }
+    }
+
+    /// The same of ranges.
+    pub fn of_ranges(name: &'static str, key: &'static [Field], elements: BTreeSet<Element>) -> Self {
+        Self {
+            interval: true,
+            ..Self::of(name, key, elements)
+        }
+    }
+}
+
 impl Field {
     /// Number of the type in `nft`, for its listing alone: the kernel does not look at it.
     pub fn kind(self) -> u32 {

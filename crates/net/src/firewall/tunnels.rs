@@ -52,13 +52,6 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
     if state.tunnels.is_empty() {
         return Vec::new();
     }
-    let set = |name, key, elements| Set {
-        name,
-        key,
-        value: &[],
-        interval: false,
-        elements,
-    };
     let peers = |v4: bool| -> BTreeSet<Element> {
         let of = |tunnel: &TunnelRule| -> Vec<Element> {
             let family = tunnel.peers.iter().filter(|peer| peer.is_ipv4() == v4);
@@ -69,13 +62,13 @@ pub fn sets(state: &FirewallState) -> Vec<Set> {
         state.tunnels.iter().flat_map(of).collect()
     };
     vec![
-        set(
+        Set::of(
             set::TUNNELS,
             &[UdpPort, Vni],
             state.tunnels.iter().map(|t| plain(key(t))).collect(),
         ),
-        set(set::PEERS, &[UdpPort, Vni, Ipv4], peers(true)),
-        set(set::PEERS6, &[UdpPort, Vni, Ipv6], peers(false)),
+        Set::of(set::PEERS, &[UdpPort, Vni, Ipv4], peers(true)),
+        Set::of(set::PEERS6, &[UdpPort, Vni, Ipv6], peers(false)),
     ]
 }
 

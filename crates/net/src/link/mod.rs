@@ -5,9 +5,11 @@ mod bridge;
 mod change;
 mod dump;
 mod entry;
+mod filter;
 mod online;
 mod plug;
 mod route;
+mod sender;
 mod uplink;
 mod veth;
 mod vxlan;
@@ -22,6 +24,7 @@ pub(crate) use below::apply as apply_lan;
 pub(crate) use bridge::{apply_bridge, check as check_bridge, look as look_at_bridge, remove_bridge};
 pub(crate) use dump::{address_of, addresses, links};
 pub(crate) use entry::{is_of_neighbours, is_of_own_entry, is_there as own_entry_is_there};
+pub(crate) use filter::filtered;
 pub(crate) use online::is_online;
 pub(crate) use plug::{
     apply_gateway, attach as attach_to_port, is_of_switch, kernel_has_datapath, look_at_switch, remove_left,
@@ -114,7 +117,7 @@ pub(crate) struct Link {
     pub peer: Option<u32>,
     pub peer_netns: Option<u32>,
     pub hairpin: bool,
-    /// A bridge's port that reaches no other such port.
+    /// A bridge's port that reaches no other such port. (That it takes in its own container's frames alone is not said.)
     pub isolated: bool,
     /// A bridge's, in hundredths of a second.
     pub forward_delay: u32,

@@ -192,10 +192,7 @@ pub(crate) fn attach(
     })?;
     configure_host(route, mark, &host, pen, a, whose)
         .doing(|| format!("configure {} of container {whose}", a.host_device))?;
-    for ip in a.ips() {
-        change::neighbour(route, gateway.index, ip, a.mac)
-            .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))?;
-    }
+    veth::make_known(route, gateway.index, a, whose)?;
     Ok(before != Some(host.index))
 }
 

@@ -8,7 +8,9 @@ use model::network::{Attachment, Link as Way, MacAddr};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::below::{self, Kind};
-use super::{Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, nl, owner_of, route as routes};
+use super::{
+    Address, DEFAULT_MTU, Link, Mark, bridge, change, dump, filter, nl, owner_of, route as routes, sender,
+};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, KernelError, Netlink};
@@ -69,11 +71,21 @@ pub(crate) fn attach(
     if a.link == Way::Adopted {
         return Ok(());
     }
-    for ip in a.ips() {
-        change::neighbour(route, master.index, ip, a.mac)
-            .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))?;
-    }
-    Ok(())
+    make_known(route, master.index, a, whose)
+}
+
+/// The host need not ask where the container is.
+pub(super) fn make_known(
+    route: &mut Netlink,
+    bridge: u32,
+    a: &Attachment,
+    whose: &str,
+) -> Result<(), NetError> {
+    let mut ips = a.ips();
+    ips.try_for_each(|ip| {
+        change::neighbour(route, bridge, ip, a.mac)
+            .doing(|| format!("tell {} where {ip} of container {whose} is", a.bridge))
+    })
 }
 
 /// What the end inside is made by, and the host's. A bridge gets the smallest mtu of its ports: one that is not ours keeps
@@ -366,6 +378,16 @@ fn configure_host(
         change::make_up_no_ipv6(route, host.index).doing(doing)?;
     }
     change::set(route, host.index, &attrs).doing(doing)?;
+    if a.isolated {
+        sender::ensure(route, host.index, a).doing(|| {
+            format!(
+                "have {} let in nothing but what container {whose} sends as itself (kernel modules sch_ingress and cls_bpf)",
+                a.host_device
+            )
+        })?;
+    } else if host.isolated {
+        filter::remove(route, host.index).doing(doing)?;
+    }
     // What comes back by the port it came from is for published ports; elsewhere it would be an echo.
     let hairpin = a.link != Way::Adopted;
     if host.hairpin != hairpin || host.isolated != a.isolated || host.master != Some(master.index) {

@@ -3,7 +3,7 @@
 //! A socket of its own listens to rtnetlink(7) for that. Notifications are queued before the call that makes the change
 //! returns, so an empty queue says that what was read is still so; where the queue ran over, the kernel says that, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::observed::{ForeignAddress, ForeignAddress6, Ipv6State, ObservedLink, ObservedTunnel};
 use netlink_sys::Socket;
@@ -158,6 +158,10 @@ impl Net {
             }
         }
         let tunnels = self.tunnels(&links, &addresses)?;
+        let filtered = match links.iter().any(|l| l.isolated && self.mark.is_on(l)) {
+            true => link::filtered(&mut self.route()).doing(|| "list the filters of ports".to_owned())?,
+            false => BTreeSet::new(),
+        };
         let observe = |l: &link::Link| {
             let own = || addresses.iter().filter(|a| a.index == l.index);
             let master = l.master.and_then(|index| names.get(&index));
@@ -176,7 +180,7 @@ impl Net {
                 mtu: l.mtu,
                 master: master.map(|name| (*name).to_owned()),
                 addresses: own().filter_map(net_of).collect(),
-                isolated: l.isolated,
+                isolated: l.isolated && filtered.contains(&l.index),
                 route_localnet: false,
                 addresses6: match inside {
                     true => own().filter_map(any6_of).collect(),

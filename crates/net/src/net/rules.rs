@@ -8,7 +8,7 @@ use model::observed::{BackendSeen, ForeignDrop};
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::{Asked, Current, Firewalld, Guards};
+use crate::firewall::{Asked, Current, Firewalld, Guards, LegacyWatch};
 use crate::netlink::Netlink;
 use crate::{firewall, relay, sysctl};
 
@@ -104,6 +104,12 @@ impl Net {
             remark: self.backend.remark(),
             unjudged: None,
         }
+    }
+
+    /// Who looks for changes of it now and then, where the kernel tells of none: from now on, so before the rules are
+    /// looked at for the first time.
+    pub fn watch_legacy(&self) -> Option<LegacyWatch> {
+        self.backend.is_legacy().then(LegacyWatch::begin)
     }
 
     /// There is a firewall of ours.
@@ -308,8 +314,10 @@ fn is_let_through(current: &Current, state: &FirewallState, asked: Option<&Asked
 fn foreign_drops(current: &Current, asked: Option<&Asked>) -> Result<Vec<ForeignDrop>, NetError> {
     let state = current.state.as_ref().unwrap_or(&current.salvaged);
     let mut out = firewall::drops(&current.foreign, state, !current.legacy);
-    let firewalld = current.firewalld.iter();
-    out.extend(firewalld.flat_map(|f| f.drops_of(&state.bridges, asked)));
+    if let Some(firewalld) = &current.firewalld {
+        out.extend(firewalld.drops_of(&state.bridges, asked));
+        out.extend(firewalld.drops_of_peers(&state.peers));
+    }
     if !current.legacy {
         out.extend(firewall::legacy_drops(state)?);
     }

@@ -360,6 +360,7 @@ impl<'a> Pass<'a, '_> {
             finished_run: None,
             finished_code: None,
             stale: false,
+            left: Vec::new(),
             joins: Joins::default(),
             joined_run: None,
             begun_with: Default::default(),

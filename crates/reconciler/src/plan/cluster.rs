@@ -17,6 +17,8 @@ use model::surroundings::{Surroundings, Way};
 
 use super::{Blocked, Pass};
 
+const UNREGISTERED: &str = "waits to be registered in etcd, which says whose addresses are whose";
+
 impl Pass<'_, '_> {
     /// The other hosts, and this one where it has the address it is registered with. Nothing is decided before this host
     /// was registered once: another one could have the same addresses.
@@ -63,13 +65,12 @@ impl Pass<'_, '_> {
                 }
                 Ok(kept.peers.iter().copied().chain([kept.local]).collect())
             }
-            None => Err(match refused {
-                Some(why) => Blocked::error(why),
-                None => Blocked::wait(format!(
-                    "waits to be registered in etcd, which says whose addresses are whose{}",
-                    trouble.map(|why| format!(": {why}")).unwrap_or_default()
-                )),
-            }),
+            None => Err(
+                match refused.or(trouble.map(|why| format!("{UNREGISTERED}: {why}"))) {
+                    Some(why) => Blocked::error(why),
+                    None => Blocked::wait(UNREGISTERED),
+                },
+            ),
         }
     }
 

@@ -172,10 +172,7 @@ impl<'a> Pass<'a, '_> {
         match self.look_at(accepted) {
             Sight::Unknown(why) => self.unseen(name, why),
             Sight::Seen(c) if is_live(c) && held => self.stop_held(name, accepted, after),
-            Sight::Seen(c) if is_live(c) && accepted.stale => {
-                let reasons = self.why_stale(accepted);
-                self.stop(name, accepted, Op::Replace, reasons, after);
-            }
+            Sight::Seen(c) if is_live(c) && accepted.stale => self.stop_stale(name, accepted, after),
             Sight::Seen(c) if is_live(c) && self.stands_on_nothing(accepted) => {
                 let reasons = self.damage_of(accepted, Mend::Restart);
                 self.stop(name, accepted, Op::Update, reasons, after);
@@ -199,6 +196,16 @@ impl<'a> Pass<'a, '_> {
                 });
             }
         }
+    }
+
+    /// Stops one that is to be started again, unless what keeps its networks from being as they should would keep it down.
+    fn stop_stale(&mut self, name: &Name, accepted: &Accepted, after: Vec<usize>) {
+        let may_stay = self.lost_owner(accepted).is_none() && !self.is_made_anew(accepted);
+        if may_stay && let Err(blocked) = self.networks_for(accepted) {
+            return self.hold_up(Noun::Container(name.clone()), blocked);
+        }
+        let reasons = self.why_stale(accepted);
+        self.stop(name, accepted, Op::Replace, reasons, after);
     }
 
     fn why_stale(&self, accepted: &Accepted) -> Vec<Reason> {
@@ -368,9 +375,14 @@ impl<'a> Pass<'a, '_> {
 
     /// It is to be stopped in any case: a network of it changed, or waits for it to be gone.
     pub(super) fn has_to_leave(&self, old: &Accepted) -> bool {
+        old.stale || self.is_made_anew(old)
+    }
+
+    /// The device of one of its networks is to go, which it does once nobody lives there.
+    fn is_made_anew(&self, accepted: &Accepted) -> bool {
         let networks = &self.ledger.networks;
         let anew = |name: &Name| networks.get(name).is_some_and(|n| n.replacing.is_some());
-        old.stale || old.attachments.iter().any(|a| anew(&a.network))
+        accepted.attachments.iter().any(|a| anew(&a.network))
     }
 
     /// Everything decided about one container, for `runtime`; none while its image is not there.

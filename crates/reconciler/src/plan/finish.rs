@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use model::action::Noun;
 use model::content::{ContentKey, ContentState};
 use model::digest::Digest;
 use model::ledger::Ledger;
-use model::plan::{Plan, fingerprint};
+use model::plan::{Plan, Planned, Reason, Wait, fingerprint};
 use model::shared::Shared;
 use model::spec::{ContainerSpec, MountedFileSpec, NetworkSpec, VolumeSpec};
 
@@ -45,6 +46,25 @@ impl Pass<'_, '_> {
             ledger: self.ledger,
         }
     }
+}
+
+/// What holds those up that are done after others, as long as these are under way.
+pub fn awaiting(actions: &[Planned]) -> Vec<Wait> {
+    let first = |planned: &Planned| {
+        let before = actions.get(*planned.after.first()?)?.action.noun();
+        let what = match &before {
+            Noun::Firewall => "the firewall".to_owned(),
+            Noun::Dns => "the name server".to_owned(),
+            noun => noun.to_string(),
+        };
+        Some(Wait {
+            noun: planned.action.noun(),
+            reasons: vec![Reason::because(format!("waits for {what}"))],
+            until: None,
+            error: false,
+        })
+    };
+    actions.iter().filter_map(first).collect()
 }
 
 /// What of a ledger is the desired state as accepted.

@@ -14,6 +14,7 @@ use model::restart;
 use model::spec::RestartSpec;
 use serde::Serialize;
 
+use super::places::homes;
 use super::{Blocked, Pass, after, dns};
 
 /// Where names are asked (RFC 1035).
@@ -83,18 +84,13 @@ impl Pass<'_, '_> {
         port == DOMAIN && places.any(|place| place == ip)
     }
 
-    /// An address of this place that another container lives on now, or may: where a stale one lives is not written any
-    /// more.
+    /// An address of this place that another container lives on now, or may.
     pub(super) fn living_on(&self, place: &Attachment, but: &Name) -> Option<(IpAddr, Name)> {
         let others = self.around(place).into_iter().filter(|name| *name != but);
         let others = others.filter_map(|name| Some((name, self.ledger.containers.get(name)?)));
         let shared = |a: &Accepted| {
-            let mut there = a.attachments.iter().filter(|at| at.network == place.network);
-            there.find_map(|at| {
-                place
-                    .ips()
-                    .find(|ip| a.stale || at.ips().any(|other| other == *ip))
-            })
+            let mut ips = place.ips();
+            ips.find(|ip| homes(a).any(|(network, other)| *network == place.network && other == *ip))
         };
         let on = |(name, entry): (&Name, &ContainerEntry)| {
             let mut all = entry.all().filter_map(|a| Some((a, shared(a)?)));

@@ -19,6 +19,7 @@ mod gates;
 mod health;
 mod images;
 mod lan;
+mod lent;
 mod links;
 mod lost;
 mod mutation;
@@ -59,7 +60,7 @@ use model::plan::{Op, Plan, Planned, Reason, Wait};
 use model::spec::NetworkUse;
 
 pub use describe::{describe, describe_taken_up, describe_wait, reasons, step};
-pub use finish::definition;
+pub use finish::{awaiting, definition};
 pub(crate) use health::health_of;
 #[doc(hidden)]
 pub use mutation::Mutation;

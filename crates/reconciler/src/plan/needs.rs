@@ -32,6 +32,7 @@ impl Pass<'_, '_> {
         if !switching {
             self.dependencies(name, &accepted.spec)?;
         }
+        self.volumes_are_lent(&accepted.spec)?;
         self.links_can_be_told(&accepted.spec)?;
         self.surrounded(&accepted.spec)?;
         if let Some(a) = accepted.attachments.iter().find(|a| self.is_misplaced(a)) {
@@ -49,6 +50,7 @@ impl Pass<'_, '_> {
         self.has_image(new)?;
         self.nobody_left_behind(name)?;
         self.dependencies(name, &new.spec)?;
+        self.volumes_are_lent(&new.spec)?;
         self.links_can_be_told(&new.spec)?;
         self.surrounded(&new.spec)?;
         self.addresses_are_free(name, new)?;

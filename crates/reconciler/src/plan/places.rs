@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use model::ledger::Accepted;
 use model::name::{ContainerId, Name};
 use model::network::Attachment;
 
@@ -11,10 +12,8 @@ use super::Pass;
 
 #[derive(Default)]
 pub(super) struct Places {
-    /// By the addresses they are accepted with.
+    /// By the addresses they are accepted with, and those they have not left yet.
     by_address: BTreeMap<(Name, IpAddr), Vec<Name>>,
-    /// Those that may live at another place than is written.
-    stale: BTreeSet<Name>,
     /// Those in whose namespaces others were begun.
     owners: BTreeSet<ContainerId>,
 }
@@ -23,25 +22,15 @@ impl Pass<'_, '_> {
     pub(super) fn note_who_lives_where(&mut self) {
         let mut places = Places::default();
         for (name, accepted) in self.ledger.accepted() {
-            for a in &accepted.attachments {
-                for ip in a.ips() {
-                    let at = places.by_address.entry((a.network.clone(), ip)).or_default();
-                    at.push(name.clone());
-                }
-            }
-            if accepted.stale {
-                places.stale.insert(name.clone());
+            for (network, ip) in homes(accepted) {
+                let at = places.by_address.entry((network.clone(), ip)).or_default();
+                at.push(name.clone());
             }
             let joins = &accepted.joins;
             let owners = [&joins.net, &joins.pid, &joins.ipc].into_iter().flatten();
             places.owners.extend(owners.cloned());
         }
         self.places = places;
-    }
-
-    /// This one is of no use where it lives from now on.
-    pub(super) fn note_stale(&mut self, name: &Name) {
-        self.places.stale.insert(name.clone());
     }
 
     /// Somebody begins in namespaces of these.
@@ -57,7 +46,13 @@ impl Pass<'_, '_> {
     /// Those that may live on an address of this place, in the order of their names.
     pub(super) fn around(&self, place: &Attachment) -> BTreeSet<&Name> {
         let at = |ip| self.places.by_address.get(&(place.network.clone(), ip));
-        let there = place.ips().filter_map(at).flatten();
-        there.chain(&self.places.stale).collect()
+        place.ips().filter_map(at).flatten().collect()
     }
+}
+
+/// Where it lives, or is to live, by network.
+pub(super) fn homes(accepted: &Accepted) -> impl Iterator<Item = (&Name, IpAddr)> {
+    let places = accepted.attachments.iter();
+    let is = places.flat_map(|a| a.ips().map(move |ip| (&a.network, ip)));
+    is.chain(accepted.left.iter().map(|(network, ip)| (network, *ip)))
 }

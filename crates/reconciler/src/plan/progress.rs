@@ -1,15 +1,19 @@
 //! Replacements under way: how far they got, and what a failure makes of them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use model::action::Noun;
-use model::ledger::{Accepted, ContainerEntry, Rejected, ReplacePhase};
+use model::ledger::{Accepted, ContainerEntry, NetworkEntry, Rejected, ReplacePhase};
 use model::name::Name;
 use model::network::{Address4, Address6, Attachment, Subnet4, Subnet6};
 use model::observed::{ExitRecord, ObservedContainer, Phase};
 use model::spec::RestartPolicy;
 
+use super::places::homes;
 use super::resources::Leased;
 use super::sight::{Sight, is_live};
-use super::{Pass, finish::definition};
+use super::{Blocked, Pass, finish::definition};
 use crate::allocate::{address, address6};
 
 impl Pass<'_, '_> {
@@ -142,6 +146,10 @@ impl Pass<'_, '_> {
                 continue;
             }
             let mut entry = entry.clone();
+            if let Err(blocked) = self.may_leave(&name, &entry) {
+                self.hold_up(Noun::Container(name), blocked);
+                continue;
+            }
             let mut changed = self.refresh(&name, &mut entry.current);
             // One beside it, or that drains, is done with instead.
             if let Some(next) = entry.next.as_mut().filter(|n| !n.phase.is_beside()) {
@@ -190,8 +198,11 @@ impl Pass<'_, '_> {
                 // What it had to give up stays with those who took it.
                 ports.retain(|rule| !self.is_had_by_another(name, rule));
                 accepted.ports = ports.into();
-                accepted.attachments = list.into();
                 accepted.stale = sight.may_be_live();
+                if accepted.stale {
+                    accepted.left = lived_at(accepted, &list);
+                }
+                accepted.attachments = list.into();
                 true
             }
             Err(blocked) => {
@@ -199,6 +210,36 @@ impl Pass<'_, '_> {
                 false
             }
         }
+    }
+
+    /// Instances of a service leave in turn places that still are good for something.
+    fn may_leave(&self, name: &Name, entry: &ContainerEntry) -> Result<(), Blocked> {
+        let current = &entry.current;
+        let alone = entry.next.is_none() && entry.draining.is_none();
+        let stays = alone && !self.has_to_leave(current) && self.look_at(current).is_up();
+        if stays && current.attachments.iter().all(|a| self.leads_by_ipv4(a)) {
+            self.has_turn(name, "restarted")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// By IPv4 it is where its network has it, whatever became of its IPv6.
+    fn leads_by_ipv4(&self, a: &Attachment) -> bool {
+        let as_is = |entry: &NetworkEntry| {
+            let Attachment {
+                ip,
+                bridge,
+                link,
+                mtu,
+                ..
+            } = a;
+            let network = &entry.network;
+            (bridge, link, *mtu) == (&network.bridge, &network.link(), network.mtu)
+                && ip.v4().is_some_and(|v4| !self.is_out_of_lease(entry, v4.ip))
+                && !is_misplaced4(ip.v4(), network.v4())
+        };
+        self.ledger.networks.get(&a.network).is_some_and(as_is)
     }
 
     fn needs_interfaces(&self, accepted: &Accepted) -> bool {
@@ -238,6 +279,18 @@ impl Pass<'_, '_> {
     }
 }
 
+/// The addresses that it lives on and does not have in this list any more.
+fn lived_at(accepted: &Accepted, list: &[Attachment]) -> Vec<(Name, IpAddr)> {
+    let kept = |(network, ip): &(&Name, IpAddr)| {
+        let mut there = list.iter().filter(|a| a.network == **network);
+        there.any(|a| a.ips().any(|other| other == *ip))
+    };
+    let left: BTreeSet<_> = homes(accepted).filter(|home| !kept(home)).collect();
+    left.into_iter()
+        .map(|(network, ip)| (network.clone(), ip))
+        .collect()
+}
+
 /// What it has of IPv4 is not what a place in the network has.
 fn is_misplaced4(at: Option<&Address4>, network: Option<&Subnet4>) -> bool {
     match (at, network) {
@@ -275,6 +328,9 @@ struct Ending {
 impl Ending {
     fn write(self, accepted: &mut Accepted) {
         accepted.stale = self.stale;
+        if !self.stale {
+            accepted.left.clear();
+        }
         accepted.finished = self.finished;
         accepted.finished_run = self.run;
         accepted.finished_code = self.code;

@@ -248,7 +248,6 @@ impl<'a> Pass<'a, '_> {
         // From now on it is of no use where it lives, whatever comes between.
         if let Some(kept) = self.accepted_mut(name, &sharer.id) {
             kept.stale = true;
-            self.note_stale(name);
         }
         let index = self.act(Op::Replace, action, after, vec![Reason::because(why)]);
         self.stopping.insert(name.clone(), index);

@@ -10,6 +10,7 @@ mod overlays;
 mod ports;
 mod references;
 mod replicas;
+mod volumes_from;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,8 @@ use model::spec::{
 };
 
 pub(crate) use ports::{Reached, each as each_port, published_at};
+pub use volumes_from::keep_lent;
+pub(crate) use volumes_from::owners as lenders;
 
 /// A file that could not be parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Broken {
 
 /// What the files say together. Nothing is refused that does not take part in an error.
 pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> Desired {
+    let written_out = volumes_from::written_out(files);
+    let files = written_out.as_deref().unwrap_or(files);
     let mut tables = Tables::gather(files);
     let mut found = Findings::default();
     for file in broken {
@@ -45,6 +50,7 @@ pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> 
     names::check(&mut tables, &found.held, &mut found.errors);
     found.settle(&mut tables);
     references::check(&tables, &mut found);
+    volumes_from::check(&tables, &mut found);
     links::check(&tables, &mut found);
     exclusive::check(&tables, &mut found);
     contents::check(&tables, &mut found);
@@ -52,6 +58,8 @@ pub fn resolve(files: &[ParsedFile], broken: &[Broken], settings: &Settings) -> 
     addresses::check(&tables, &mut found);
     overlays::check(&tables, settings, &mut found);
     lans::check(&tables, &mut found);
+    found.settle(&mut tables);
+    volumes_from::hold(&tables, &mut found);
     found.settle(&mut tables);
     tables.into_desired(found, settings)
 }

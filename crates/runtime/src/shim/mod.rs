@@ -12,6 +12,7 @@
 pub mod clients;
 pub mod files;
 mod freezer;
+mod freezes;
 pub mod protocol;
 pub mod run;
 mod sessions;

@@ -74,6 +74,8 @@ pub enum Command {
     /// Keep every process of the payload from running, until the other.
     Pause,
     Unpause,
+    /// The same for as long as this connection is open: whoever asked for it may die.
+    Freeze,
     /// Run another process in the container. With the frame go four descriptors (SCM_RIGHTS): a file with the
     /// [`crate::exec::ExecSpec`] as JSON, then what becomes descriptors 0, 1 and 2. The connection stays: it is told
     /// of the start and the end ([`Reply::exec`]), and when its other end is closed or shut down for writing, all that
@@ -338,6 +340,7 @@ mod tests {
                 Request::new(Command::Unpause),
                 "{\"v\":1,\"command\":\"unpause\"}",
             ),
+            (Request::new(Command::Freeze), "{\"v\":1,\"command\":\"freeze\"}"),
             (
                 Request::new(Command::Exec {
                     deadline_ms: Some(9),

@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clients::Clients;
 use super::files::{self, ExitFile, Files, RunRecord, ShimConfig, ShimState, Stage};
+use super::freezes::Freezes;
 use super::protocol::notify;
 use super::run::Run;
 use super::sessions::Sessions;
@@ -49,6 +50,7 @@ pub struct Shim {
     signals: SignalFd,
     clients: Clients,
     sessions: Sessions,
+    freezes: Freezes,
     log: Log,
     doing: Doing,
     /// As last written to `state.json`.
@@ -80,6 +82,8 @@ enum Source {
     Report(u64),
     /// A session's connection.
     Session(u64),
+    /// A connection that keeps the payload from running while it is open.
+    Freeze(usize),
 }
 
 impl Shim {
@@ -100,6 +104,7 @@ impl Shim {
             signals: signals()?,
             clients: Clients::listen(&files.socket())?,
             sessions: Sessions::default(),
+            freezes: Freezes::default(),
             log: Log::open(&files.log(), &config.policy.logging),
             doing: Doing::Nothing,
             state: ShimState {
@@ -186,6 +191,8 @@ impl Shim {
         let sessions = &self.sessions;
         all.extend(sessions.reports().map(|(key, fd)| (Source::Report(key), fd)));
         all.extend(sessions.connections().map(|(key, fd)| (Source::Session(key), fd)));
+        let freezes = self.freezes.connections().enumerate();
+        all.extend(freezes.map(|(n, fd)| (Source::Freeze(n), fd)));
         if let Doing::Running(run) = &self.doing {
             all.push((Source::Payload, run.pidfd()));
         }
@@ -220,6 +227,7 @@ impl Shim {
             }
             Source::Report(key) => self.sessions.read_report(key, &self.state),
             Source::Session(key) => self.sessions.hear(key),
+            Source::Freeze(index) => self.freezes.hear(index),
         }
     }
 
@@ -249,6 +257,9 @@ impl Shim {
 
     fn settle(&mut self) {
         let left = matches!(self.doing, Doing::Leaving);
+        if self.freezes.are_over() {
+            self.let_go();
+        }
         self.sessions.settle(self.state.paused, &self.state);
         self.clients.settle(self.state.run_no, left, &self.state);
     }

@@ -1,16 +1,16 @@
 //! Showing who we are: basic at the registry, or a token from the service it names (distribution, spec/auth/token.md).
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
+use super::ask::{Aim, request, well_formed};
+use super::body::Outgoing;
 use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::endpoint::{Origin, Target, is_loopback};
 use super::error::{RegistryError, tame};
-use super::session::{Session, lock, read, request, well_formed};
+use super::session::{Session, lock, read};
 use super::wire::{Watch, Wire};
 
 /// Most bytes a token service's answer may have.
@@ -61,7 +61,7 @@ impl Session {
         Ok(true)
     }
 
-    /// A token to pull from this repository and nothing else, whatever the challenge would have us ask for.
+    /// A token for what is wanted and nothing else, whatever the challenge would have us ask for.
     fn token(
         &self,
         wire: &mut Wire,
@@ -81,13 +81,20 @@ impl Session {
         }
         let credentials = self.known.credentials.as_ref();
         let credentials = credentials.filter(|_| self.may_know(origin, &target.origin));
+        if self.aim == Aim::Login && credentials.is_none() {
+            let why = format!(
+                "{} is elsewhere, and without checked TLS on both sides it is not shown any password",
+                target.origin
+            );
+            return Err(RegistryError::refused(what, why));
+        }
         let request = self.token_request(&target, service, credentials)?;
         let trust = self.trust_from(origin, &target.origin);
         let response = wire.send(&target.origin, trust, &request, watch)?;
         let status = response.status();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(RegistryError::Denied {
-                what: format!("repository {}", self.repository),
+                what: self.subject(),
                 registry: self.endpoint.name.clone(),
                 said: format!(
                     " (its token service {} answers {})",
@@ -119,22 +126,26 @@ impl Session {
         target: &Target,
         service: Option<&str>,
         credentials: Option<&Credentials>,
-    ) -> Result<hyper::Request<Full<Bytes>>, RegistryError> {
-        let scope = format!("repository:{}:pull", self.repository);
-        let mut query = vec![("scope", scope.as_str())];
-        query.extend(service.map(|service| ("service", service)));
+    ) -> Result<hyper::Request<Outgoing>, RegistryError> {
+        let scopes = self.scopes();
         let origin = &target.origin;
         if let Some(Credentials::Identity(token)) = credentials {
+            let scope = scopes.join(" ");
+            let mut query = vec![("scope", scope.as_str())];
+            query.extend(service.map(|service| ("service", service)));
             query.extend([
                 ("grant_type", "refresh_token"),
                 ("client_id", "wharf"),
                 ("refresh_token", token),
             ]);
-            let body = Bytes::from(encode(&query));
+            let body = encode(&query);
             let post = request(&Method::POST, origin, target.path.as_str())
-                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-            return well_formed(origin, post.body(Full::new(body)));
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .header(header::CONTENT_LENGTH, body.len());
+            return well_formed(origin, post.body(Outgoing::bytes(body)));
         }
+        let mut query: Vec<_> = scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
+        query.extend(service.map(|service| ("service", service)));
         let joint = if target.path.query().is_some() { '&' } else { '?' };
         let mut get = request(
             &Method::GET,
@@ -144,7 +155,32 @@ impl Session {
         if let Some(basic) = credentials.and_then(Credentials::basic) {
             get = get.header(header::AUTHORIZATION, basic);
         }
-        well_formed(origin, get.body(Full::default()))
+        well_formed(origin, get.body(Outgoing::empty()))
+    }
+
+    /// What a token is to be good for (distribution, spec/auth/scope.md).
+    fn scopes(&self) -> Vec<String> {
+        let own = &self.repository;
+        match &self.aim {
+            Aim::Pull => vec![format!("repository:{own}:pull")],
+            Aim::Push { sources } => {
+                let sources = sources.iter().map(|name| format!("repository:{name}:pull"));
+                std::iter::once(format!("repository:{own}:pull,push"))
+                    .chain(sources)
+                    .collect()
+            }
+            Aim::Search => vec!["registry:catalog:*".to_owned()],
+            Aim::Login => Vec::new(),
+        }
+    }
+
+    /// What is refused, where it is all that was asked for.
+    fn subject(&self) -> String {
+        match self.aim {
+            Aim::Pull | Aim::Push { .. } => format!("repository {}", self.repository),
+            Aim::Search => "the list of repositories".to_owned(),
+            Aim::Login => "login".to_owned(),
+        }
     }
 
     /// Whether the credentials for the registry may be shown to its token service. Elsewhere than at the registry
@@ -158,8 +194,13 @@ impl Session {
     pub(super) fn hint(&self) -> String {
         let name = &self.endpoint.name;
         if self.known.credentials.is_some() {
-            let mut hint =
-                format!("check the user name and password for {name}, and that they may pull this");
+            let may = match self.aim {
+                Aim::Pull => ", and that they may pull this",
+                Aim::Push { .. } => ", and that they may push there",
+                Aim::Search => ", and that they may list what is there",
+                Aim::Login => "",
+            };
+            let mut hint = format!("check the user name and password for {name}{may}");
             if self.endpoint.insecure {
                 hint.push_str(
                     "; from an insecure registry they are shown to the registry itself alone, not to a token service elsewhere",
@@ -173,14 +214,14 @@ impl Session {
             .as_ref()
             .map_or_else(String::new, |note| format!(" ({note})"));
         format!(
-            "it is not there, or it wants a login: set username and password_file under [registry.{name:?}] \
-             in wharf.toml, or log in with docker or podman{note}"
+            "it is not there, or it wants a login: `wharf login {name}`, or set username and password_file \
+             under [registry.{name:?}] in wharf.toml{note}"
         )
     }
 }
 
 /// `application/x-www-form-urlencoded`, for URLs and bodies.
-fn encode(pairs: &[(&str, &str)]) -> String {
+pub(super) fn encode(pairs: &[(&str, &str)]) -> String {
     let escaped = |text: &str| -> String {
         text.bytes()
             .map(|byte| match byte {

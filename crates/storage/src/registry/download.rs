@@ -9,9 +9,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap};
 use model::digest::Digest;
 
+use super::ask::{Answer, Ask};
 use super::endpoint::Origin;
 use super::error::RegistryError;
-use super::session::{Answer, Ask, Session, lock};
+use super::session::{Session, lock};
 use super::wire::{Pace, Watch, Wire};
 use super::{Progress, Report};
 
@@ -58,13 +59,8 @@ impl<'a> Download<'a> {
         report: Report<'a>,
         failure: &'a Mutex<Option<RegistryError>>,
     ) -> Self {
-        let ask = Ask {
-            what: format!("layer {digest}"),
-            method: Method::GET,
-            path: format!("/blobs/{digest}"),
-            accept: None,
-            from: 0,
-        };
+        let path = session.path(&format!("/blobs/{digest}"));
+        let ask = Ask::new(format!("layer {digest}"), Method::GET, path);
         let download = Self {
             session,
             ask,

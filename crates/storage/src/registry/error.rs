@@ -95,11 +95,38 @@ impl RegistryError {
         }
     }
 
+    /// Whoever asks is not let in.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Denied { .. } => true,
+            Self::Tried { last, .. } => last.is_denied(),
+            _ => false,
+        }
+    }
+
     /// Whether the same question may get another answer in a moment.
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Broken { .. } | Self::Stalled { .. } | Self::Cut { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// The server understood and will not: asking again helps nothing, another way may.
+    pub(super) fn is_no(&self) -> bool {
+        match self {
+            Self::NotFound { .. } | Self::Denied { .. } => true,
+            Self::Status { status, .. } => (400..500).contains(status) && !self.passes(),
+            _ => false,
+        }
+    }
+
+    /// An upload that is lost, too large at once or elsewhere than we thought: it can be begun again.
+    pub(super) fn is_about_the_upload(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Status { status, .. } => matches!(status, 405 | 411 | 413 | 416 | 501),
             _ => false,
         }
     }

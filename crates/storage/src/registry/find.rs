@@ -7,10 +7,10 @@ use hyper::Method;
 use hyper::header;
 use model::digest::Digest;
 
-use super::conf::Conf;
+use super::ask::{Aim, Answer, Ask};
 use super::error::{RegistryError, tame};
 use super::routes::{Route, routes};
-use super::session::{Answer, Ask, Session};
+use super::session::Session;
 use super::{Reference, RegistryConfig};
 use crate::error::LoadError;
 use crate::hash;
@@ -22,7 +22,7 @@ const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json";
-const DIGEST_HEADER: &str = "docker-content-digest";
+pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
 
 /// Finds the image. None where the reference leads to `known`, as it did before.
 pub fn find(
@@ -36,10 +36,7 @@ pub fn find(
         Some(registry) => vec![registry],
         None => config.search.iter().map(String::as_str).collect(),
     };
-    let conf = match &config.files.conf {
-        Some(path) => Conf::read(path)?,
-        None => Conf::default(),
-    };
+    let conf = config.conf()?;
     let mut missing = Vec::new();
     for registry in &search {
         let routes = routes(config, &conf, &reference, registry)?;
@@ -62,7 +59,7 @@ fn first(
     let (mut mirrors, last) = (Vec::new(), routes.len().saturating_sub(1));
     for (number, route) in routes.into_iter().enumerate() {
         let registry = route.registry.clone();
-        let found = Session::new(config, route)
+        let found = Session::new(config, route, Aim::Pull)
             .map_err(LoadError::from)
             .and_then(|session| {
                 let session = Arc::new(session);
@@ -102,7 +99,7 @@ impl Lookup<'_> {
         if known.is_some() && self.head(&what, &wanted)? == known {
             return Ok(None);
         }
-        let ask = manifest(&what, Method::GET, &wanted);
+        let ask = self.manifest(&what, Method::GET, &wanted);
         let (headers, bytes) = self.session.document(&ask, MAX_DOCUMENT, self.watch())?;
         let digest = hash::of(&bytes);
         let told = headers
@@ -135,7 +132,7 @@ impl Lookup<'_> {
 
     /// The manifest's digest without the manifest; none where the registry does not say.
     fn head(&self, what: &str, wanted: &str) -> Result<Option<Digest>, RegistryError> {
-        let ask = manifest(what, Method::HEAD, wanted);
+        let ask = self.manifest(what, Method::HEAD, wanted);
         let Answer { wire, response, .. } = match self.session.ask(&ask, self.watch()) {
             Ok(answer) => answer,
             // It is asked the long way then, which tries again and has better errors.
@@ -151,6 +148,14 @@ impl Lookup<'_> {
         Ok(digest)
     }
 
+    fn manifest(&self, what: &str, method: Method, wanted: &str) -> Ask {
+        let path = self.session.path(&format!("/manifests/{wanted}"));
+        Ask {
+            accept: Some(ACCEPT),
+            ..Ask::new(what, method, path)
+        }
+    }
+
     fn watch(&self) -> super::wire::Watch<'_> {
         self.session.watch(self.cancel)
     }
@@ -162,14 +167,8 @@ impl Documents for Lookup<'_> {
             .as_flattened()
             .contains(&descriptor.media_type.as_str());
         let ask = match is_manifest {
-            true => manifest(what, Method::GET, &digest.to_string()),
-            false => Ask {
-                what: what.to_owned(),
-                method: Method::GET,
-                path: format!("/blobs/{digest}"),
-                accept: None,
-                from: 0,
-            },
+            true => self.manifest(what, Method::GET, &digest.to_string()),
+            false => Ask::new(what, Method::GET, self.session.path(&format!("/blobs/{digest}"))),
         };
         let (_, bytes) = self.session.document(&ask, descriptor.size, self.watch())?;
         Ok(bytes)
@@ -181,16 +180,6 @@ impl Documents for Lookup<'_> {
 
     fn layer(&self, digest: &Digest) -> Origin {
         Origin::Registry(Arc::clone(&self.session), *digest)
-    }
-}
-
-fn manifest(what: &str, method: Method, wanted: &str) -> Ask {
-    Ask {
-        what: what.to_owned(),
-        method,
-        path: format!("/manifests/{wanted}"),
-        accept: Some(ACCEPT),
-        from: 0,
     }
 }
 

@@ -1,10 +1,14 @@
-//! Images from registries: OCI distribution-spec 1.1 and Docker's registry API v2, pulling only.
+//! Images from registries and into them: OCI distribution-spec 1.1 and Docker's registry API v2.
 //!
 //! Top-down: [`find`] gets manifest and config from where `routes` and `conf` say that a name leads; `download` a layer as
-//! it is unpacked; both ask through `session`, which knows where the registry is (`endpoint`), shows who we are (`auth`, `challenge`, `credentials`), follows redirects
-//! and has patience; `wire` and `tls` are the connections. Nothing a server says is believed before its digest holds.
+//! it is unpacked; `push` decides what a registry is still to be given, and `upload` gives it; `login` and `search` are what
+//! their names say. All `ask` through `session`, which knows where the registry is (`endpoint`), shows who we are (`auth`,
+//! `challenge`, `credentials`), follows redirects and has patience; `wire`, `body` and `tls` are the connections. Nothing a
+//! server says is believed before its digest holds.
 
+mod ask;
 mod auth;
+mod body;
 mod challenge;
 mod conf;
 mod credentials;
@@ -12,11 +16,14 @@ mod download;
 mod endpoint;
 mod error;
 mod find;
+mod login;
 mod proxy;
 mod reference;
 mod routes;
+mod search;
 mod session;
 mod tls;
+mod upload;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -27,13 +34,20 @@ use std::time::Duration;
 use model::digest::Digest;
 use model::spec::{RegistrySettings, Settings};
 
+pub use ask::Aim;
+pub use body::Source as Bytes;
+pub use credentials::Login;
 pub use download::Download;
 pub use error::RegistryError;
 pub use find::find;
+pub use login::LoggedIn;
 pub use proxy::Proxies;
 pub use reference::Reference;
+pub use routes::{Route, push_route};
+pub use search::{Hit, MOST_HITS};
 pub use session::Session;
 pub use tls::system_authorities;
+pub use upload::{Begun, Blob, Mount};
 
 /// How registries are reached: the `[registry]` tables and `registries.search` of the settings, and other engines' files.
 #[derive(Clone, Debug)]
@@ -43,6 +57,8 @@ pub struct RegistryConfig {
     files: RegistryFiles,
     proxies: Proxies,
     patience: Patience,
+    /// Said for this one time.
+    login: Option<Login>,
 }
 
 /// Files of docker and podman that count here too. None of them need exist; all are read at every pull.
@@ -55,6 +71,8 @@ pub struct RegistryFiles {
     /// Directories with one `HOST[:PORT]` for each registry that has authorities and certificates of its own:
     /// containers-certs.d(5).
     pub certificates: Vec<PathBuf>,
+    /// Where our own logins are kept; one of `logins`.
+    pub own: Option<PathBuf>,
 }
 
 impl RegistryFiles {
@@ -67,12 +85,14 @@ impl RegistryFiles {
         };
         let user = rustix::process::geteuid().as_raw();
         let docker = set("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
+        let everybody = PathBuf::from("/etc/containers/auth.json");
+        let named = set("REGISTRY_AUTH_FILE");
         let logins = [
-            set("REGISTRY_AUTH_FILE"),
+            named.clone(),
             Some(PathBuf::from(format!("/run/containers/{user}/auth.json"))),
             home.map(|home| home.join(".config/containers/auth.json")),
             docker.map(|dir| dir.join("config.json")),
-            Some(PathBuf::from("/etc/containers/auth.json")),
+            Some(everybody.clone()),
         ];
         let conf = set("CONTAINERS_REGISTRIES_CONF");
         Self {
@@ -81,6 +101,7 @@ impl RegistryFiles {
             certificates: ["/etc/containers/certs.d", "/etc/docker/certs.d"]
                 .map(PathBuf::from)
                 .to_vec(),
+            own: Some(named.unwrap_or(everybody)),
         }
     }
 }
@@ -95,6 +116,15 @@ impl RegistryConfig {
             files,
             proxies: Proxies::default(),
             patience: Patience::default(),
+            login: None,
+        }
+    }
+
+    /// The same as whom this says, at its registry.
+    pub fn with_login(self, login: Login) -> Self {
+        Self {
+            login: Some(login),
+            ..self
         }
     }
 

@@ -35,7 +35,7 @@ impl Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (path, None),
         };
-        if path.len() > MAX_NAME || !path.split('/').all(is_part) {
+        if !is_repository(path) {
             return Err(bad("its name is not one of an image"));
         }
         if !tag.is_none_or(is_tag) {
@@ -67,6 +67,11 @@ impl Reference {
         }
         self.path.clone()
     }
+}
+
+/// Whether it can be a repository's name.
+pub fn is_repository(name: &str) -> bool {
+    name.len() <= MAX_NAME && name.split('/').all(is_part)
 }
 
 fn is_part(part: &str) -> bool {

@@ -65,6 +65,23 @@ pub fn routes(
     Ok(routes)
 }
 
+/// Where `reference` is pushed: to the registry itself. Mirrors and rewrites are for pulling; what is blocked is blocked
+/// for both.
+pub fn push_route(config: &RegistryConfig, reference: &Reference) -> Result<Route, RegistryError> {
+    let Some(registry) = &reference.registry else {
+        let why = "it names no registry to push to: give it a name with one by `wharf image tag`";
+        return Err(RegistryError::refused(reference.path.clone(), why));
+    };
+    let repository = reference.repository(registry);
+    let name = format!("{registry}/{repository}");
+    let own = config.conf()?.leads(&name, false)?.own;
+    let insecure = own.filter(|place| place.name == name && place.insecure);
+    Ok(Route {
+        insecure: insecure.map(|_| true),
+        ..Route::new(registry, repository)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

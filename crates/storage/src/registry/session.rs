@@ -1,16 +1,16 @@
-//! Asking one repository of one registry: where it is, who we are, where it sends us, and how often to try.
+//! Asking one registry, mostly about one repository: where it is, who we are, where it sends us, and how often to try.
 //!
-//! OCI distribution-spec 1.1, "Pull". Credentials go to the registry itself and to its token service, and nowhere else:
-//! a redirect to another server is followed without them.
+//! OCI distribution-spec 1.1, "Pull" and "Push". Credentials go to the registry itself and to its token service, and
+//! nowhere else: a redirect to another server is followed without them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
+use super::ask::{Aim, Answer, Ask, request, retry_after, well_formed, words};
+use super::body::Outgoing;
 use super::challenge;
 use super::credentials::{self, Known};
 use super::endpoint::{Endpoint, Origin, Target, is_loopback};
@@ -25,12 +25,13 @@ use super::{Patience, RegistryConfig};
 const MAX_REDIRECTS: usize = 5;
 /// Bytes of an error's body that are looked at.
 const MAX_ERROR: u64 = 16 * 1024;
-const AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
 
 /// A repository and what was learned on the way to it.
 pub struct Session {
     pub endpoint: Endpoint,
+    /// Empty where all of the registry is meant.
     pub repository: String,
+    pub(super) aim: Aim,
     pub(super) known: Known,
     patience: Patience,
     pub(super) certificates: Certificates,
@@ -43,32 +44,12 @@ pub struct Session {
     idle: Mutex<Vec<Wire>>,
 }
 
-/// One question.
-pub struct Ask {
-    /// For messages: `manifest latest`.
-    pub what: String,
-    pub method: Method,
-    /// Behind the repository's name.
-    pub path: String,
-    pub accept: Option<&'static str>,
-    /// First byte wanted.
-    pub from: u64,
-}
-
-/// A good answer, its body not read yet.
-pub struct Answer {
-    pub wire: Wire,
-    pub response: Response<Incoming>,
-    /// Who gave it in the end.
-    pub origin: Origin,
-}
-
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Session {
-    pub fn new(config: &RegistryConfig, route: Route) -> Result<Self, RegistryError> {
+    pub fn new(config: &RegistryConfig, route: Route, aim: Aim) -> Result<Self, RegistryError> {
         let Route {
             registry,
             repository,
@@ -76,12 +57,16 @@ impl Session {
         } = route;
         let settings = config.settings(&registry);
         let whole = format!("{registry}/{repository}");
-        let known = credentials::find(&registry, &whole, settings, &config.files.logins)?;
+        let known = match &config.login {
+            Some(login) if login.is_for(&registry) => login.known(),
+            _ => credentials::find(&registry, &whole, settings, &config.files.logins)?,
+        };
         let insecure = settings.and_then(|settings| settings.insecure).or(insecure);
         let authority = settings.and_then(|settings| settings.ca.as_deref());
         Ok(Self {
             endpoint: Endpoint::new(&registry, insecure)?,
             repository,
+            aim,
             known,
             patience: config.patience,
             certificates: Certificates::of(&registry, authority, &config.files.certificates)?,
@@ -92,14 +77,20 @@ impl Session {
         })
     }
 
+    /// A path of the repository.
+    pub fn path(&self, rest: &str) -> String {
+        format!("/v2/{}{rest}", self.repository)
+    }
+
     pub fn watch<'a>(&self, cancel: &'a std::sync::atomic::AtomicBool) -> Watch<'a> {
         Watch {
             cancel,
             stall: self.patience.stall,
+            each: None,
         }
     }
 
-    /// Asks once. What is handed back is 200 or 206.
+    /// Asks once. What is handed back is good.
     pub fn ask(&self, ask: &Ask, watch: Watch<'_>) -> Result<Answer, RegistryError> {
         let mut wire = self.take()?;
         let origin = self.origin(&mut wire, watch)?;
@@ -115,7 +106,7 @@ impl Session {
                     continue;
                 }
             }
-            if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            if ask.good.contains(&response.status().as_u16()) {
                 return Ok(Answer {
                     wire,
                     response,
@@ -152,8 +143,28 @@ impl Session {
         })
     }
 
+    /// The head of an answer whose body says nothing that is wanted.
+    pub fn head(&self, ask: &Ask, watch: Watch<'_>) -> Result<(HeaderMap, Origin), RegistryError> {
+        let answer = self.ask(ask, watch)?;
+        self.finish(answer, watch)
+    }
+
+    /// Is done with an answer but for its head.
+    pub fn finish(&self, answer: Answer, watch: Watch<'_>) -> Result<(HeaderMap, Origin), RegistryError> {
+        let Answer {
+            wire,
+            response,
+            origin,
+        } = answer;
+        let (head, body) = response.into_parts();
+        if read(&wire, &origin, body, MAX_ERROR, watch)?.is_some() {
+            self.give_back(wire);
+        }
+        Ok((head.headers, origin))
+    }
+
     /// Tries again what may pass.
-    fn patiently<T>(
+    pub fn patiently<T>(
         &self,
         watch: Watch<'_>,
         mut attempt: impl FnMut() -> Result<T, RegistryError>,
@@ -194,6 +205,11 @@ impl Session {
         idle.map_or_else(Wire::new, Ok)
     }
 
+    /// Where the registry is, once it has answered.
+    pub fn known_origin(&self) -> Option<Origin> {
+        lock(&self.origin).clone()
+    }
+
     /// Where the registry is. There is a choice only where it may be insecure.
     fn origin(&self, wire: &mut Wire, watch: Watch<'_>) -> Result<Origin, RegistryError> {
         if let Some(origin) = lock(&self.origin).clone() {
@@ -211,7 +227,7 @@ impl Session {
     fn probe(&self, wire: &mut Wire, origins: &[Origin], watch: Watch<'_>) -> Result<Origin, RegistryError> {
         let mut first = None;
         for origin in origins {
-            let request = request(&Method::GET, origin, "/v2/").body(Full::default());
+            let request = request(&Method::GET, origin, "/v2/").body(Outgoing::empty());
             let answer = wire.send(origin, self.trust(origin), &well_formed(origin, request)?, watch);
             match answer {
                 // What servers of TLS say to plain http.
@@ -235,33 +251,32 @@ impl Session {
         pass: Option<&HeaderValue>,
         watch: Watch<'_>,
     ) -> Result<(Response<Incoming>, Origin), RegistryError> {
-        let path = format!("/v2/{}{}", self.repository, ask.path);
         let mut target = Target {
-            origin: origin.clone(),
-            path: path
+            origin: ask.at.as_ref().unwrap_or(origin).clone(),
+            path: ask
+                .path
                 .parse()
                 .map_err(|_| RegistryError::refused(&ask.what, "its name does not fit into a URL"))?,
         };
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = request(&ask.method, &target.origin, target.path.as_str());
-            if let Some(accept) = ask.accept {
-                request = request.header(header::ACCEPT, accept);
-            }
-            if ask.from > 0 {
-                request = request.header(header::RANGE, format!("bytes={}-", ask.from));
-            }
-            if let Some(pass) = pass.filter(|_| target.origin == *origin) {
-                request = request.header(header::AUTHORIZATION, pass);
-            }
-            let request = well_formed(origin, request.body(Full::default()))?;
+            let request = ask.request(&target, pass.filter(|_| target.origin == *origin))?;
             let response = wire.send(
                 &target.origin,
                 self.trust_from(origin, &target.origin),
                 &request,
                 watch,
             )?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok((response, target.origin));
+            match response.status().as_u16() {
+                307 | 308 => {}
+                301..=303 if ask.method.is_safe() => {}
+                301..=303 => {
+                    let why = format!(
+                        "{} redirects what is sent to it as if it were a question: is it a registry's own address?",
+                        target.origin
+                    );
+                    return Err(RegistryError::refused(&ask.what, why));
+                }
+                _ => return Ok((response, target.origin)),
             }
             target = self.redirect(&ask.what, &target.origin, response.headers())?;
         }
@@ -270,7 +285,7 @@ impl Session {
     }
 
     /// Where to go next, if that may be gone to.
-    fn redirect(&self, what: &str, from: &Origin, headers: &HeaderMap) -> Result<Target, RegistryError> {
+    pub fn redirect(&self, what: &str, from: &Origin, headers: &HeaderMap) -> Result<Target, RegistryError> {
         let location = headers
             .get(header::LOCATION)
             .and_then(|value| value.to_str().ok());
@@ -328,7 +343,10 @@ impl Session {
         let what = what.to_owned();
         match head.status.as_u16() {
             404 => RegistryError::NotFound {
-                registry: format!("{registry}/{}", self.repository),
+                registry: match self.repository.as_str() {
+                    "" => registry,
+                    repository => format!("{registry}/{repository}"),
+                },
                 what,
             },
             401 | 403 => RegistryError::Denied {
@@ -348,21 +366,6 @@ impl Session {
     }
 }
 
-pub(super) fn request(method: &Method, origin: &Origin, path: &str) -> hyper::http::request::Builder {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, origin.authority())
-        .header(header::USER_AGENT, AGENT)
-}
-
-pub(super) fn well_formed(
-    origin: &Origin,
-    request: Result<Request<Full<Bytes>>, hyper::http::Error>,
-) -> Result<Request<Full<Bytes>>, RegistryError> {
-    request.map_err(|e| RegistryError::refused(origin.to_string(), format!("cannot ask it: {e}")))
-}
-
 /// The whole body; none where it has more than `limit` bytes.
 pub(super) fn read(
     wire: &Wire,
@@ -380,26 +383,4 @@ pub(super) fn read(
         bytes.extend_from_slice(&frame);
     }
     Ok(Some(bytes))
-}
-
-/// The first message of an error's JSON (distribution-spec, "Error Codes").
-fn words(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let error = body.get("errors").map_or(&body, |errors| &errors[0]);
-    let message = ["message", "details", "code"]
-        .iter()
-        .find_map(|key| error.get(key)?.as_str());
-    message.filter(|message| !message.is_empty()).map(tame)
-}
-
-/// In seconds (RFC 9110 §10.2.3); a date is not looked at, the own backoff will do.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header;
@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::body::Outgoing;
 use super::endpoint::{Origin, is_own};
 use super::error::RegistryError;
 use super::proxy::{Proxies, Proxy, tunnel};
@@ -33,6 +34,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const BUFFER: usize = 256 * 1024;
 /// Fewer bytes than this while the patience lasts are as good as none.
 const LEAST: u64 = 8 * 1024;
+/// More bytes than this are checked and put away before there is an answer to them, and there is so much more patience
+/// for that.
+const MUCH: u64 = 1 << 20;
+const DIGESTION: u32 = 10;
 
 /// What one load allows its waits.
 #[derive(Clone, Copy)]
@@ -40,6 +45,8 @@ pub struct Watch<'a> {
     pub cancel: &'a AtomicBool,
     /// How long a server may be silent.
     pub stall: Duration,
+    /// Called now and then while something is waited for.
+    pub each: Option<&'a (dyn Fn() + Sync)>,
 }
 
 impl Watch<'_> {
@@ -79,7 +86,7 @@ pub struct Trust<'a> {
     pub proxies: &'a Proxies,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Outgoing>;
 
 /// A connection that is open.
 struct Line {
@@ -105,18 +112,19 @@ impl Wire {
     }
 
     /// Sends a request and returns the answer's head. A kept connection may have been closed meanwhile by the server:
-    /// then a new one is made.
+    /// then a new one is made, unless the request may be sent once only.
     pub fn send(
         &mut self,
         origin: &Origin,
         trust: Trust<'_>,
-        request: &Request<Full<Bytes>>,
+        request: &Request<Outgoing>,
         watch: Watch<'_>,
     ) -> Result<Response<Incoming>, RegistryError> {
-        if let Some(line) = self.open.remove(origin)
-            && let Ok(response) = self.exchange(line, origin, request, watch)
-        {
-            return Ok(response);
+        if let Some(line) = self.open.remove(origin) {
+            match self.exchange(line, origin, request, watch) {
+                Err(_) if request.body().may_repeat() => {}
+                done => return done,
+            }
         }
         watch.check()?;
         let line = self.wait(watch, origin, connect(origin, trust))??;
@@ -127,21 +135,23 @@ impl Wire {
         &mut self,
         mut line: Line,
         origin: &Origin,
-        request: &Request<Full<Bytes>>,
+        request: &Request<Outgoing>,
         watch: Watch<'_>,
     ) -> Result<Response<Incoming>, RegistryError> {
-        let request = match &line.proxy {
+        let sending = match &line.proxy {
             Some(proxy) => by(proxy, origin, request)?,
             None => request.clone(),
         };
         let sender = &mut line.sender;
         let exchange = async {
             sender.ready().await?;
-            sender.send_request(request).await
+            sender.send_request(sending).await
         };
-        let response = self
-            .wait(watch, origin, exchange)?
-            .map_err(|e| broken(origin, e))?;
+        let response = match request.body().len() {
+            0 => self.wait(watch, origin, exchange),
+            length => self.wait_sending(watch, origin, length, &request.body().sent(), exchange),
+        };
+        let response = response?.map_err(|e| broken(origin, e))?;
         self.open.insert(origin.clone(), line);
         Ok(response)
     }
@@ -179,13 +189,55 @@ impl Wire {
         origin: &Origin,
         future: impl Future<Output = T>,
     ) -> Result<T, RegistryError> {
+        let end = Instant::now() + watch.stall;
+        self.wait_until(watch, origin, || end, future)
+    }
+
+    /// The same for an answer to `length` bytes: as long as they go out it is waited for.
+    fn wait_sending<T>(
+        &self,
+        watch: Watch<'_>,
+        origin: &Origin,
+        length: u64,
+        sent: &AtomicU64,
+        future: impl Future<Output = T>,
+    ) -> Result<T, RegistryError> {
+        // Of an earlier try of the same bytes.
+        let before = sent.load(Ordering::Relaxed);
+        let (mut last, mut end) = (0, Instant::now() + watch.stall);
+        let mut over = false;
+        let until = || {
+            let now = sent.load(Ordering::Relaxed) - before;
+            if now == length && !over {
+                over = true;
+                let longer = if length > MUCH { DIGESTION } else { 1 };
+                end = Instant::now() + watch.stall.saturating_mul(longer);
+            } else if now - last >= LEAST && !over {
+                last = now;
+                end = Instant::now() + watch.stall;
+            }
+            end
+        };
+        self.wait_until(watch, origin, until, future)
+    }
+
+    /// Waits, looking now and then until when it may take.
+    fn wait_until<T>(
+        &self,
+        watch: Watch<'_>,
+        origin: &Origin,
+        mut end: impl FnMut() -> Instant,
+        future: impl Future<Output = T>,
+    ) -> Result<T, RegistryError> {
         let runtime = self.runtime.as_ref().expect("it is taken on drop alone");
         runtime.block_on(async {
             let mut future = std::pin::pin!(future);
-            let end = Instant::now() + watch.stall;
             loop {
                 watch.check()?;
-                let left = end.saturating_duration_since(Instant::now());
+                if let Some(each) = watch.each {
+                    each();
+                }
+                let left = end().saturating_duration_since(Instant::now());
                 match timeout(left.min(TICK), future.as_mut()).await {
                     Ok(value) => return Ok(value),
                     Err(_) if left.is_zero() => return Err(stalled(origin, watch)),
@@ -244,8 +296,8 @@ fn stalled(origin: &Origin, watch: Watch<'_>) -> RegistryError {
 fn by(
     proxy: &Proxy,
     origin: &Origin,
-    request: &Request<Full<Bytes>>,
-) -> Result<Request<Full<Bytes>>, RegistryError> {
+    request: &Request<Outgoing>,
+) -> Result<Request<Outgoing>, RegistryError> {
     let mut request = request.clone();
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let whole = format!("{origin}{path}").parse();

@@ -9,20 +9,25 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::{MAX_DOCUMENT, Stamp};
+use super::{MAX_DOCUMENT, Stamp, Streamed, StreamedLayer};
 use crate::error::LoadError;
 use crate::tar::{self, Kind, TarError};
 
 /// Most members an archive of blobs may have.
 const MAX_MEMBERS: usize = 100_000;
 /// Longest chain of links from one member to another.
-const MAX_LINKS: usize = 16;
+pub const MAX_LINKS: usize = 16;
 
 /// A place that has blobs by name.
 pub enum Container {
     Directory(PathBuf),
     Archive(Archive),
+    /// An archive that went by.
+    Streamed(Streamed),
 }
+
+/// The bytes of a document, and by what its file is known; what went by has none.
+pub type Stamped = (Vec<u8>, Option<Stamp>);
 
 /// A plain tar file and where its members' bytes are.
 pub struct Archive {
@@ -93,6 +98,23 @@ impl Container {
         match self {
             Self::Directory(path) => path,
             Self::Archive(archive) => &archive.path,
+            Self::Streamed(streamed) => streamed.path(),
+        }
+    }
+
+    /// Bytes of the layer's blob `name`; none where there is nothing of that name.
+    pub fn layer_size(&self, name: &str) -> Result<Option<u64>, LoadError> {
+        match self {
+            Self::Streamed(streamed) => Ok(streamed.came(name)?.map(|layer| layer.size)),
+            _ => Ok(self.blob(name)?.map(|blob| blob.size)),
+        }
+    }
+
+    /// What went by as the layer `name`.
+    pub fn came(&self, name: &str) -> Result<Option<StreamedLayer>, LoadError> {
+        match self {
+            Self::Streamed(streamed) => streamed.came(name),
+            _ => Ok(None),
         }
     }
 
@@ -105,11 +127,16 @@ impl Container {
                 Err(e) => Err(e),
             },
             Self::Archive(archive) => Ok(archive.blob(name)),
+            // What has gone by cannot be read again.
+            Self::Streamed(_) => Ok(None),
         }
     }
 
     /// A document of `name`, and the stamp of the file it came out of. None where there is nothing of that name.
-    pub fn document(&self, name: &str, what: &str) -> Result<Option<(Vec<u8>, Stamp)>, LoadError> {
+    pub fn document(&self, name: &str, what: &str) -> Result<Option<Stamped>, LoadError> {
+        if let Self::Streamed(streamed) = self {
+            return Ok(streamed.read(name).map(|bytes| (bytes.to_vec(), None)));
+        }
         let Some(mut blob) = self.blob(name)? else {
             return Ok(None);
         };
@@ -122,12 +149,12 @@ impl Container {
         }
         let reading = |e: io::Error| LoadError::io("read", &self.path().join(name))(e);
         let stamp = match self {
-            Self::Directory(_) => Stamp::of(&blob.file.metadata().map_err(reading)?),
             Self::Archive(archive) => archive.stamp,
+            _ => Stamp::of(&blob.file.metadata().map_err(reading)?),
         };
         let mut bytes = Vec::new();
         blob.read_to_end(&mut bytes).map_err(reading)?;
-        Ok(Some((bytes, stamp)))
+        Ok(Some((bytes, Some(stamp))))
     }
 }
 
@@ -281,7 +308,7 @@ fn members(file: &File, size: u64) -> Result<BTreeMap<String, Member>, TarError>
 }
 
 /// `path` as seen from the directory `from`, without `.`, `..` and double slashes; none where it leaves the archive.
-fn normal(path: &[u8], from: &str) -> Option<String> {
+pub fn normal(path: &[u8], from: &str) -> Option<String> {
     let path = str::from_utf8(path).ok()?;
     let from = if path.starts_with('/') { "" } else { from };
     let mut parts: Vec<&str> = from.split('/').filter(|part| !part.is_empty()).collect();

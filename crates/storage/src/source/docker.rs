@@ -8,11 +8,11 @@ use model::digest::Digest;
 
 use super::container::Container;
 use super::spec::{Config, SavedImage, parse};
-use super::{Found, LayerBlob, MAX_LAYERS, Origin, listed, oci};
+use super::{Found, LayerBlob, MAX_LAYERS, Origin, StreamedImage, listed, oci};
 use crate::error::LoadError;
 use crate::hash;
 
-const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 
 pub fn find(container: Container, reference: Option<&str>) -> Result<Found, LoadError> {
     let Some((bytes, stamp)) = container.document(MANIFEST, MANIFEST)? else {
@@ -24,20 +24,40 @@ pub fn find(container: Container, reference: Option<&str>) -> Result<Found, Load
     };
     let images: Vec<SavedImage> = parse(&bytes, MANIFEST)?;
     let image = choose(&images, reference)?;
+    let found = assemble(&Arc::new(container), image)?;
+    Ok(Found { stamp, ..found })
+}
+
+/// All images of an archive.
+pub fn all(container: &Arc<Container>) -> Result<Vec<StreamedImage>, LoadError> {
+    let Some((bytes, _)) = container.document(MANIFEST, MANIFEST)? else {
+        return Ok(Vec::new());
+    };
+    let images: Vec<SavedImage> = parse(&bytes, MANIFEST)?;
+    let images = images.into_iter().map(|image| {
+        Ok(StreamedImage {
+            found: assemble(container, &image)?,
+            names: image.repo_tags.unwrap_or_default(),
+        })
+    });
+    images.collect()
+}
+
+/// The image: its config read, its layers named.
+fn assemble(container: &Arc<Container>, image: &SavedImage) -> Result<Found, LoadError> {
     if image.layers.len() > MAX_LAYERS {
         let why = format!("it has {} layers, more than {MAX_LAYERS}", image.layers.len());
         return Err(LoadError::refused(MANIFEST, why));
     }
-    let (id, bytes) = read_config(&container, &image.config)?;
+    let (id, bytes) = read_config(container, &image.config)?;
     let config: Config = parse(&bytes, "config")?;
     let diff_ids = config.diff_ids(image.layers.len())?;
-    let container = Arc::new(container);
     let layers = image.layers.iter().zip(diff_ids);
     let layers = layers
-        .map(|(name, diff_id)| layer(&container, name, diff_id))
+        .map(|(name, diff_id)| layer(container, name, diff_id))
         .collect::<Result<_, _>>()?;
     Ok(Found {
-        stamp: Some(stamp),
+        stamp: None,
         id,
         digest: None,
         top: None,
@@ -105,13 +125,13 @@ fn digest_in(name: &str) -> Option<Digest> {
 }
 
 fn layer(container: &Arc<Container>, name: &str, diff_id: Digest) -> Result<LayerBlob, LoadError> {
-    let Some(blob) = container.blob(name)? else {
+    let Some(size) = container.layer_size(name)? else {
         return Err(oci::missing(container, name.to_owned()));
     };
     Ok(LayerBlob {
         diff_id,
         digest: None,
-        size: blob.size,
+        size,
         origin: Origin::Container(Arc::clone(container), name.to_owned()),
     })
 }

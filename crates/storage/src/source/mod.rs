@@ -5,6 +5,7 @@ mod docker;
 pub mod oci;
 mod platform;
 pub mod spec;
+mod streamed;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
 use crate::registry::Session;
-pub use container::{Container, compression};
+pub use container::{Container, compression, normal};
+pub use docker::MANIFEST;
+pub use streamed::{Streamed, StreamedImage, StreamedLayer};
 
 /// Most bytes an index, a manifest or a config may have.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

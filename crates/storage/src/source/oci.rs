@@ -8,15 +8,15 @@ use model::digest::Digest;
 use super::container::Container;
 use super::platform::{architecture, for_this_machine};
 use super::spec::{Config, Descriptor, Index, Manifest, digest, parse};
-use super::{Found, LayerBlob, MAX_DOCUMENT, MAX_LAYERS, Origin, listed};
+use super::{Found, LayerBlob, MAX_DOCUMENT, MAX_LAYERS, Origin, StreamedImage, listed};
 use crate::error::LoadError;
 use crate::hash;
 
 /// The layout's entry point.
 pub const INDEX: &str = "index.json";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What containerd and buildx call the whole name; their ref.name is the tag alone.
-const FULL_NAME: &str = "io.containerd.image.name";
+pub const FULL_NAME: &str = "io.containerd.image.name";
 
 pub const INDEX_TYPES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
@@ -26,11 +26,11 @@ pub const MANIFEST_TYPES: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
-const CONFIG_TYPES: [&str; 2] = [
+pub const CONFIG_TYPES: [&str; 2] = [
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 ];
-const LAYER_TYPES: [&str; 6] = [
+pub const LAYER_TYPES: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -75,14 +75,53 @@ pub fn find(container: Container, reference: Option<&str>) -> Result<Found, Load
     };
     let index = parse_index(&bytes, INDEX)?;
     let top = choose(&index.manifests, reference)?;
-    let container = Arc::new(container);
-    let bytes = fetch_manifest(&container, top)?;
-    let (descriptor, bytes) = descend(&container, top, bytes)?;
-    let found = assemble(&container, &descriptor, bytes)?;
-    Ok(Found {
-        stamp: Some(stamp),
-        ..found
-    })
+    let found = image(&Arc::new(container), top)?;
+    Ok(Found { stamp, ..found })
+}
+
+/// All images of a layout, by the names they have there. A name that is a tag alone says nothing of whose.
+pub fn all(container: &Arc<Container>) -> Result<Vec<StreamedImage>, LoadError> {
+    check_layout(container)?;
+    let Some((bytes, _)) = container.document(INDEX, INDEX)? else {
+        return Err(not_a_layout(container));
+    };
+    let index = parse_index(&bytes, INDEX)?;
+    let mut tops: Vec<(Option<&str>, Vec<&Descriptor>)> = Vec::new();
+    for descriptor in &index.manifests {
+        let name = whole_name(descriptor);
+        match tops.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, same)) => same.push(descriptor),
+            None => tops.push((name, vec![descriptor])),
+        }
+    }
+    let images = tops.into_iter().map(|(name, descriptors)| {
+        let top = match descriptors[..] {
+            [one] => one,
+            _ if descriptors.iter().all(|d| d.platform.is_some()) => for_this_machine(&descriptors)?,
+            _ => {
+                return Err(LoadError::refused(
+                    INDEX,
+                    "it has several images of one name, or without any",
+                ));
+            }
+        };
+        Ok(StreamedImage {
+            names: name.map(str::to_owned).into_iter().collect(),
+            found: image(container, top)?,
+        })
+    });
+    images.collect()
+}
+
+fn whole_name(descriptor: &Descriptor) -> Option<&str> {
+    let short = name(descriptor).filter(|name| name.contains(['/', ':']));
+    annotation(descriptor, FULL_NAME).or(short)
+}
+
+fn image(container: &Arc<Container>, top: &Descriptor) -> Result<Found, LoadError> {
+    let bytes = fetch_manifest(container, top)?;
+    let (descriptor, bytes) = descend(container, top, bytes)?;
+    assemble(container, &descriptor, bytes)
 }
 
 /// The image of a manifest: its config read, its layers named.

@@ -7,6 +7,7 @@
 mod header;
 mod pax;
 mod sparse;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -14,6 +15,7 @@ use std::io::{self, Read};
 use header::{BLOCK, Header};
 use pax::Pax;
 pub use sparse::Segment;
+pub use write::Writer;
 
 /// Longest pax header and GNU long name taken, in bytes.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -25,6 +27,28 @@ const MAX_SHOWN: usize = 300;
 pub trait Source: Read {
     /// Passes over `count` bytes; fails with `UnexpectedEof` where there are fewer.
     fn skip(&mut self, count: u64) -> io::Result<()>;
+
+    /// Reads content that the caller keeps in a file and then reports to [`Source::kept`]: a source that records what
+    /// passes by need not record it.
+    fn read_content(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+
+    /// All content that was read since the last report is in this file.
+    fn kept(&mut self, _file: &KeptFile<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that has content of the archive.
+pub struct KeptFile<'a> {
+    /// From the root of what is unpacked, without links in it and without a slash in front.
+    pub path: &'a [u8],
+    pub inode: u64,
+    /// Bytes, holes included.
+    pub size: u64,
+    /// The parts that came, in order; none where it is the whole file.
+    pub segments: Option<&'a [Segment]>,
 }
 
 /// A [`Source`] that can only go forward.
@@ -109,6 +133,12 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
+/// Whether an archive could begin so: with a header whose checksum holds.
+pub fn is_header(bytes: &[u8]) -> bool {
+    let block = bytes.get(..BLOCK).and_then(|block| block.try_into().ok());
+    block.is_some_and(|block| Header::parse(block).is_ok())
+}
+
 /// Text of a name out of an archive, for messages; of a very long one only the beginning.
 pub fn shown(name: &[u8]) -> String {
     match name.get(..MAX_SHOWN) {
@@ -173,11 +203,24 @@ impl<S: Source> Reader<S> {
 
     /// Reads from the current entry's data; 0 at its end.
     pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        self.read_by(buffer, S::read)
+    }
+
+    /// The same of what the caller keeps ([`Source::read_content`]).
+    pub fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        self.read_by(buffer, S::read_content)
+    }
+
+    fn read_by(
+        &mut self,
+        buffer: &mut [u8],
+        read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<usize, TarError> {
         let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         if wanted == 0 {
             return Ok(0);
         }
-        let read = self.source.read(&mut buffer[..wanted])?;
+        let read = read(&mut self.source, &mut buffer[..wanted])?;
         if read == 0 {
             return Err(TarError::Truncated);
         }

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -12,10 +11,10 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::meta::{self, Meta};
-use super::root::{is, is_whiteout, lookup, open_child};
-use super::{Dated, Unpacker, name};
+use super::root::{Directory, is, is_whiteout, lookup, open_child};
+use super::{Contents, Dated, Unpacker, name};
 use crate::error::EntryError;
-use crate::tar::{Entry, Kind, Reader, Segment, Source, TarError, shown};
+use crate::tar::{Entry, KeptFile, Kind, Reader, Segment, Source, TarError, shown};
 
 /// The entry is at fault, or the archive it came from.
 pub enum Failure {
@@ -35,9 +34,12 @@ impl From<TarError> for Failure {
     }
 }
 
+/// How content is read: as what is kept, or as what is not.
+type ReadBy<S> = fn(&mut Reader<S>, &mut [u8]) -> Result<usize, TarError>;
+
 /// Where an entry goes: an open directory and a name in it.
 struct Place {
-    parent: Rc<OwnedFd>,
+    directory: Rc<Directory>,
     name: OsString,
 }
 
@@ -53,7 +55,7 @@ impl Unpacker<'_> {
             return Ok(self.root_entry(entry, &meta)?);
         };
         let place = Place {
-            parent: self.root.parent(above)?,
+            directory: self.root.parent(above)?,
             name: name.clone(),
         };
         match &entry.kind {
@@ -62,9 +64,9 @@ impl Unpacker<'_> {
             Kind::HardLink(target) => Ok(self.hard_link(&place, target)?),
             Kind::Symlink(target) => {
                 self.clear(&place)?;
-                rustix::fs::symlinkat(OsStr::from_bytes(target), &place.parent, &place.name)
+                rustix::fs::symlinkat(OsStr::from_bytes(target), &place.directory.fd, &place.name)
                     .map_err(EntryError::io("make the symbolic link"))?;
-                Ok(meta.apply_by_name(&place.parent, &place.name, FileType::Symlink)?)
+                Ok(meta.apply_by_name(&place.directory.fd, &place.name, FileType::Symlink)?)
             }
             Kind::Character(major, minor) => {
                 Ok(self.node(&place, &meta, FileType::CharacterDevice, (*major, *minor))?)
@@ -82,17 +84,18 @@ impl Unpacker<'_> {
         let Some((name, above)) = path.split_last() else {
             return Err(EntryError::Whiteout);
         };
-        let parent = self.root.parent(above)?;
-        match lookup(&parent, name)? {
-            None => meta::whiteout(&parent, name),
-            Some(stat) if is(&stat, FileType::Directory) => meta::set_opaque(&open_child(&parent, name)?),
+        let directory = self.root.parent(above)?;
+        let parent = &directory.fd;
+        match lookup(parent, name)? {
+            None => meta::whiteout(parent, name),
+            Some(stat) if is(&stat, FileType::Directory) => meta::set_opaque(&open_child(parent, name)?),
             Some(_) => Ok(()),
         }
     }
 
     pub(super) fn opaque(&mut self, path: &[OsString]) -> Result<(), EntryError> {
         let directory = self.root.parent(path)?;
-        meta::set_opaque(&open_child(&directory, OsStr::new("."))?)
+        meta::set_opaque(&open_child(&directory.fd, OsStr::new("."))?)
     }
 
     fn root_entry(&mut self, entry: &Entry, meta: &Meta) -> Result<(), EntryError> {
@@ -104,14 +107,14 @@ impl Unpacker<'_> {
     }
 
     fn directory(&mut self, path: &[OsString], place: &Place, meta: &Meta) -> Result<(), EntryError> {
-        let there = lookup(&place.parent, &place.name)?;
+        let there = lookup(&place.directory.fd, &place.name)?;
         let hidden = there.as_ref().is_some_and(is_whiteout);
         if !there.as_ref().is_some_and(|stat| is(stat, FileType::Directory)) {
             self.clear_known(place, there.as_ref())?;
-            rustix::fs::mkdirat(&place.parent, &place.name, Mode::RWXU)
+            rustix::fs::mkdirat(&place.directory.fd, &place.name, Mode::RWXU)
                 .map_err(EntryError::io("make the directory"))?;
         }
-        let fd = open_child(&place.parent, &place.name)?;
+        let fd = open_child(&place.directory.fd, &place.name)?;
         if hidden {
             // The whiteout hid what lower layers have here; the directory must go on doing so.
             meta::set_opaque(&fd)?;
@@ -146,19 +149,57 @@ impl Unpacker<'_> {
         self.clear(place)?;
         // EXCL: whatever was there is never opened, be it a FIFO, a device or a link.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&place.parent, &place.name, flags, Mode::RUSR | Mode::WUSR)
+        let fd = rustix::fs::openat(&place.directory.fd, &place.name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(EntryError::io("make the file"))?;
         let file = File::from(fd);
-        match &entry.sparse {
-            None => self.copy(&file, reader)?,
-            Some(segments) => self.copy_sparse(&file, entry.size, segments, reader)?,
+        match self.contents {
+            Contents::Written => self.content(entry, place, &file, reader)?,
+            Contents::Hollow => file
+                .set_len(entry.size)
+                .map_err(EntryError::io("set the file's size"))?,
         }
         Ok(meta.apply_to(&file.into())?)
     }
 
-    fn copy<S: Source>(&mut self, mut file: &File, reader: &mut Reader<S>) -> Result<(), Failure> {
+    /// Writes what comes, and says where it is now, so that it can be read from there again. Where that cannot be said
+    /// it counts as not kept.
+    fn content<S: Source>(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        file: &File,
+        reader: &mut Reader<S>,
+    ) -> Result<(), Failure> {
+        let path = place.directory.real_path_of(&place.name);
+        let read = match path {
+            Some(_) => Reader::<S>::read_content,
+            None => Reader::<S>::read_data,
+        };
+        match &entry.sparse {
+            None => self.copy(file, reader, read)?,
+            Some(segments) => self.copy_sparse(file, entry.size, segments, reader, read)?,
+        }
+        let Some(path) = path.filter(|_| entry.size > 0) else {
+            return Ok(());
+        };
+        let stat = rustix::fs::fstat(file).map_err(EntryError::io("look at it"))?;
+        let kept = KeptFile {
+            path: &path,
+            inode: stat.st_ino,
+            size: entry.size,
+            segments: entry.sparse.as_deref(),
+        };
+        Ok(reader.source_mut().kept(&kept).map_err(TarError::from)?)
+    }
+
+    fn copy<S: Source>(
+        &mut self,
+        mut file: &File,
+        reader: &mut Reader<S>,
+        read: ReadBy<S>,
+    ) -> Result<(), Failure> {
         loop {
-            let read = reader.read_data(&mut self.buffer)?;
+            let read = read(reader, &mut self.buffer)?;
             // A cancelled layer is thrown away whole, so the file may stay short.
             if read == 0 || self.cancel.load(Ordering::Relaxed) {
                 return Ok(());
@@ -174,6 +215,7 @@ impl Unpacker<'_> {
         size: u64,
         segments: &[Segment],
         reader: &mut Reader<S>,
+        read: ReadBy<S>,
     ) -> Result<(), Failure> {
         file.set_len(size)
             .map_err(EntryError::io("set the file's size"))?;
@@ -181,7 +223,7 @@ impl Unpacker<'_> {
             let mut done = 0;
             while done < segment.length && !self.cancel.load(Ordering::Relaxed) {
                 let wanted = (segment.length - done).min(self.buffer.len() as u64) as usize;
-                let read = reader.read_data(&mut self.buffer[..wanted])?;
+                let read = read(reader, &mut self.buffer[..wanted])?;
                 if read == 0 {
                     return Err(TarError::Truncated.into());
                 }
@@ -204,7 +246,7 @@ impl Unpacker<'_> {
         if is(&source, FileType::Directory) {
             return Err(EntryError::LinkToDirectory(shown(target)));
         }
-        let there = lookup(&place.parent, &place.name)?;
+        let there = lookup(&place.directory.fd, &place.name)?;
         if there
             .as_ref()
             .is_some_and(|stat| (stat.st_dev, stat.st_ino) == (source.st_dev, source.st_ino))
@@ -212,7 +254,7 @@ impl Unpacker<'_> {
             return Ok(());
         }
         self.clear_known(place, there.as_ref())?;
-        rustix::fs::linkat(&from, name, &place.parent, &place.name, AtFlags::empty())
+        rustix::fs::linkat(&from, name, &place.directory.fd, &place.name, AtFlags::empty())
             .map_err(EntryError::io("make the hard link"))
     }
 
@@ -225,20 +267,20 @@ impl Unpacker<'_> {
     ) -> Result<(), EntryError> {
         self.clear(place)?;
         let device = rustix::fs::makedev(device.0, device.1);
-        rustix::fs::mknodat(&place.parent, &place.name, kind, Mode::RUSR, device)
+        rustix::fs::mknodat(&place.directory.fd, &place.name, kind, Mode::RUSR, device)
             .map_err(EntryError::io("make the device node"))?;
-        meta.apply_by_name(&place.parent, &place.name, kind)
+        meta.apply_by_name(&place.directory.fd, &place.name, kind)
     }
 
     fn clear(&mut self, place: &Place) -> Result<(), EntryError> {
-        let there = lookup(&place.parent, &place.name)?;
+        let there = lookup(&place.directory.fd, &place.name)?;
         self.clear_known(place, there.as_ref())
     }
 
     fn clear_known(&mut self, place: &Place, there: Option<&Stat>) -> Result<(), EntryError> {
         match there {
             None => Ok(()),
-            Some(stat) => self.root.discard(&place.parent, &place.name, stat),
+            Some(stat) => self.root.discard(&place.directory.fd, &place.name, stat),
         }
     }
 }

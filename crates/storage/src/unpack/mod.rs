@@ -19,6 +19,7 @@ use crate::error::{EntryError, LayerError};
 use crate::tar::{Entry, Reader, Source, shown};
 use name::Target;
 use root::Root;
+pub use root::{TRASHED_DIRECTORY, TRASHED_FILE};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 128 * 1024;
@@ -26,6 +27,7 @@ const CHUNK: usize = 128 * 1024;
 /// One layer being unpacked.
 struct Unpacker<'a> {
     root: Root,
+    contents: Contents,
     cancel: &'a AtomicBool,
     /// Directories that had an entry of their own, whose times are set once nothing is written into them any more.
     directories: Vec<Dated>,
@@ -39,17 +41,28 @@ struct Dated {
     times: Timestamps,
 }
 
+/// Whether files get their content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    Written,
+    /// They have their size and are holes throughout: for comparing everything else.
+    Hollow,
+}
+
 /// Unpacks all entries into the directory `into`, which is empty. What a later entry of the same layer replaces is moved
-/// to `trash`, an empty directory on the same file system. Stops early, without an error, once `cancel` is set.
+/// to `trash`, an empty directory on the same file system; gives whether that was so of anything with content. Stops
+/// early, without an error, once `cancel` is set.
 pub fn unpack<S: Source>(
     reader: &mut Reader<S>,
     into: OwnedFd,
     trash: OwnedFd,
+    contents: Contents,
     max_entries: u64,
     cancel: &AtomicBool,
-) -> Result<(), LayerError> {
+) -> Result<bool, LayerError> {
     let mut unpacker = Unpacker {
         root: Root::new(into, trash),
+        contents,
         cancel,
         directories: Vec::new(),
         buffer: vec![0; CHUNK],
@@ -63,11 +76,12 @@ pub fn unpack<S: Source>(
             return Err(LayerError::Entries(max_entries));
         }
         if cancel.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(false);
         }
         unpacker.take(&entry, reader)?;
     }
-    unpacker.finish().map_err(named("\"/\"".to_owned()))
+    unpacker.finish().map_err(named("\"/\"".to_owned()))?;
+    Ok(unpacker.root.has_replaced())
 }
 
 impl Unpacker<'_> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 
@@ -15,6 +15,13 @@ use crate::tar::shown;
 
 /// As in the kernel's own path walk (path_resolution(7)).
 const MAX_LINKS: usize = 40;
+/// No link is followed.
+const PLAIN: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+/// What names in the trash begin with: before the number of an inode, and before any number.
+pub const TRASHED_FILE: &str = "f";
+pub const TRASHED_DIRECTORY: &str = "d";
 /// How often a walk that a rename somewhere disturbed is tried again (openat2(2), EAGAIN).
 const MAX_RETRIES: usize = 1000;
 
@@ -25,8 +32,30 @@ pub struct Root {
     discarded: u64,
     /// Directories that were made because something is in them, and their inodes.
     implied: Vec<(Vec<OsString>, u64)>,
+    /// Whether content that an entry had brought is in the trash by now.
+    replaced: bool,
+    /// Where the root itself is, found out when it is first needed.
+    place: Option<Vec<u8>>,
     /// The parent found last: archives list a directory's files one after the other.
-    recent: Option<(Vec<OsString>, Rc<OwnedFd>)>,
+    recent: Option<(Vec<OsString>, Rc<Directory>)>,
+}
+
+/// A directory in the root.
+pub struct Directory {
+    pub fd: OwnedFd,
+    /// Its path from the root, with no links in it; none where it is too long to be said.
+    pub real: Option<Vec<u8>>,
+}
+
+impl Directory {
+    /// The path of what is called `name` in it.
+    pub fn real_path_of(&self, name: &OsStr) -> Option<Vec<u8>> {
+        let real = self.real.as_deref()?;
+        Some(match real {
+            b"" => name.as_bytes().to_vec(),
+            real => [real, b"/", name.as_bytes()].concat(),
+        })
+    }
 }
 
 impl Root {
@@ -36,6 +65,8 @@ impl Root {
             trash,
             discarded: 0,
             implied: Vec::new(),
+            replaced: false,
+            place: None,
             recent: None,
         }
     }
@@ -49,16 +80,28 @@ impl Root {
         &self.implied
     }
 
+    /// Whether something that had content was replaced: the trash has it, by `f` and its inode's number, or somewhere in
+    /// a directory.
+    pub fn has_replaced(&self) -> bool {
+        self.replaced
+    }
+
     /// The directory `path`, following links inside the root; made where it is missing, as 0755 root:root.
-    pub fn parent(&mut self, path: &[OsString]) -> Result<Rc<OwnedFd>, EntryError> {
+    pub fn parent(&mut self, path: &[OsString]) -> Result<Rc<Directory>, EntryError> {
         if let Some((known, fd)) = &self.recent
             && known == path
         {
             return Ok(Rc::clone(fd));
         }
-        let found = match self.resolve(path) {
+        let found = match self.walk(path, PLAIN) {
+            Ok(fd) => Directory {
+                fd,
+                real: Some(path.join(OsStr::new("/")).into_vec()),
+            },
+            // A link is on the way.
+            Err(Errno::LOOP) => self.behind_links(path)?,
             Err(Errno::NOENT | Errno::NOTDIR) => self.make(path)?,
-            other => other.map_err(EntryError::io("open its directory"))?,
+            Err(e) => return Err(EntryError::io("open its directory")(e)),
         };
         let found = Rc::new(found);
         self.recent = Some((path.to_vec(), Rc::clone(&found)));
@@ -87,13 +130,53 @@ impl Root {
         // Where a directory or a link goes, the same path may lead elsewhere from now on.
         self.recent = None;
         let result = if is(there, FileType::Directory) {
+            self.replaced = true;
             self.discarded += 1;
-            let away = self.discarded.to_string();
+            let away = format!("{TRASHED_DIRECTORY}{}", self.discarded);
             rustix::fs::renameat(parent, name, &self.trash, away)
+        } else if is(there, FileType::RegularFile) && there.st_size > 0 {
+            self.replaced = true;
+            let away = format!("{TRASHED_FILE}{}", there.st_ino);
+            // Where another name of the same file lies there already, renaming does nothing (rename(2)).
+            rustix::fs::renameat(parent, name, &self.trash, away).and_then(|()| {
+                match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+                    Err(Errno::NOENT) => Ok(()),
+                    other => other,
+                }
+            })
         } else {
             rustix::fs::unlinkat(parent, name, AtFlags::empty())
         };
         result.map_err(EntryError::io("replace what was there before"))
+    }
+
+    /// The directory `path` where links lead to it, or are to.
+    fn behind_links(&mut self, path: &[OsString]) -> Result<Directory, EntryError> {
+        match self.resolve(path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make(path),
+            Err(e) => Err(EntryError::io("open its directory")(e)),
+            Ok(fd) => Ok(Directory {
+                real: self.real_path(&fd),
+                fd,
+            }),
+        }
+    }
+
+    /// Where in the root an open directory is, by what the kernel says of its descriptor (proc(5), /proc/pid/fd).
+    fn real_path(&mut self, fd: &OwnedFd) -> Option<Vec<u8>> {
+        let place = match self.place.take() {
+            Some(place) => place,
+            None => path_of(&self.fd)?,
+        };
+        let path = path_of(fd);
+        let inside = path
+            .as_deref()
+            .and_then(|path| match path.strip_prefix(&place[..])? {
+                b"" => Some(Vec::new()),
+                rest => rest.strip_prefix(b"/").map(<[u8]>::to_vec),
+            });
+        self.place = Some(place);
+        inside
     }
 
     fn resolve(&self, path: &[OsString]) -> Result<OwnedFd, Errno> {
@@ -113,7 +196,7 @@ impl Root {
     }
 
     /// Walks one component at a time, making what is missing: also behind links that lead nowhere yet.
-    fn make(&mut self, path: &[OsString]) -> Result<OwnedFd, EntryError> {
+    fn make(&mut self, path: &[OsString]) -> Result<Directory, EntryError> {
         let mut todo: VecDeque<OsString> = path.iter().cloned().collect();
         // Holds no links, so it can be opened with NO_SYMLINKS.
         let mut real: Vec<OsString> = Vec::new();
@@ -147,7 +230,10 @@ impl Root {
             }
             real.push(part);
         }
-        self.open_real(&real)
+        Ok(Directory {
+            fd: self.open_real(&real)?,
+            real: Some(real.join(OsStr::new("/")).into_vec()),
+        })
     }
 
     /// Makes a directory that only the paths of others speak of.
@@ -168,9 +254,15 @@ impl Root {
     }
 
     fn open_real(&self, real: &[OsString]) -> Result<OwnedFd, EntryError> {
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        self.walk(real, how).map_err(EntryError::io("open its directory"))
+        self.walk(real, PLAIN)
+            .map_err(EntryError::io("open its directory"))
     }
+}
+
+/// None where the kernel cannot say it in its 4096 bytes.
+fn path_of(fd: &OwnedFd) -> Option<Vec<u8>> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    path.ok().map(|path| path.into_os_string().into_vec())
 }
 
 /// Puts a link's target in front of what is still to be walked.

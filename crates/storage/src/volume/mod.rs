@@ -12,6 +12,7 @@
 //! A volume appears and goes by a rename of its directory, so that every call may be killed at any instruction and
 //! made again. One process has them open: the agent, which holds the state directory's lock.
 
+mod copies;
 mod error;
 mod record;
 mod trash;
@@ -29,8 +30,9 @@ use model::observed::ObservedVolume;
 use model::paths::{Roots, VOLUME_DATA, VOLUME_FILLED};
 use model::spec::{VolumeDriver, VolumeSpec};
 
+pub use copies::Imported;
 pub use error::VolumeError;
-pub use trash::KEPT as TRASH_KEPT;
+pub use trash::{KEPT as TRASH_KEPT, Trashed};
 
 use crate::layout::flush_directory;
 use crate::tree;
@@ -114,6 +116,11 @@ impl Volumes {
         let memory = self.memory.join(name.as_str());
         self.delete_memory(&memory)?;
         Ok(to)
+    }
+
+    /// What was removed and is still kept, the oldest first.
+    pub fn trash(&self) -> Result<Vec<Trashed>> {
+        self.trash.entries()
     }
 
     /// Deletes what was removed a day ago or earlier. Returns the bytes freed on disk.

@@ -22,6 +22,15 @@ pub const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Beside the entries: what is being deleted, in pieces.
 pub const GOING: &str = ".going";
 
+/// A volume in the trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trashed {
+    pub name: String,
+    pub removed_at: Timestamp,
+    /// Where it is until then: moved back to `volumes/NAME` it is the volume again.
+    pub path: PathBuf,
+}
+
 pub struct Trash {
     dir: PathBuf,
     going: PathBuf,
@@ -59,6 +68,28 @@ impl Trash {
         Ok(Some(to))
     }
 
+    /// What is here, by when it was removed.
+    pub fn entries(&self) -> Result<Vec<Trashed>, VolumeError> {
+        let listing = || VolumeError::io("list", &self.dir);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(listing())? {
+            let entry = entry.map_err(listing())?;
+            let name = entry.file_name();
+            if let Some((removed_at, name)) = name
+                .to_str()
+                .and_then(|text| Some((removed_at(text)?, volume(text)?)))
+            {
+                found.push(Trashed {
+                    name: name.to_owned(),
+                    removed_at,
+                    path: entry.path(),
+                });
+            }
+        }
+        found.sort_by_key(|entry| entry.removed_at);
+        Ok(found)
+    }
+
     fn entry(&self, millis: i64, name: &Name) -> PathBuf {
         self.dir.join(format!("{millis}-volume-{name}"))
     }
@@ -78,6 +109,11 @@ impl Trash {
         }
         Ok(freed)
     }
+}
+
+/// The volume an entry was.
+fn volume(entry: &str) -> Option<&str> {
+    entry.split_once('-')?.1.strip_prefix("volume-")
 }
 
 fn removed_at(entry: &str) -> Option<Timestamp> {

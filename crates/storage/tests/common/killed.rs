@@ -62,6 +62,8 @@ pub fn kill(fixture: &Fixture, kills: usize, child: &str, told: &str, source: &I
                 snapshot(&root.join("layers").join(&name)) == pictures[good.unwrap()],
                 "kill {kill}: {name}"
             );
+            let diff_id = format!("sha256:{name}").parse().unwrap();
+            std::io::copy(&mut store.layer_tar(&diff_id).unwrap(), &mut std::io::sink()).unwrap();
         }
         // Every third one goes on from where it was killed, to meet half-full stores too.
         if kill % 3 != 0 {

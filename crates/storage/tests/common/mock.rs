@@ -20,10 +20,21 @@ pub struct Asked {
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// What is no UTF-8 is `raw` alone.
     pub body: String,
+    pub raw: Vec<u8>,
+    /// It was cut off by us, somewhere in its body.
+    pub cut: bool,
 }
 
 impl Asked {
+    /// The whole number after `NAME=` in the path.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.path.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -73,9 +84,12 @@ impl Reply {
 }
 
 type Hook = Box<dyn Fn(&Asked) -> Option<Reply> + Send + Sync>;
+/// After how many bytes of its body a request is cut off, given its head.
+pub type Cut = Box<dyn Fn(&Asked) -> Option<usize> + Send + Sync>;
 
 struct Shared {
     hook: Hook,
+    cut: Cut,
     /// By the end of the path behind the repository.
     documents: BTreeMap<String, (String, Vec<u8>)>,
     asked: Mutex<Vec<Asked>>,
@@ -154,7 +168,12 @@ const LONG: Duration = Duration::from_secs(60);
 impl Mock {
     /// Serves repository `app`. What the hook has no reply for is answered from the content.
     pub fn start(content: Content, hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Self {
-        Self::listen(content, Box::new(hook), None)
+        Self::listen(content, Box::new(hook), None, Box::new(|_| None))
+    }
+
+    /// The same, cutting requests off in their bodies; the hook is told of those too, its reply goes nowhere.
+    pub fn start_cutting(cut: Cut, hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        Self::listen(Content::default(), Box::new(hook), None, cut)
     }
 
     /// The same over TLS, for `localhost`, with a certificate of the tests' authority.
@@ -162,20 +181,21 @@ impl Mock {
         content: Content,
         hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
-        Self::listen(content, Box::new(hook), Some(tls(false)))
+        Self::listen(content, Box::new(hook), Some(tls(false)), Box::new(|_| None))
     }
 
     /// The same, for those alone who show a certificate of that authority.
     #[allow(dead_code)] // Not every file of tests has use for it.
     pub fn start_wary(content: Content) -> Self {
-        Self::listen(content, Box::new(|_| None), Some(tls(true)))
+        Self::listen(content, Box::new(|_| None), Some(tls(true)), Box::new(|_| None))
     }
 
-    fn listen(content: Content, hook: Hook, tls: Option<Arc<ServerConfig>>) -> Self {
+    fn listen(content: Content, hook: Hook, tls: Option<Arc<ServerConfig>>, cut: Cut) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             hook,
+            cut,
             documents: content.documents,
             asked: Mutex::new(Vec::new()),
             over: AtomicBool::new(false),
@@ -229,6 +249,7 @@ impl Shared {
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(LONG))?;
         stream.set_write_timeout(Some(LONG))?;
+        stream.set_nodelay(true)?;
         match &self.tls {
             None => {
                 // A TLS greeting is no request, and need not hold a line's end.
@@ -247,8 +268,14 @@ impl Shared {
 
     fn converse<S: Read + Write>(&self, stream: S) -> io::Result<()> {
         let mut reader = BufReader::new(stream);
-        while let Some(asked) = read_request(&mut reader)? {
-            self.asked.lock().unwrap().push(asked.clone());
+        while let Some(asked) = read_request(&mut reader, &self.cut)? {
+            // Layers would fill the memory.
+            let raw = Vec::new();
+            self.asked.lock().unwrap().push(Asked { raw, ..asked.clone() });
+            if asked.cut {
+                drop((self.hook)(&asked));
+                return Ok(());
+            }
             let reply = (self.hook)(&asked).unwrap_or_else(|| self.usual(&asked));
             if !self.answer(reader.get_mut(), &asked, reply)? {
                 return Ok(());
@@ -361,7 +388,7 @@ fn write_chunk(stream: &mut impl Write, chunk: &[u8]) -> io::Result<()> {
     stream.write_all(b"\r\n")
 }
 
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Asked>> {
+fn read_request(reader: &mut impl BufRead, cut: &Cut) -> io::Result<Option<Asked>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -378,16 +405,21 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Asked>> {
         };
         headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
-    let length = headers
+    let length: usize = headers
         .get("content-length")
         .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let body = String::from_utf8(body).unwrap();
-    Ok(Some(Asked {
+    let mut asked = Asked {
         method,
         path,
         headers,
-        body,
-    }))
+        body: String::new(),
+        raw: Vec::new(),
+        cut: false,
+    };
+    let least = cut(&asked).filter(|least| *least < length);
+    asked.cut = least.is_some();
+    asked.raw = vec![0; least.unwrap_or(length)];
+    reader.read_exact(&mut asked.raw)?;
+    asked.body = String::from_utf8(asked.raw.clone()).unwrap_or_default();
+    Ok(Some(asked))
 }

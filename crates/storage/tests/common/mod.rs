@@ -5,9 +5,11 @@ pub mod image;
 pub mod killed;
 pub mod mock;
 pub mod reference;
+pub mod shelf;
 pub mod snapshot;
 pub mod tarball;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -41,12 +43,23 @@ impl Fixture {
             .load(source, &LoadOptions::new(&AtomicBool::new(false)))
     }
 
-    /// Unpacks one layer by way of a layout made for it.
+    /// Unpacks one layer by way of a layout made for it; it has to come out again byte for byte.
     pub fn unpack(&self, layer: Vec<u8>) -> Result<PathBuf, StoreError> {
         let mut layout = Layout::new(&self.path("one"));
-        layout.image(None, &[(Pack::Plain, layer)]);
-        self.load(&layout.source(None))
-            .map(|image| image.layers[0].clone())
+        layout.image(None, &[(Pack::Plain, layer.clone())]);
+        let image = self.load(&layout.source(None))?;
+        self.assert_gives_out(&layer);
+        Ok(image.layers[0].clone())
+    }
+
+    /// The layer comes out of the store as it went in.
+    #[track_caller]
+    pub fn assert_gives_out(&self, layer: &[u8]) {
+        let mut tar = self.store.layer_tar(&image::digest(layer)).unwrap();
+        assert_eq!(tar.size(), layer.len() as u64);
+        let mut again = Vec::new();
+        tar.read_to_end(&mut again).unwrap();
+        assert!(again == layer, "the layer came out as another one");
     }
 
     /// The error of a layer that must not be taken, after checking that nothing is left of it.
@@ -57,7 +70,7 @@ impl Fixture {
     }
 
     pub fn assert_empty(&self) {
-        for directory in ["tmp", "layers", "images"] {
+        for directory in ["tmp", "layers", "tars", "images"] {
             assert_eq!(
                 entries(&self.path("store").join(directory)),
                 Vec::<String>::new(),

@@ -5,6 +5,10 @@ mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 mod credentials;
+mod levels;
+mod lists;
+mod memory;
+mod pushes;
 
 use std::path::Path;
 use std::process::Command;

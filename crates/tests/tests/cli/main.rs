@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod docker;
+mod images;
 mod offline;
 
 use std::collections::BTreeSet;
@@ -382,6 +383,15 @@ fn networks_and_images() {
     assert!(text.starts_with("REF ") && text.lines().count() == 3, "{text}");
     let list = json(&host.wharf(["image", "ls", "--json"]).ok());
     assert_eq!(keys(&list[0]), words("ref id digest size used_by error"));
+    let text = host.wharf(["image", "ls", "--digests"]).ok().stdout;
+    let digest = list[0]["digest"].as_str().unwrap();
+    assert!(
+        text.starts_with("REF ") && text.contains("DIGEST") && text.contains(digest),
+        "{text}"
+    );
+    let ids = host.wharf(["image", "ls", "-q"]).ok().stdout;
+    let id = &list[0]["id"].as_str().unwrap()["sha256:".len()..][..12];
+    assert!(ids.lines().any(|line| line == id), "{ids}");
 }
 
 #[test]

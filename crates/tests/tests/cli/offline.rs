@@ -25,6 +25,13 @@ fn without_an_agent() {
         &["stop", "web"],
         &["network", "ls"],
         &["image", "ls"],
+        &["image", "push", "x"],
+        &["logout"],
+        &["search", "x"],
+        &["cp", "web:/etc", "etc"],
+        &["diff", "web"],
+        &["export", "web"],
+        &["commit", "web", "made"],
     ] {
         assert_error(&host.wharf(args), 1, &["no agent", &socket, "wharf agent"]);
     }

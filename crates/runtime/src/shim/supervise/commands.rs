@@ -24,6 +24,12 @@ impl Shim {
             }
             return;
         }
+        if request.command == Command::Freeze {
+            if let Err(answer) = self.freeze(index, &request) {
+                self.clients.answer(index, answer, &self.state);
+            }
+            return;
+        }
         match self.handle(request) {
             Ok(Some(awaits)) => self.clients.hold(index, awaits),
             Ok(None) => self.clients.answer(index, Answer::Done, &self.state),
@@ -68,7 +74,9 @@ impl Shim {
             }
             Command::Pause => self.pause().map(|()| None),
             Command::Unpause => self.unpause().map(|()| None),
-            Command::Exec { .. } => Err(Answer::Refused("it comes with a connection".to_owned())),
+            Command::Exec { .. } | Command::Freeze => {
+                Err(Answer::Refused("it comes with a connection".to_owned()))
+            }
         }
     }
 
@@ -172,14 +180,52 @@ impl Shim {
         if !matches!(self.doing, Doing::Running(_)) {
             return Err(not_running());
         }
+        self.freezes.by_hand = true;
+        self.stop_running()
+    }
+
+    fn stop_running(&mut self) -> Result<(), Answer> {
         if self.state.paused {
             return Ok(());
         }
-        freezer::freeze(&self.payload_group)
-            .map_err(|e| Answer::Refused(format!("it cannot be paused: {e}")))?;
+        if let Err(e) = freezer::freeze(&self.payload_group) {
+            self.freezes.forget();
+            return Err(Answer::Refused(format!("it cannot be paused: {e}")));
+        }
         self.state.paused = true;
         self.publish();
         Ok(())
+    }
+
+    /// Keeps it from running until a connection is closed.
+    fn freeze(&mut self, index: usize, request: &Request) -> Result<(), Answer> {
+        self.refuse_stale(request)?;
+        if !matches!(self.doing, Doing::Running(_)) {
+            return Err(not_running());
+        }
+        self.stop_running()?;
+        let refused = |e: std::io::Error| Answer::Refused(format!("cannot keep the connection: {e}"));
+        let kept = self.clients.take(index).map_err(refused);
+        let kept = kept.and_then(|client| self.freezes.add(client, &self.state).map_err(refused));
+        // Where nobody is told that it is so, it is not so.
+        if kept.is_err() && self.freezes.are_none() {
+            self.let_go();
+        }
+        kept
+    }
+
+    /// Nobody keeps it from running any more.
+    pub(super) fn let_go(&mut self) {
+        self.freezes.forget();
+        if self.state.paused {
+            // Where that fails it is paused, which everybody sees, and `unpause` says why.
+            if freezer::thaw(&self.payload_group).is_ok() {
+                self.state.paused = false;
+                self.publish();
+            } else {
+                self.freezes.by_hand = true;
+            }
+        }
     }
 
     fn unpause(&mut self) -> Result<(), Answer> {
@@ -189,6 +235,7 @@ impl Shim {
         if self.state.paused {
             freezer::thaw(&self.payload_group)
                 .map_err(|e| Answer::Refused(format!("it cannot be made to go on: {e}")))?;
+            self.freezes.forget();
             self.state.paused = false;
             self.publish();
         }
@@ -200,6 +247,7 @@ impl Shim {
         if self.state.paused {
             // Where that fails, the end of patience is met with a kill of the whole group, which tries again.
             let _ = freezer::thaw(&self.payload_group);
+            self.freezes.forget();
             self.state.paused = false;
             self.publish();
         }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Credentials;
 use crate::registry::error::tame;
@@ -27,22 +27,21 @@ struct Answer {
     secret: String,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Kept<'a> {
+    #[serde(rename = "ServerURL")]
+    server: &'a str,
+    username: &'a str,
+    secret: &'a str,
+}
+
 /// What the helper knows of the server: nothing, or why it cannot say.
 pub fn ask(name: &str, server: &str) -> Result<Option<Credentials>, String> {
-    let program = format!("docker-credential-{name}");
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || !name.chars().all(fits) {
-        return Err(format!("{name:?} is no name of a credential helper"));
-    }
-    let said = run(&program, server).map_err(|e| format!("{program}: {e}"))?;
-    let (succeeded, text) =
-        said.ok_or_else(|| format!("{program} does not answer within {} s", PATIENCE.as_secs()))?;
-    if !succeeded {
-        return match text.contains(NOT_FOUND) {
-            true => Ok(None),
-            false => Err(format!("{program}: {}", tame(text.trim()))),
-        };
-    }
+    let program = program(name)?;
+    let Some(text) = said(&program, "get", server)? else {
+        return Ok(None);
+    };
     // What it said is a secret, so it is not told.
     let answer: Answer =
         serde_json::from_str(&text).map_err(|_| format!("{program} does not answer in JSON as it should"))?;
@@ -55,10 +54,48 @@ pub fn ask(name: &str, server: &str) -> Result<Option<Credentials>, String> {
     }))
 }
 
+/// Has the helper keep a user and password.
+pub fn store(name: &str, server: &str, username: &str, secret: &str) -> Result<(), String> {
+    let kept = Kept {
+        server,
+        username,
+        secret,
+    };
+    let text = serde_json::to_string(&kept).map_err(|e| e.to_string())?;
+    said(&program(name)?, "store", &text).map(drop)
+}
+
+/// Has the helper forget the server. False where it did not know it.
+pub fn erase(name: &str, server: &str) -> Result<bool, String> {
+    said(&program(name)?, "erase", server).map(|said| said.is_some())
+}
+
+fn program(name: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match !name.is_empty() && name.chars().all(fits) {
+        true => Ok(format!("docker-credential-{name}")),
+        false => Err(format!("{name:?} is no name of a credential helper")),
+    }
+}
+
+/// What it says to that; none where it does not know the server.
+fn said(program: &str, verb: &str, input: &str) -> Result<Option<String>, String> {
+    let said = run(program, verb, input).map_err(|e| format!("{program}: {e}"))?;
+    match said {
+        None => Err(format!(
+            "{program} does not answer within {} s",
+            PATIENCE.as_secs()
+        )),
+        Some((true, text)) => Ok(Some(text)),
+        Some((false, text)) if text.contains(NOT_FOUND) => Ok(None),
+        Some((false, text)) => Err(format!("{program}: {}", tame(text.trim()))),
+    }
+}
+
 /// Whether it succeeded, and what it said; none where that takes too long.
-fn run(program: &str, server: &str) -> std::io::Result<Option<(bool, String)>> {
+fn run(program: &str, verb: &str, input: &str) -> std::io::Result<Option<(bool, String)>> {
     let mut child = Command::new(program)
-        .arg("get")
+        .arg(verb)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -67,7 +104,7 @@ fn run(program: &str, server: &str) -> std::io::Result<Option<(bool, String)>> {
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not care to read may still answer.
-        drop(stdin.write_all(server.as_bytes()));
+        drop(stdin.write_all(input.as_bytes()));
     }
     let text = answer(&mut child);
     if text.is_none() {

@@ -2,6 +2,7 @@
 //! containers-auth.json(5)) and the helpers that they name.
 
 mod helper;
+pub mod keep;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -44,6 +45,48 @@ impl Credentials {
                 Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
             }
             Self::Identity(_) => None,
+        }
+    }
+}
+
+/// What somebody says to be at one registry: it counts before all that is written down.
+#[derive(Clone, Debug)]
+pub struct Login {
+    registry: String,
+    credentials: Credentials,
+}
+
+impl Login {
+    /// By name and password. `registry` is `HOST[:PORT]`, or a URL as docker's clients write it.
+    pub fn password(registry: &str, user: impl Into<String>, password: impl Into<String>) -> Self {
+        let (user, password) = (user.into(), password.into());
+        Self {
+            registry: host(registry),
+            credentials: Credentials::Password { user, password },
+        }
+    }
+
+    /// By a refresh token.
+    pub fn identity(registry: &str, token: impl Into<String>) -> Self {
+        Self {
+            registry: host(registry),
+            credentials: Credentials::Identity(token.into()),
+        }
+    }
+
+    /// `HOST[:PORT]`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    pub(super) fn is_for(&self, registry: &str) -> bool {
+        self.registry == host(registry)
+    }
+
+    pub(super) fn known(&self) -> Known {
+        Known {
+            credentials: Some(self.credentials.clone()),
+            note: None,
         }
     }
 }

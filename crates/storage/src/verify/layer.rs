@@ -1,0 +1,115 @@
+//! One layer: its tar put together again and hashed, its tree compared with what that tar says.
+
+use std::io::{self, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use model::digest::Digest;
+
+use super::trees::{self, Difference};
+use super::{Damage, MAX_TOLD, Part};
+use crate::error::{LoadError, StoreError};
+use crate::layer::{Cancellable, Temporary};
+use crate::split::{LayerTar, Split};
+use crate::store::Store;
+use crate::tar::{Reader, Stream, shown};
+use crate::unpack::{self, Contents};
+
+/// Bytes read at a time.
+const BUFFER: usize = 64 * 1024;
+
+impl Store {
+    pub(super) fn layer_damage(
+        &self,
+        diff_id: Digest,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Damage>, StoreError> {
+        let one = |path: Option<String>, why: String| Damage {
+            what: format!("layer {diff_id}"),
+            path,
+            why,
+            part: Part::Layer(diff_id),
+        };
+        let layer = self.layout.layer(&diff_id);
+        let root = match std::fs::File::open(&layer) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(vec![one(None, "it is not here".to_owned())]);
+            }
+            other => other.map_err(StoreError::io("open", &layer))?,
+        };
+        let tar = match LayerTar::open(diff_id, &self.layout.tar(&diff_id), root.into(), None) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let why = "an older wharf brought it in and kept no record of its tar";
+                return Ok(vec![one(None, why.to_owned())]);
+            }
+            Err(e) => return Ok(vec![one(None, Split::Record(e).to_string())]),
+            Ok(tar) => tar,
+        };
+        let wrong = |error: LoadError| self.adding(&format!("layer {diff_id}"), error);
+        let hollow = Temporary::create(&self.layout.tmp).map_err(wrong)?;
+        let looked = look(tar.lenient(), &hollow, self.limits.entries, cancel);
+        if cancel.load(Ordering::Relaxed) {
+            return Err(StoreError::Stopped);
+        }
+        let (contents, broken) = looked.map_err(wrong)?;
+        let mut damage: Vec<Damage> = Vec::new();
+        for split in contents {
+            let (path, why) = match split {
+                Split::File { path, why } => (Some(path), why),
+                other => (None, other.to_string()),
+            };
+            damage.push(one(path, why));
+        }
+        if let Some(why) = broken {
+            damage.push(one(None, why));
+            return Ok(damage);
+        }
+        let comparing = StoreError::io("compare", &layer);
+        for Difference { path, what } in trees::compare(&hollow.root(), &layer, false).map_err(comparing)? {
+            let path = match path.as_os_str().is_empty() {
+                true => shown(b"/"),
+                false => shown(path.as_os_str().as_bytes()),
+            };
+            // What cannot be read has been told.
+            if !damage.iter().any(|known| known.path.as_ref() == Some(&path)) {
+                damage.push(one(Some(path), what.to_string()));
+            }
+        }
+        if damage.len() > MAX_TOLD {
+            let more = damage.len() - MAX_TOLD;
+            damage.truncate(MAX_TOLD);
+            damage.push(one(None, format!("and {more} more")));
+        }
+        Ok(damage)
+    }
+}
+
+/// Reads the whole tar and unpacks it without content; gives what was wrong with content, and why the rest could not be
+/// read at all.
+fn look(
+    tar: LayerTar,
+    hollow: &Temporary,
+    entries: u64,
+    cancel: &AtomicBool,
+) -> Result<(Vec<Split>, Option<String>), LoadError> {
+    let findings = tar.findings();
+    let tar = Cancellable {
+        blob: Box::new(tar),
+        cancel,
+    };
+    let mut reader = Reader::new(Stream(BufReader::with_capacity(BUFFER, tar)));
+    let path = hollow.root();
+    let (root, trash) = hollow.open().map_err(LoadError::io("open", &path))?;
+    let unpacked = unpack::unpack(&mut reader, root, trash, Contents::Hollow, entries, cancel);
+    let rest = io::copy(&mut reader.into_source().0, &mut io::sink());
+    let broken = match (unpacked, rest) {
+        (Ok(_), Ok(_)) => None,
+        (Err(error), _) => match LoadError::NewLayer(error) {
+            error @ LoadError::NewLayer(_) => Some(error.to_string()),
+            error => return Err(error),
+        },
+        (_, Err(error)) => Some(error.to_string()),
+    };
+    let findings = std::mem::take(&mut *findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok((findings, broken))
+}
