@@ -13,6 +13,7 @@ import time
 
 sys.dont_write_bytecode = True
 
+from disk import own_disk  # noqa: E402
 import gaps  # noqa: E402
 import idle  # noqa: E402
 import names  # noqa: E402
@@ -272,8 +273,8 @@ def many_ports(args):
 def images(args):
     """Another one: an image of about 1 GB, pulled from a registry on the loopback."""
     at, about = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), machine()
-    with tempfile.TemporaryDirectory(prefix="wharf-bench-", ignore_cleanup_errors=True) as work:
-        found = pulls.measured(args, pathlib.Path(work), note)
+    with own_disk() as work:
+        found = pulls.measured(args, work, note)
     told(args, "pulls", {"at": at, "machine": about, **found}, pulls.summary(at, about, found))
 
 

@@ -4,9 +4,7 @@
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -178,28 +176,11 @@ fn mounts(wanted: &BTreeSet<PathBuf>) -> Look<BTreeSet<PathBuf>> {
     }
     match std::fs::read(MOUNTINFO) {
         Ok(text) => {
-            let all = text.split(|b| *b == b'\n').filter_map(mount_point);
+            let all = model::mounts::parse(&text).map(|mounted| mounted.point);
             Look::Known(all.filter(|path| wanted.contains(path)).collect())
         }
         Err(e) => Look::Unknown(format!("cannot read {MOUNTINFO}: {e}")),
     }
-}
-
-/// The fifth field of a line, in which blanks and the like stand as `\040`.
-fn mount_point(line: &[u8]) -> Option<PathBuf> {
-    let mut field = line.split(|b| *b == b' ').nth(4)?;
-    let mut path = Vec::new();
-    while let [first, rest @ ..] = field {
-        let octal = |b: &u8| (b'0'..=b'7').contains(b).then(|| u32::from(b - b'0'));
-        let escaped = match rest {
-            [a, b, c, ..] if *first == b'\\' => octal(a).zip(octal(b)).zip(octal(c)),
-            _ => None,
-        };
-        let value = escaped.and_then(|((a, b), c)| u8::try_from(a * 64 + b * 8 + c).ok());
-        path.push(value.unwrap_or(*first));
-        field = if value.is_some() { &rest[3..] } else { rest };
-    }
-    Some(PathBuf::from(OsStr::from_bytes(&path)))
 }
 
 /// `TZ` as the agent was given it, else the host's; UTC where it says nothing that can be read.
@@ -225,17 +206,6 @@ fn read(name: &str, file: &Path) -> Option<TimeZone> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mount_point_is_read_with_its_blanks() {
-        let line = b"36 35 98:0 /mnt1 /srv/my\\040data\\134x rw,noatime master:1 - ext3 /dev/root rw";
-        assert_eq!(mount_point(line), Some(PathBuf::from("/srv/my data\\x")));
-        assert_eq!(mount_point(b"36 35"), None);
-        assert_eq!(
-            mount_point(b"1 2 3:4 / /srv\\04 rw"),
-            Some(PathBuf::from("/srv\\04"))
-        );
-    }
 
     #[test]
     fn only_what_is_asked_for_is_looked_for() {

@@ -86,6 +86,7 @@ fn carry_out(host: &Host, action: &Action) -> Result<(), String> {
         }
         Action::ApplyFirewall { state } => guarded(host, host.net.apply_firewall(state).map_err(chain)),
         Action::PrepareContainer { instance } => {
+            volumes_at_hand(host, instance)?;
             deliver::give(host, instance)?;
             host.runtime.prepare(instance).map_err(chain)
         }
@@ -129,7 +130,14 @@ fn guarded(host: &Host, result: Result<(), String>) -> Result<(), String> {
     result.and(remembered)
 }
 
+/// Whoever touches a volume of a server that does not answer hangs: no container is begun with one.
+fn volumes_at_hand(host: &Host, instance: &Instance) -> Result<(), String> {
+    let mut volumes = instance.volumes.iter();
+    volumes.try_for_each(|(name, path)| host.volumes.at_hand(name, path).map_err(chain))
+}
+
 fn start(host: &Host, instance: &Instance) -> Result<(), String> {
+    volumes_at_hand(host, instance)?;
     deliver::give(host, instance)?;
     let attach = |netns: BorrowedFd<'_>| {
         attach(host, instance, netns)?;

@@ -158,7 +158,7 @@ pub fn refresh(host: &Host, observed: &mut Arc<Observed>, dirty: Dirty, ports: &
         put!(observed.forwarding = look(host.net.forwarding()));
         put!(observed.forwarding6 = look(host.net.forwarding6()));
     }
-    if dirty.firewall {
+    if dirty.firewall || dirty.links && guards_are_outdated(host) {
         look_at_firewall(host, observed);
     }
     if dirty.listeners {
@@ -229,6 +229,11 @@ pub fn bridges(observed: &Observed) -> Vec<String> {
     let links = observed.links.known().into_iter().flatten();
     let right = links.filter(|(_, link)| kept && link.ours && link.route_localnet);
     right.map(|(name, _)| name.clone()).collect()
+}
+
+/// What ails this is told by the look that follows.
+fn guards_are_outdated(host: &Host) -> bool {
+    host.net.guards_are_outdated().unwrap_or(true)
 }
 
 fn look_at_firewall(host: &Host, observed: &mut Arc<Observed>) {

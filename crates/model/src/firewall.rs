@@ -156,7 +156,7 @@ impl fmt::Display for Carrier {
 pub struct PortRule {
     pub protocol: Protocol,
     /// None: every address of the host that is of the target's family (local by `fib daddr type local`). Else an address
-    /// of that family; `::1`, which is served by a process of ours, leads to targets of either.
+    /// of that family, or of either where it [is relayed](Self::is_relayed).
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub target_ip: IpAddr,
@@ -183,6 +183,16 @@ impl PortRule {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         })
+    }
+
+    /// At an address of this host alone that no packet filter translates to its target: `::1`, and those of 127.0.0.0/8
+    /// where the target has no IPv4. A process of ours serves it.
+    pub fn is_relayed(&self) -> bool {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => ip == Ipv6Addr::LOCALHOST,
+            Some(IpAddr::V4(ip)) => ip.is_loopback() && self.target_ip.is_ipv6(),
+            None => false,
+        }
     }
 
     /// Whose port it is: the service's, or the container's where that stands alone.

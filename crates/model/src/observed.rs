@@ -72,7 +72,7 @@ pub struct Observed {
     pub dns_ports: BTreeMap<Name, u16>,
     /// Containers in whose network namespace, as they have it now, the name server listens ([`DnsState::inside`]).
     pub dns_inside: BTreeSet<ContainerId>,
-    /// Volumes that have a directory of ours.
+    /// Volumes that have a directory of ours; those of servers, mounted or not.
     pub volumes: Look<BTreeMap<Name, ObservedVolume>>,
     /// Fingerprints of what the sources of configs, secrets and environment files hold now.
     pub contents: BTreeMap<ContentKey, Look<String>>,
@@ -219,6 +219,18 @@ pub struct ObservedVolume {
     /// As it was last made or put right.
     pub spec: VolumeSpec,
     pub created_at: Timestamp,
+    pub reach: Reach,
+}
+
+/// Whether what is in a volume can be had. On this host it always can.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reach {
+    #[default]
+    Here,
+    /// It is on a server, and not mounted.
+    Unmounted,
+    /// It is mounted, and the server does not answer as it should: why.
+    Silent(String),
 }
 
 /// An address the host has without us.

@@ -52,6 +52,11 @@ impl Roots {
         self.state.join("volumes")
     }
 
+    /// Where volumes of servers are mounted, each as `NAME/`: never below a directory whose content is ever swept.
+    pub fn nfs(&self) -> PathBuf {
+        self.run.join("nfs")
+    }
+
     /// The content store.
     pub fn store(&self) -> PathBuf {
         self.state.join("store")

@@ -50,7 +50,7 @@ pub struct Net {
     guarded: AtomicBool,
     /// See [`Net::keep_forward_guard6`].
     guarded6: AtomicBool,
-    /// Serves ports on `[::1]`.
+    /// Serves ports on loopback addresses that the firewall cannot.
     relay: Option<Relay>,
     switch: Arc<Switch>,
     keys: KeyFile,
@@ -209,7 +209,8 @@ impl Net {
         link::detach(&mut self.route(), &self.mark, host_device)
     }
 
-    /// Has ports on `[::1]` served by this relay. Without one they are not.
+    /// Has ports on `[::1]`, and on 127.0.0.1 those of containers without IPv4, served by this relay. Without one they are
+    /// not.
     #[must_use]
     pub fn with_relay(self, relay: Relay) -> Self {
         let relay = Some(relay);

@@ -320,7 +320,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
             s.ports[1].target_ip = "fd00::5".parse().unwrap();
         }), @"container web, port 5432/tcp: its network at bridge wh-back has no IPv6");
         insta::assert_snapshot!(bad(|s| s.bridges[0].ip = s.bridges[0].ip.with_v6(Routed { subnet: "fd00::1/64".parse().unwrap(), masquerade: true })), @"bridge wh-back: fd00::1/64 is an address in a subnet: the subnet is fd00::/64");
-        insta::assert_snapshot!(bad(|s| s.ports[1].host_ip = Some(Ipv6Addr::LOCALHOST.into())), @"a port published on [::1]: there is no relay to serve it");
+        insta::assert_snapshot!(bad(|s| s.ports[1].host_ip = Some(Ipv6Addr::LOCALHOST.into())), @"a port published on a loopback address: there is no relay to serve it");
     });
     assert_eq!(host.space.sh("nft list ruleset"), "");
 }

@@ -13,13 +13,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use host::senders::{frame, index, link_local, send_frame};
 use host::{
     Container, HOST, HOST6, Host, LONG, NEIGHBOUR, NEIGHBOUR6, PATIENCE, Space, bridge_rule, dual, gateway6,
     network, port, port6, refuse, refuse_all, serve,
 };
 use model::firewall::LinkRule;
 use model::firewall::Protocol::{self, Tcp, Udp};
-use model::network::{Attachment, HostNetwork};
+use model::network::HostNetwork;
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -109,80 +110,6 @@ fn tell(space: &Space, to: SocketAddr, word: &str) {
     });
 }
 
-fn index(space: &Space, device: &str) -> u32 {
-    let shown = space.sh(&format!("ip -o link show {device}"));
-    shown.split(':').next().unwrap().parse().unwrap()
-}
-
-fn link_local(space: &Space, device: &str) -> Ipv6Addr {
-    let shown = space.sh(&format!("ip -6 -o addr show dev {device} scope link"));
-    let mut words = shown.split_whitespace().skip_while(|word| *word != "inet6");
-    words.nth(1).unwrap().split('/').next().unwrap().parse().unwrap()
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    let words = bytes.chunks(2);
-    words
-        .map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)))
-        .sum()
-}
-
-fn checksum(sum: u32) -> [u8; 2] {
-    let once = (sum & 0xffff) + (sum >> 16);
-    (!((once & 0xffff) + (once >> 16)) as u16).to_be_bytes()
-}
-
-/// A datagram in a frame to that MAC address.
-fn frame(from: &Attachment, mac: [u8; 6], to: IpAddr, word: &str) -> Vec<u8> {
-    let length = 8 + word.len() as u16;
-    let mut udp = [
-        4711_u16.to_be_bytes(),
-        PORT.to_be_bytes(),
-        length.to_be_bytes(),
-        [0, 0],
-    ]
-    .concat();
-    udp.extend(word.as_bytes());
-    let (kind, mut header, pseudo) = match to {
-        IpAddr::V4(to) => {
-            let mut header = vec![0x45, 0];
-            header.extend((20 + length).to_be_bytes());
-            header.extend([0, 0, 0, 0, 64, 17, 0, 0]);
-            header.extend(from.v4().unwrap().ip.octets());
-            header.extend(to.octets());
-            let check = checksum(sum(&header));
-            header[10..12].copy_from_slice(&check);
-            let pseudo = sum(&header[12..20]);
-            (0x0800_u16, header, pseudo)
-        }
-        IpAddr::V6(to) => {
-            let mut header = vec![0x60, 0, 0, 0];
-            header.extend(length.to_be_bytes());
-            header.extend([17, 64]);
-            header.extend(from.v6().unwrap().ip.octets());
-            header.extend(to.octets());
-            let pseudo = sum(&header[8..40]);
-            (0x86dd, header, pseudo)
-        }
-    };
-    let check = checksum(pseudo + 17 + u32::from(length) + sum(&udp));
-    udp[6..8].copy_from_slice(&check);
-    let mut out = [&mac[..], &from.mac.0, &kind.to_be_bytes()].concat();
-    out.append(&mut header);
-    out.append(&mut udp);
-    out
-}
-
-/// Past all of IP: the frame as it is (packet(7)).
-fn send_frame(c: &Container, bytes: &[u8]) {
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let index = index(&c.space, "eth0");
-    c.space.sh(&format!(
-        "perl -e 'socket(S, 17, 3, 0) or die $!; my $at = pack(\"S n l S C C a8\", 17, 0x0800, {index}, 1, 0, 6, \"\"); \
-         defined send(S, pack(\"H*\", \"{hex}\"), 0, $at) or die $!'"
-    ));
-}
-
 /// Tries all that a container can try to tell its neighbour something. What each says is its name.
 const ATTACKS: [&str; 11] = [
     "as neighbours do",
@@ -222,7 +149,7 @@ fn attack(a: &Container, b: &Container) {
     tell(&a.space, (Ipv4Addr::new(x, y, z, 255), PORT).into(), next());
     for mac in [b.at.mac.0, [0xff; 6]] {
         for to in [IpAddr::V4(b.ip()), b.ip6().into()] {
-            send_frame(a, &frame(&a.at, mac, to, next()));
+            send_frame(&a.space, &frame(&a.at, mac, (to, PORT).into(), next()));
         }
     }
     assert_eq!(names.next(), None, "each was tried");

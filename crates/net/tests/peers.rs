@@ -4,8 +4,8 @@
 mod host;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
 
+use host::senders::raw;
 use host::{HOST, Host, LONG, NEIGHBOUR, On, Space, network, on_every_backend};
 use model::firewall::{Carrier, FirewallState, PeerRule};
 
@@ -43,20 +43,6 @@ struct Ears {
     vxlan: UdpSocket,
     other: UdpSocket,
     gre: UdpSocket,
-}
-
-/// A socket of a protocol of IP.
-fn raw(protocol: u8) -> UdpSocket {
-    let protocol = rustix::net::Protocol::from_raw(u32::from(protocol).try_into().unwrap());
-    let socket: OwnedFd = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::RAW,
-        Some(protocol),
-    )
-    .unwrap();
-    let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(LONG)).unwrap();
-    socket
 }
 
 impl Ears {

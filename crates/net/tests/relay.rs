@@ -1,4 +1,4 @@
-//! Ports on `[::1]`: served by a process that is nobody, outlives the agent, and follows what is published.
+//! Ports on `[::1]`, and on 127.0.0.1 those of containers without IPv4: served by a process that is nobody, outlives the agent, and follows what is published.
 #![allow(clippy::unwrap_used)]
 
 mod host;
@@ -9,9 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::thread;
 
+use host::senders::route_loopback_to;
 use host::{
-    Container, HOST, HOST6, Host, LONG, ask, bridge_rule, dual, gateway6, network, port, port6, refuse,
-    serve, talk_long,
+    Container, HOST, HOST6, Host, LOCALHOST, LONG, ask, bridge_rule, dual, gateway, gateway6, network, port,
+    port6, refuse, refuse_all, serve, six, talk_long,
 };
 use model::firewall::Protocol::{self, Tcp, Udp};
 use model::firewall::{FirewallState, PortRule};
@@ -127,6 +128,56 @@ fn the_host_reaches_ports_by_its_ipv6_loopback() {
             }
         }
     }
+}
+
+/// A packet of IPv4 cannot be translated to IPv6.
+#[test]
+fn a_container_without_ipv4_is_reached_by_127_0_0_1_from_this_host_alone() {
+    let with = WithRelay::new();
+    let (host, alone) = (&with.host, six("alone", 2));
+    let all = [&with.n, &alone];
+    host.apply(&all, Vec::new());
+    let (c, beside) = (host.container(&alone, 5), with.web(6, "beside"));
+    serve(&c.space, ANY, 80, "web");
+    let second = Ipv4Addr::new(127, 0, 0, 2);
+    let at = |ip: Ipv4Addr, number| {
+        BOTH.map(|p| PortRule {
+            host_ip: Some(ip.into()),
+            ..port6(p, None, number, &c.at, 80)
+        })
+    };
+    let mut rules = [at(LOCALHOST, 8080), at(second, 8082)].concat();
+    rules.extend(published(&c, Some(LOCALHOST6), 8080));
+    // One with IPv4 needs no process for it.
+    rules.extend(BOTH.map(|p| port(p, Some(LOCALHOST), 8081, &beside.at, 80)));
+    let state = host.apply(&all, rules);
+    assert_eq!(host.space.run(|| host.net.firewall().unwrap()), Some(state));
+    let gateway6 = gateway6(&alone);
+    for protocol in BOTH {
+        for (ip, number) in [(LOCALHOST, 8080), (second, 8082)] {
+            let said = ask(&host.space, protocol, ip, number);
+            assert_eq!(said, format!("web {gateway6}"), "{protocol} {ip}");
+        }
+        assert_eq!(
+            ask(&host.space, protocol, LOCALHOST6, 8080),
+            format!("web {gateway6}")
+        );
+        assert!(ask(&host.space, protocol, LOCALHOST, 8081).starts_with("beside "));
+    }
+    // Whoever routes 127.0.0.1 at this host gets nowhere either.
+    route_loopback_to(&host.neighbour, HOST);
+    route_loopback_to(&beside.space, gateway(&with.n));
+    refuse_all(
+        "for this host alone",
+        &[
+            (&host.space, HOST, 8080),
+            (&host.space, second, 8080),
+            (&host.neighbour, HOST, 8080),
+            (&host.neighbour, LOCALHOST, 8080),
+            (&beside.space, gateway(&with.n), 8080),
+            (&beside.space, LOCALHOST, 8080),
+        ],
+    );
 }
 
 /// What one side says is heard whole by the other, and the end of it, in both directions and at once.

@@ -5,6 +5,7 @@ mod host;
 
 use std::net::{Ipv4Addr, UdpSocket};
 
+use host::senders::route_loopback_to;
 use host::{
     Container, HOST, Host, LOCALHOST, NEIGHBOUR, On, SECOND, Space, ask, network, port, refuse, serve,
     talk_long,
@@ -123,16 +124,6 @@ fn a_neighbour_reaches_nothing_but_published_ports(on: On) {
         refuse(&host.neighbour, protocol, c.ip(), 81);
         assert_eq!(ask(&host.space, protocol, c.ip(), 81), "private 10.88.1.1");
     }
-}
-
-/// Makes a namespace send packets for 127.0.0.1 to a router.
-fn route_loopback_to(space: &Space, via: Ipv4Addr) {
-    space.sh("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet");
-    space.sh("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
-    space.sh("ip addr del 127.0.0.1/8 dev lo");
-    space.sh(&format!(
-        "ip route flush table local root 127.0.0.0/8; ip route add 127.0.0.1/32 via {via}"
-    ));
 }
 
 fn a_port_on_127_0_0_1_is_for_the_host_alone(on: On) {

@@ -9,46 +9,20 @@ mod lab;
 mod sim;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use lab::{Lab, lines, name, spec};
+use lab::mesh::{ip, tunnel};
+use lab::{Lab, lines, mesh, name, spec};
 use model::cluster::{ClusterHost, ClusterNetwork, ClusterState};
-use model::network::Tunnel;
 use model::spec::*;
 use model::status::PeerStatus;
-use model::surroundings::Way;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
 
 /// `web` on `mesh`, whose table names no other host, on a host that is 192.0.2.1.
 fn on_mesh() -> Lab {
-    let mut web = spec();
-    web.networks = vec![NetworkUse::new(name("mesh"))];
-    let mut lab = Lab::new(&[("web", web)]);
-    let mesh = NetworkSpec {
-        driver: NetworkDriver::Overlay,
-        subnet: Some("10.81.0.0/16".parse().unwrap()),
-        overlay: Some(OverlaySpec {
-            vni: Some(4200),
-            by_cluster: true,
-            ..OverlaySpec::default()
-        }),
-        ..NetworkSpec::default()
-    };
-    lab.networks.insert(name("mesh"), mesh);
+    let mut lab = mesh::on_mesh(mesh::overlay(OverlaySpec {
+        by_cluster: true,
+        ..OverlaySpec::default()
+    }));
     lab.settings.cluster = Some(ClusterSettings::default());
-    let from = Way::From {
-        source: ip("192.0.2.1"),
-        mtu: 1500,
-    };
-    lab.host.around.ways = BTreeMap::from([
-        (ip("0.0.0.0"), from),
-        (ip("192.0.2.1"), Way::Own),
-        (ip("192.0.2.2"), from),
-        (ip("192.0.2.3"), from),
-    ]);
     lab.host.around.cluster = Some(ClusterState::default());
     lab
 }
@@ -78,10 +52,6 @@ fn says(lab: &mut Lab, range: Option<&str>, hosts: &[(String, ClusterHost)]) {
 
 fn seen(lab: &mut Lab) -> &mut ClusterState {
     lab.host.around.cluster.as_mut().unwrap()
-}
-
-fn tunnel(lab: &Lab) -> &Tunnel {
-    lab.ledger.networks["mesh"].network.driver.tunnel().unwrap()
 }
 
 fn address(lab: &Lab) -> String {
@@ -258,6 +228,21 @@ fn names_of_other_hosts_are_answered_and_the_tables_go_before_them() {
         ("db".to_owned(), vec![ip("10.81.2.1"), ip("10.81.3.1")]),
     ]);
     assert_eq!(*names, expected, "none that leads out of the network");
+}
+
+/// What etcd leases is a part of an IPv4 subnet.
+#[test]
+fn without_ipv4_the_hosts_have_to_be_named() {
+    let mut lab = on_mesh();
+    let network = lab.networks.get_mut("mesh").unwrap();
+    network.ipv4 = false;
+    network.subnet = None;
+    network.subnet6 = Some("fd81::/64".parse().unwrap());
+    let errors: Vec<String> = lab.desired().errors.iter().map(|e| e.message.clone()).collect();
+    assert_eq!(
+        errors,
+        ["network mesh finds its other hosts by etcd, and has no IPv4"]
+    );
 }
 
 #[test]

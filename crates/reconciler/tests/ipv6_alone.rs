@@ -308,7 +308,7 @@ fn replicas_share_a_port_and_take_over_by_ipv6() {
 #[test]
 fn what_needs_ipv4_and_has_none_is_refused() {
     let mut lab = lab(&[("web", on(&["n"]))], alone(Some(SUBNET)));
-    for at in ["0.0.0.0", "192.0.2.1", "127.0.0.1"] {
+    for at in ["0.0.0.0", "192.0.2.1"] {
         lab.spec("web").ports = vec![port(at, Some(80))];
         let why = format!("a port of container web is published at {at}, but none of its networks has IPv4");
         assert_eq!(errors(&lab), [why]);
@@ -317,10 +317,17 @@ fn what_needs_ipv4_and_has_none_is_refused() {
     lab.settings.default_host_ip = [192, 0, 2, 1].into();
     let why = "a port of container web is published at 192.0.2.1, but none of its networks has IPv4";
     assert_eq!(errors(&lab), [why]);
-    // This host alone is meant.
+    // For this host alone there is the relay.
     lab.settings.default_host_ip = [127, 0, 0, 1].into();
+    lab.spec("web").ports.push(port("127.0.0.2", Some(81)));
     assert_eq!(lab.settle(), [""; 0]);
-    assert_eq!(published(&lab), ["::1 80 fd00:80::2"]);
+    assert_eq!(
+        published(&lab),
+        ["127.0.0.1 80 fd00:80::2", "127.0.0.2 81 fd00:80::2"]
+    );
+    let open = |row: &model::status::PortStatus| row.open_to.clone();
+    let rows: Vec<String> = lab.status().containers[0].ports.iter().map(open).collect();
+    assert_eq!(rows, ["host", "host"]);
     lab.spec("web").networks[0].ip = Some([10, 80, 0, 9].into());
     let why =
         "address 10.80.0.9 of container web is an IPv4 address, and network n has no IPv4 (`ipv4 = false`)";

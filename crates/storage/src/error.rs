@@ -165,6 +165,12 @@ pub enum LayerError {
     Entries(u64),
     #[error("it unpacks to more than the {0} bytes that are accepted")]
     Bytes(u64),
+    #[error(
+        "to unpack it takes {} MiB of memory for its zstd window, and {} MiB are accepted from a registry: compress it without --long and --ultra",
+        wanted >> 20,
+        allowed >> 20
+    )]
+    Window { wanted: u64, allowed: u64 },
 }
 
 /// Why one entry of a layer was refused or could not be written.

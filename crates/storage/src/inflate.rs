@@ -1,6 +1,11 @@
 //! Decompressing what may be compressed, by what its first bytes say: names and media types are not always right.
 
-use std::io::{BufRead, Read};
+mod window;
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
@@ -8,13 +13,56 @@ use lzma_rust2::XzReader;
 use crate::error::LayerError;
 use crate::tar::TarError;
 
-/// Largest zstd window, as a power of two (RFC 8878, 3.1.1.1.2); what the zstd program accepts by default.
-const ZSTD_WINDOW: u32 = 27;
+/// Largest zstd window of the user's own archives, as a power of two; what the zstd program accepts by default.
+const OWN_WINDOW: u32 = 27;
+/// Of what a registry sends, whatever it says: one such stream at a time. More than any of the usual builders asks for.
+const FETCHED_WINDOW: u32 = 25;
+/// What any number of streams may ask for, and nearly all do (RFC 8878, 3.1.1.1.2: the least that decoders are to support).
+const COMMON_WINDOW: u32 = 23;
 /// KiB that a decoder of xz may take: enough for `xz -9`, whose dictionary has 64 MiB.
 const XZ_MEMORY: u32 = 72 << 10;
+/// How often it is looked whether a stream may begin that has to wait for another one.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Held by the one that has a large window.
+static LARGE: Mutex<()> = Mutex::new(());
 
 /// The plain bytes of what is gzip, zstd, xz, or plain already.
-pub fn inflate<'a>(mut compressed: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+pub fn inflate<'a>(compressed: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+    decoder(compressed, OWN_WINDOW)
+}
+
+/// The same of what a stranger sent, so that many such streams together cannot fill the memory. Waits where another one
+/// has a large window too, and ends with an error once it is cancelled.
+pub fn inflate_fetched<'a>(
+    mut compressed: impl BufRead + 'a,
+    cancel: &AtomicBool,
+) -> Result<Box<dyn Read + 'a>, LayerError> {
+    let mut head = Vec::new();
+    let mut first = compressed.by_ref().take(window::HEADER as u64);
+    first.read_to_end(&mut head).map_err(TarError::from)?;
+    let wanted = window::wanted(&head).unwrap_or(0);
+    let whole = BufReader::new(Cursor::new(head)).chain(compressed);
+    if wanted <= 1 << COMMON_WINDOW {
+        return decoder(whole, COMMON_WINDOW);
+    }
+    if wanted > 1 << FETCHED_WINDOW {
+        return Err(LayerError::Window {
+            wanted,
+            allowed: 1 << FETCHED_WINDOW,
+        });
+    }
+    let turn = turn(cancel)?;
+    Ok(Box::new(Alone {
+        plain: decoder(whole, FETCHED_WINDOW)?,
+        _turn: turn,
+    }))
+}
+
+fn decoder<'a>(
+    mut compressed: impl BufRead + 'a,
+    zstd_window: u32,
+) -> Result<Box<dyn Read + 'a>, LayerError> {
     let magic = compressed.fill_buf().map_err(TarError::from)?;
     match crate::source::compression(magic) {
         None => Ok(Box::new(compressed)),
@@ -22,9 +70,34 @@ pub fn inflate<'a>(mut compressed: impl BufRead + 'a) -> Result<Box<dyn Read + '
         Some("xz") => Ok(Box::new(XzReader::new_mem_limit(compressed, true, XZ_MEMORY))),
         Some("zstd") => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(TarError::Io)?;
-            decoder.window_log_max(ZSTD_WINDOW).map_err(TarError::Io)?;
+            decoder.window_log_max(zstd_window).map_err(TarError::Io)?;
             Ok(Box::new(decoder))
         }
         Some(other) => Err(LayerError::Compression(other)),
+    }
+}
+
+fn turn(cancel: &AtomicBool) -> Result<MutexGuard<'static, ()>, TarError> {
+    loop {
+        match LARGE.try_lock() {
+            Ok(turn) => return Ok(turn),
+            Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+            Err(TryLockError::WouldBlock) if cancel.load(Ordering::Relaxed) => {
+                return Err(io::Error::other("cancelled").into());
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// A stream that no other one with a large window is beside.
+struct Alone<'a> {
+    plain: Box<dyn Read + 'a>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Read for Alone<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.plain.read(buffer)
     }
 }

@@ -12,7 +12,7 @@ use model::digest::Digest;
 
 use crate::error::{LayerError, LoadError};
 use crate::hash::HashingReader;
-use crate::inflate::inflate;
+use crate::inflate::{inflate, inflate_fetched};
 use crate::layout::{Layout, flush_directory};
 use crate::registry::{Download, Progress};
 use crate::source::{Container, LayerBlob, Origin};
@@ -24,8 +24,6 @@ use crate::unpack::{self, Contents};
 
 /// Bytes read at a time, before and after inflating.
 const BUFFER: usize = 64 * 1024;
-
-type Compressed<'a> = BufReader<HashingReader<Cancellable<'a>>>;
 
 /// Brings the layer in. When it is there already nothing is read.
 pub fn bring(
@@ -80,7 +78,12 @@ fn stream(
     };
     let blob = Cancellable { blob, cancel };
     let mut compressed = BufReader::with_capacity(BUFFER, HashingReader::new(blob, layer.size));
-    let unpacked = unpack_from(&mut compressed, into, limits, cancel);
+    let plain = match layer.origin {
+        Origin::Container(..) => inflate(&mut compressed),
+        Origin::Registry(..) => inflate_fetched(&mut compressed, cancel),
+    };
+    // What follows the archive's end is read, too: the digests cover it.
+    let unpacked = plain.and_then(|plain| unpack_plain(plain, into, limits, cancel));
     // The blob's own digest first: a damaged one explains every other error.
     let mut compressed = compressed.into_inner();
     let drained = compressed.drain();
@@ -97,7 +100,7 @@ fn stream(
             actual,
         });
     }
-    let actual = unpacked.map_err(|e| failed(layer, e))?;
+    let (actual, _) = unpacked.map_err(|e| failed(layer, e))?;
     if actual == layer.diff_id {
         return Ok(());
     }
@@ -144,18 +147,7 @@ fn failed(layer: &LayerBlob, source: impl Into<LayerError>) -> LoadError {
     }
 }
 
-/// Unpacks, reads the rest (digests cover what follows the archive's end too) and returns the plain digest.
-fn unpack_from(
-    compressed: &mut Compressed<'_>,
-    into: &Temporary,
-    limits: &Limits,
-    cancel: &AtomicBool,
-) -> Result<Digest, LayerError> {
-    let (digest, _) = unpack_plain(inflate(compressed)?, into, limits, cancel)?;
-    Ok(digest)
-}
-
-/// The same of a plain tar; gives its bytes too.
+/// Unpacks a plain tar and reads what follows it; gives its digest and its bytes.
 pub fn unpack_plain<R: Read>(
     plain: R,
     into: &Temporary,

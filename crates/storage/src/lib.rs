@@ -6,6 +6,7 @@
 //! needs the caller to have an async runtime.
 
 mod added;
+mod by_name;
 mod claims;
 mod describe;
 mod error;
@@ -17,6 +18,7 @@ pub mod instructions;
 mod layer;
 mod layout;
 mod loading;
+mod parallel;
 mod push;
 mod record;
 mod registry;
@@ -32,6 +34,7 @@ mod unpack;
 mod usage;
 mod verify;
 mod volume;
+mod within;
 
 pub use added::{NewLayer, repository};
 pub use describe::{Blob, Described, DescribedLayer, Document};
@@ -50,5 +53,5 @@ pub use sizes::size_on_disk;
 pub use split::{LayerTar, Split};
 pub use store::{Limits, LoadOptions, Store};
 pub use tar::TarError;
-pub use verify::{Damage, Verified};
-pub use volume::{Imported, TRASH_KEPT, Trashed, VolumeError, Volumes};
+pub use verify::{Damage, Verified, VerifyOptions};
+pub use volume::{Holes, Imported, NfsError, TRASH_KEPT, Trashed, VolumeError, Volumes};

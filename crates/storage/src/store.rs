@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::digest::Digest;
@@ -16,10 +16,10 @@ use crate::record::{self, Listed, Record};
 use crate::registry::{self, Login, RegistryConfig, Report};
 use crate::source::{self, Found, LayerBlob};
 use crate::usage::Usage;
-use crate::{layer, tree, unpack};
+use crate::{layer, parallel, tree, unpack};
 
-/// Layers brought in at a time.
-const PARALLEL: usize = 2;
+/// Layers brought in at a time. One more than keep two processors busy, and some where the registry is what is slow.
+const PARALLEL: usize = 4;
 
 /// How much one layer may be, so that a hostile one ends in an error and not in a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,28 +217,10 @@ impl Store {
         self.remember(Record::found(source.clone(), found, visible))
     }
 
-    /// Makes every layer exist, two at a time; after an error none is begun any more.
+    /// Makes every layer exist, some at a time; after an error none is begun any more.
     fn bring_layers(&self, layers: &[LayerBlob], options: &LoadOptions<'_>) -> Result<(), LoadError> {
-        let next = AtomicUsize::new(0);
-        let failure = Mutex::new(None);
-        let stop = AtomicBool::new(false);
-        let work = || {
-            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.bring_layer(layer, options, &stop) {
-                    let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    first.get_or_insert(e);
-                    stop.store(true, Ordering::Relaxed);
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..PARALLEL.min(layers.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failure.map_or(Ok(()), Err)
+        let bring = |layer: &LayerBlob, stop: &AtomicBool| self.bring_layer(layer, options, stop);
+        parallel::each(layers, PARALLEL, bring).map(drop)
     }
 
     fn bring_layer(

@@ -5,7 +5,7 @@ mod common;
 #[path = "killed/operations.rs"]
 mod operations;
 
-use common::{Fixture, Layout, Member, Pack, Tar, killed};
+use common::{Fixture, Layout, Member, Pack, Tar, in_memory, killed};
 use model::image::ImageSource;
 use storage::LoadOptions;
 
@@ -23,7 +23,7 @@ fn child_that_loads() {
 
 #[test]
 fn thirty_kills_at_random_moments() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::within(in_memory());
     let mut layout = Layout::new(&fixture.path("layout"));
     let layers: Vec<_> = (0..5)
         .map(|n| {

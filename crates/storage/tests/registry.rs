@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, killed, snapshot};
+use common::{Fixture, Layout, Member, Pack, Tar, assert_says, entries, in_memory, killed, snapshot};
 use model::image::{Image, ImageSource};
 use model::spec::{RegistrySettings, Settings};
 use serde_json::json;
@@ -397,7 +397,7 @@ fn child_that_pulls() {
 
 #[test]
 fn killed_while_pulling() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::within(in_memory());
     let registry = Registry::start(&fixture.path("registry"));
     let mut layout = Layout::new(&fixture.path("layout"));
     let layers: Vec<_> = (0..4).map(|n| (Pack::Gzip, noise(n, 1 << 20))).collect();

@@ -158,7 +158,7 @@ fn registries_conf_leads_elsewhere_and_blocks() {
 fn an_authority_and_a_certificate_of_the_registry_s_own() {
     let fixture = Fixture::new();
     let layout = layout(&fixture, "own");
-    let registry = Mock::start_wary(Content::of(&layout, "1"));
+    let registry = Mock::start_wary(Content::of(&layout.dir, "1"));
     let checked = |ca: Option<PathBuf>| {
         let table = RegistrySettings {
             insecure: Some(false),
@@ -263,7 +263,7 @@ fn relay(client: TcpStream, to: SocketAddr, asked: &Mutex<Vec<String>>) -> std::
 fn proxies_are_gone_through_but_to_the_loopback() {
     let fixture = Fixture::new();
     let layout = layout(&fixture, "own");
-    let content = Content::of(&layout, "1");
+    let content = Content::of(&layout.dir, "1");
     let settings = with(
         "far.example:5000",
         RegistrySettings {

@@ -4,6 +4,8 @@
 mod common;
 #[path = "volumes/copies.rs"]
 mod copies;
+#[path = "volumes/servers.rs"]
+mod servers;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -208,10 +210,6 @@ fn a_volume_that_holds_data_keeps_its_driver() {
         assert_eq!(volumes.list().unwrap()[&name("v")].spec, other);
     }
     assert_eq!(entries(&host.home("v")), ["volume.json"]);
-    assert_says(
-        &refused(&volumes, "v", &spec(VolumeDriver::Nfs)),
-        &["not supported yet"],
-    );
 }
 
 #[test]

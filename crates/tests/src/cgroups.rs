@@ -62,16 +62,17 @@ fn write_existing(path: &Path, text: &str) -> std::io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// Removes the groups below `parent` and itself; they are empty by now, or will be in a moment.
-pub fn remove(parent: &str) {
+/// Removes the groups below `parent` and itself; they are empty by now, or will be in a moment. Whether none is left.
+pub fn remove(parent: &str) -> bool {
     for _ in 0..100 {
         for group in below(parent).iter().rev() {
             drop(fs::remove_dir(group));
         }
         if below(parent).is_empty() {
-            return;
+            return true;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     eprintln!("could not remove: {:#?}", below(parent));
+    false
 }

@@ -1,4 +1,4 @@
-//! The command line as a user has it, run on a host.
+//! The command line as a user has it, run on a host; and the status, asked where that asks.
 
 use std::ffi::OsStr;
 use std::process::Output;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use model::status::{ContainerStatus, State, Status};
 
-use crate::Host;
+use crate::{Host, http};
 
 /// What a command said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +47,13 @@ impl Host {
         Said::from(self.wharf_command().args(args).output().unwrap())
     }
 
-    /// `wharf status --json`.
+    /// What `wharf status --json` prints, from the agent's socket: tests ask often, and a program each time would be
+    /// most of what they do.
     pub fn status(&self) -> Status {
-        let said = self.wharf(["status", "--json"]);
-        serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {said:?}\n{}", self.log_tail(40)))
+        let answer = http::get_at(&self.run_dir().join("wharf.sock"), "/wharf/v1/status")
+            .unwrap_or_else(|e| panic!("no status: {e}\n{}", self.log_tail(40)));
+        serde_json::from_str(&answer.body)
+            .unwrap_or_else(|e| panic!("{e}: {answer:?}\n{}", self.log_tail(40)))
     }
 
     /// Waits until converged, or panics with what is missing.

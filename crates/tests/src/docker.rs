@@ -6,16 +6,17 @@ use std::process::{Command, Stdio};
 
 use crate::Host;
 use crate::client::Said;
+use crate::engines::program;
+
+/// The client that is installed, or the one unpacked by `./test`.
+pub fn client() -> PathBuf {
+    program("docker", "docker-cli")
+}
 
 impl Host {
-    /// A `docker` command: the client that is installed, or the one unpacked by `./test`.
+    /// A `docker` command.
     pub fn docker_command(&self) -> Command {
-        let unpacked =
-            std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/wharf/docker-cli/usr/bin/docker"));
-        let program = unpacked
-            .filter(|p| p.is_file())
-            .unwrap_or_else(|| "docker".into());
-        let mut command = self.ns.command(program);
+        let mut command = self.ns.command(client());
         command
             .env(
                 "DOCKER_HOST",

@@ -91,18 +91,21 @@ impl Host {
         host
     }
 
+    /// The way out of the host is by the neighbour: who masquerades must have somewhere to send things.
     fn wire(&self) {
-        let (own, other) = (self.ns.pid(), self.neighbour.pid());
+        let other = format!("/proc/{}/ns/net", self.neighbour.pid());
         self.ns.sh(&format!(
-            "ip link add eth0 type veth peer name eth0 netns /proc/{other}/ns/net
-             ip addr add {ADDRESS}/24 dev eth0; ip link set eth0 up"
+            "ip -batch - <<END
+link add eth0 type veth peer name eth0 netns {other}
+addr add {ADDRESS}/24 dev eth0
+link set eth0 up
+route add default via {NEIGHBOUR}
+END
+nsenter --net={other} ip -batch - <<END
+addr add {NEIGHBOUR}/24 dev eth0
+link set eth0 up
+END"
         ));
-        self.neighbour.sh(&format!(
-            "ip addr add {NEIGHBOUR}/24 dev eth0; ip link set eth0 up"
-        ));
-        // The way out of the host: who masquerades must have somewhere to send things.
-        self.ns
-            .sh(&format!("ip route add default via {NEIGHBOUR}; : {own}"));
     }
 
     /// The temporary directory everything is in.
@@ -218,8 +221,10 @@ impl Host {
 
     fn clear(&mut self) {
         self.agent = None;
-        process::kill_all(&self.run_dir(), &self.cgroup_parent);
-        cgroups::remove(&self.cgroup_parent);
+        let ended = process::kill_all(&self.run_dir(), &self.cgroup_parent);
+        if cgroups::remove(&self.cgroup_parent) && ended {
+            self.ns.cleared();
+        }
     }
 }
 

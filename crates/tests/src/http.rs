@@ -1,7 +1,9 @@
-//! The smallest clients: one HTTP request, one datagram, from inside a namespace.
+//! The smallest clients: one HTTP request, one datagram, from inside a namespace; a request to an agent's socket.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
@@ -22,14 +24,23 @@ pub fn get(ns: &Namespace, url: &str) -> io::Result<Answer> {
     ns.within(|| {
         let mut stream = TcpStream::connect_timeout(&address, TRY)?;
         stream.set_read_timeout(Some(TRY))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = Vec::new();
-        stream.read_to_end(&mut text)?;
-        parse(&String::from_utf8_lossy(&text))
+        exchange(&mut stream, &address.to_string(), &path)
     })
+}
+
+/// `GET` of a path at a socket of this machine, for as long as the answer takes.
+pub fn get_at(socket: &Path, path: &str) -> io::Result<Answer> {
+    exchange(&mut UnixStream::connect(socket)?, "localhost", path)
+}
+
+fn exchange(stream: &mut (impl Read + Write), host: &str, path: &str) -> io::Result<Answer> {
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    parse(&String::from_utf8_lossy(&text))
 }
 
 fn split(url: &str) -> (SocketAddr, String) {

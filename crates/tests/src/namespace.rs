@@ -1,10 +1,10 @@
 //! Namespaces held open by a child that waits for the end of its standard input.
 //!
 //! The child sees the end of this process whatever ended it, and then clears away what carries the host's run dir: a
-//! test that was killed leaves nothing either.
+//! test that was killed leaves nothing either. A test that came to its end has done that itself, and says so.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -13,8 +13,8 @@ use nix::sched::{CloneFlags, setns};
 /// Clears away what is left of a host once its test is gone. $1 run dir, $2 cgroup parent, $3 temporary directory.
 const KEEPER: &str = r#"
 hostname "${4:-host}"; ip link set lo up; echo ready
-read -r _
-[ -n "$1" ] || exit 0
+read -r word
+[ -n "$1" ] && [ "$word" != cleared ] || exit 0
 for _ in 1 2 3 4 5; do
     for thaw in $(find /sys/fs/cgroup -path "*$2/*" -name freezer.state 2>/dev/null); do echo THAWED >"$thaw"; done
     pids=$(grep -lsa "WHARF_RUN_DIR=$1" /proc/[0-9]*/environ | cut -d/ -f3)
@@ -82,6 +82,14 @@ impl Namespace {
         );
         let net = File::open(format!("/proc/{}/ns/net", keeper.id())).unwrap();
         Self { keeper, net }
+    }
+
+    /// Nothing is left to be cleared away: the child has only to end.
+    pub fn cleared(&mut self) {
+        if let Some(mut orders) = self.keeper.stdin.take() {
+            // One that has ended by itself need not be told.
+            drop(orders.write_all(b"cleared\n"));
+        }
     }
 
     /// The pid of the process that holds it, for `/proc/PID/…`.

@@ -53,13 +53,13 @@ fn look(pid: u32, mark: &str, cgroup_parent: &str) -> Option<Process> {
     })
 }
 
-/// Kills all of them until none is left.
-pub fn kill_all(run_dir: &Path, cgroup_parent: &str) {
+/// Kills all of them until none is left; whether that is so.
+pub fn kill_all(run_dir: &Path, cgroup_parent: &str) -> bool {
     for _ in 0..400 {
         cgroups::thaw(cgroup_parent);
         let left = of_host(run_dir, cgroup_parent);
         if left.is_empty() {
-            return;
+            return true;
         }
         for process in &left {
             let _ = kill(Pid::from_raw(process.pid as i32), Signal::SIGKILL);
@@ -67,6 +67,7 @@ pub fn kill_all(run_dir: &Path, cgroup_parent: &str) {
         std::thread::sleep(Duration::from_millis(10));
     }
     eprintln!("could not end: {:#?}", of_host(run_dir, cgroup_parent));
+    false
 }
 
 /// Whether the pid is a process that is not a zombie.

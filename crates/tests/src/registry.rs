@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::engines::program;
+
 /// Who may log in to a registry that wants it.
 pub const USER: &str = "tester";
 pub const PASSWORD: &str = "secret";
@@ -156,16 +158,6 @@ impl Drop for Registry {
     }
 }
 
-/// Installed, or unpacked into the cache by `./test`.
-fn program() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path).map(|dir| dir.join("docker-registry"));
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let unpacked = home.join(".cache/wharf/docker-registry/usr/bin/docker-registry");
-    let found = installed.chain([unpacked]).find(|program| program.is_file());
-    found.expect("docker-registry is neither on PATH nor below ~/.cache/wharf; ./test unpacks it")
-}
-
 fn spawn(dir: &Path, address: SocketAddr, options: Options) -> Child {
     let shown = dir.display();
     let authority = authority();
@@ -200,7 +192,7 @@ fn spawn(dir: &Path, address: SocketAddr, options: Options) -> Child {
     let path = dir.join("config.yml");
     fs::write(&path, config).unwrap();
     let log = File::create(dir.join("log")).unwrap();
-    Command::new(program())
+    Command::new(program("docker-registry", "docker-registry"))
         .arg("serve")
         .arg(&path)
         .stdin(Stdio::null())

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use model::status::{PortStatus, Status};
-use tests::{From, Host, http};
+use tests::{From, Host, at_once, http};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -89,18 +89,20 @@ impl Shop {
         until("a page from the world", &world);
         let names = || self.page("peer", "http://web/").is_some();
         until("a page by name", &names);
-        for (port, whom) in [
-            (8081, "whom `allow` does not name"),
-            (8082, "another host, on the loopback's port"),
-        ] {
-            let reached = http::reaches(neighbour, &format!("192.0.2.1:{port}"));
-            assert!(!reached, "{}", told(&format!("{port} is reached by {whom}")));
-        }
-        assert!(
-            self.page("other", "http://192.0.2.1:8081/").is_none(),
-            "{}",
-            told("8081 from a container")
-        );
+        let reached_by: [(&str, &(dyn Fn() -> bool + Sync)); 3] = [
+            ("8081 is reached by whom `allow` does not name", &|| {
+                http::reaches(neighbour, "192.0.2.1:8081")
+            }),
+            ("8082 is reached by another host, on the loopback's port", &|| {
+                http::reaches(neighbour, "192.0.2.1:8082")
+            }),
+            ("8081 from a container", &|| {
+                self.page("other", "http://192.0.2.1:8081/").is_some()
+            }),
+        ];
+        at_once(reached_by, |(what, reached)| {
+            assert!(!reached(), "{}", told(what));
+        });
         let status = self.host.converge();
         let complaints: Vec<_> = status.networks.iter().filter_map(|n| n.error.clone()).collect();
         assert!(complaints.is_empty(), "{}", told(&complaints.join("\n")));
@@ -147,11 +149,14 @@ fn reaches_the_host(shop: &Shop, container: &str) -> bool {
         .spawn()
         .unwrap();
     shop.host.http_get(From::Host, "http://192.0.2.1:7000/");
-    let reached = http::reaches(&shop.host.neighbour, "192.0.2.1:7000")
-        || shop.page(container, "http://192.0.2.1:7000/").is_some();
+    let asked: [&(dyn Fn() -> bool + Sync); 2] =
+        [&|| http::reaches(&shop.host.neighbour, "192.0.2.1:7000"), &|| {
+            shop.page(container, "http://192.0.2.1:7000/").is_some()
+        }];
+    let reached = at_once(asked, |reached| reached());
     server.kill().unwrap();
     server.wait().unwrap();
-    reached
+    reached.contains(&true)
 }
 
 fn beside_ufw(kind: &str) {

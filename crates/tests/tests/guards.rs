@@ -1,10 +1,12 @@
-//! Guards: an empty config dir in the place of another one, holds, and names that are somebody else's.
+//! Guards: an empty config dir in the place of another one, holds, names that are somebody else's, and forwarding that is
+//! for wharf's own networks alone.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 
 use model::status::{State, Status};
 use tests::client::pids;
+use tests::namespace::{Duty, Namespace};
 use tests::{From, Host};
 
 fn with_web() -> Host {
@@ -213,4 +215,42 @@ impl Drop for Reaped {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// What a bridge passes on comes to the packet filter as if it were forwarded, where the kernel is told so.
+#[test]
+fn somebody_elses_bridge_goes_on_while_forwarding_is_for_ours_alone() {
+    let mut host = Host::new();
+    let settings = "/proc/sys/net/ipv4/ip_forward /proc/sys/net/bridge/bridge-nf-call-iptables";
+    host.ns.sh(&format!("set -- {settings}; echo 0 >$1; echo 1 >$2"));
+    host.write("web.toml", &host.hello_table("web", &["8080:80"]));
+    host.start_agent();
+    host.converge();
+    assert_eq!(host.ns.sh(&format!("cat {settings}")), "1\n1\n");
+    // Made while the agent runs.
+    host.ns
+        .sh("ip link add virbr0 type bridge forward_delay 0; ip link set virbr0 up");
+    let guests = ["one", "two"].map(|name| Namespace::new(name, &Duty::default()));
+    for (n, guest) in (1..).zip(&guests) {
+        host.ns.sh(&format!(
+            "ip link add vnet{n} type veth peer name eth0 netns /proc/{}/ns/net; ip link set vnet{n} master virbr0 up",
+            guest.pid()
+        ));
+        guest.sh(&format!(
+            "ip addr add 198.51.100.{n}/24 dev eth0; ip link set eth0 up"
+        ));
+    }
+    let known = || {
+        host.ns
+            .sh("nft list set inet wharf bridges_of_others")
+            .contains("virbr0")
+    };
+    host.until("the bridge is known", |_| known());
+    guests[0].sh("busybox ping -c1 -W10 198.51.100.2");
+    host.ns.sh("ip link del virbr0");
+    host.until("the bridge is forgotten", |s| s.converged && !known());
+    assert_eq!(
+        host.http_get(From::Neighbour, "http://192.0.2.1:8080/").status,
+        200
+    );
 }

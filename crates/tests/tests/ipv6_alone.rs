@@ -42,7 +42,10 @@ fn row(status: &Status, name: &str) -> ContainerStatus {
 fn containers_find_each_other_and_the_world_by_ipv6_alone() {
     let mut host = host();
     let check = "[container.web.healthcheck]\nhttp = { port = 80 }\nstart_interval = \"50ms\"\n";
-    host.write("web.toml", &(web(&host, &["8080:80", "[::1]:9000:80"]) + check));
+    host.write(
+        "web.toml",
+        &(web(&host, &["8080:80", "[::1]:9000:80", "127.0.0.1:9001:80"]) + check),
+    );
     host.write_busybox("box", "exec sleep 1000", "networks = [\"front\"]");
     let forwards = |host: &Host| host.ns.sh("cat /proc/sys/net/ipv4/ip_forward");
     let before = forwards(&host);
@@ -81,13 +84,22 @@ fn containers_find_each_other_and_the_world_by_ipv6_alone() {
 
     // A port without an address is published on every IPv6 address, and nowhere else.
     let rows: BTreeSet<String> = web.ports.iter().map(|p| format!("{} {}", p.ip, p.host)).collect();
-    assert_eq!(rows, [":: 8080", "::1 9000"].map(str::to_owned).into());
+    assert_eq!(
+        rows,
+        [":: 8080", "::1 9000", "127.0.0.1 9001"]
+            .map(str::to_owned)
+            .into()
+    );
     host.http_get(From::Neighbour, PAGE);
     host.http_get(From::Host, PAGE);
-    for at in ["http://[::1]:8080/", "http://[::1]:9000/"] {
+    for at in [
+        "http://[::1]:8080/",
+        "http://[::1]:9000/",
+        "http://127.0.0.1:9001/",
+    ] {
         host.http_get(From::Host, at);
     }
-    for at in ["192.0.2.1:8080", "[2001:db8::1]:9000"] {
+    for at in ["192.0.2.1:8080", "192.0.2.1:9001", "[2001:db8::1]:9000"] {
         assert!(!http::reaches(&host.neighbour, at), "{at}");
     }
     assert!(inside(&host, "box", &format!("wget -qO- {PAGE}")).contains("hello"));

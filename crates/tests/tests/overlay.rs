@@ -28,6 +28,35 @@ fn ipv6_goes_along() {
 }
 
 #[test]
+fn a_network_may_have_ipv6_alone() {
+    let mesh = Mesh::with_ipv6_alone();
+    checks::ipv6_goes_along(&mesh, 1450);
+    let shown = mesh.hosts[0].status().networks;
+    let shown = shown.iter().find(|n| n.name == "mesh").unwrap();
+    assert_eq!(
+        (&shown.subnet, shown.subnet6.as_deref()),
+        (&None, Some("fd81::/64"))
+    );
+    for line in ["ip -4 -o addr show dev wh-mesh", "ip -4 route show dev wh-mesh"] {
+        assert_eq!(mesh.hosts[0].ns.sh(line), "");
+    }
+    // What keeps the gateway on its side is put back.
+    let host = &mesh.hosts[0];
+    let tunnel = host.ns.sh("ip -o link show type vxlan | cut -d: -f2 | tr -d ' '");
+    let tunnel = tunnel.trim();
+    // While there is nothing to hang it on, tc fails.
+    let filters = || {
+        host.ns
+            .sh(&format!("tc filter show dev {tunnel} egress 2>&1 || true"))
+    };
+    let sealed = filters();
+    assert!(sealed.contains("bpf"), "{sealed}");
+    host.ns.sh(&format!("tc qdisc del dev {tunnel} clsact"));
+    once("it is sealed again", || filters() == sealed);
+    mesh.until_reaches(1, 2);
+}
+
+#[test]
 fn the_gateway_never_crosses() {
     checks::the_gateway_never_crosses(&Mesh::new());
 }

@@ -1,12 +1,20 @@
 //! Volumes: named with copy-up, anonymous, binds, tmpfs, others'; that data is kept, and copied; and the room on the disk.
 #![allow(clippy::unwrap_used)]
 
+#[path = "volumes/binds.rs"]
+mod binds;
 #[path = "volumes/copies.rs"]
 mod copies;
+#[path = "volumes/filled.rs"]
+mod filled;
+#[path = "volumes/full.rs"]
+mod full;
 #[path = "volumes/kept.rs"]
 mod kept;
 #[path = "volumes/lent.rs"]
 mod lent;
+#[path = "volumes/servers.rs"]
+mod servers;
 #[path = "volumes/space.rs"]
 mod space;
 

@@ -11,7 +11,7 @@ use model::name::{ContainerId, Name};
 use model::status::State as ContainerState;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use storage::VolumeError;
+use storage::{Holes, VolumeError};
 
 use super::bodies;
 use super::problem::Problem;
@@ -28,6 +28,8 @@ type Result<T> = std::result::Result<T, Problem>;
 pub struct CopyQuery {
     /// Keep the containers that use the volume frozen meanwhile.
     pause: bool,
+    /// Write holes of an archive's files as GNU tar does, not as zeros.
+    sparse: bool,
     /// The name of a clone.
     to: String,
 }
@@ -40,11 +42,12 @@ pub async fn export(
 ) -> Result<Response> {
     let (name, users) = users_of(&handle, &name, query.pause).await?;
     let host = Arc::clone(&handle.host);
+    let holes = if query.sparse { Holes::Kept } else { Holes::Zeros };
     bodies::give("application/x-tar", move |out| {
         let _frozen = freeze(&host, &users)?;
         // A client that goes away is an error of the next write.
         host.volumes
-            .export(&name, out, &AtomicBool::new(false))
+            .export(&name, out, holes, &AtomicBool::new(false))
             .map_err(problem)
     })
     .await

@@ -11,13 +11,16 @@ use axum::response::{IntoResponse, Response};
 use model::image::familiar;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use storage::{ArchiveFormat, Loaded};
+use storage::{ArchiveFormat, Loaded, Progress, VerifyOptions};
 
 use super::bodies;
 use super::image_details::{find, named, problem};
 use super::problem::Problem;
+use super::progress::{self, Lines};
 use super::wharf::{ask_again, current};
-use crate::engine::Handle;
+use crate::engine::{Handle, Wake};
+use crate::execute::chain;
+use crate::host::Host;
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -138,8 +141,9 @@ struct VerifyQuery {
     repair: bool,
 }
 
-/// `POST /wharf/v1/images/verify?name=…&repair=true`; no name: all images.
-pub async fn verify(State(handle): State<Handle>, RawQuery(query): RawQuery) -> Result<Json<Value>> {
+/// `POST /wharf/v1/images/verify?name=…&repair=true`; no name: all images. Answered with lines of progress; what was found
+/// is in the last one's `aux`.
+pub async fn verify(State(handle): State<Handle>, RawQuery(query): RawQuery) -> Result<Response> {
     let query = query.unwrap_or_default();
     let pairs = super::image_details::parse::<Vec<(String, String)>>(&query)?;
     let names: Vec<String> = pairs
@@ -149,26 +153,35 @@ pub async fn verify(State(handle): State<Handle>, RawQuery(query): RawQuery) -> 
         .collect();
     let VerifyQuery { repair } = super::image_details::parse(&query)?;
     let search = current(&handle).await?.search.clone();
-    let host = Arc::clone(&handle.host);
-    let cancel = Arc::new(AtomicBool::new(false));
-    let guard = CancelOnDrop(Arc::clone(&cancel));
-    let done = tokio::task::spawn_blocking(move || {
-        let all = host.store.known_images();
-        let keys = match names.is_empty() {
-            true => all.into_keys().collect(),
-            false => names
-                .iter()
-                .map(|name| find(&all, name, &search))
-                .collect::<Result<Vec<_>>>()?,
-        };
-        host.store.verify(&keys, repair, &cancel).map_err(problem)
-    });
-    let verified = done.await.map_err(|_| Problem::leaving())??;
-    drop(guard);
-    if repair {
-        ask_again(&handle).await?;
+    let all = handle.host.store.known_images();
+    let keys = match names.is_empty() {
+        true => all.into_keys().collect(),
+        false => names
+            .iter()
+            .map(|name| find(&all, name, &search))
+            .collect::<Result<Vec<_>>>()?,
+    };
+    let (host, wakes) = (Arc::clone(&handle.host), handle.wakes.clone());
+    Ok(progress::answer(move |lines| {
+        look(&host, &keys, repair, lines);
+        if repair {
+            // The loop outlives its clients but at its own end.
+            drop(wakes.send(Wake::Everything));
+        }
+    }))
+}
+
+fn look(host: &Host, keys: &[String], repair: bool, lines: &Lines) {
+    let looking = |p: Progress| lines.say(&progress::line(&p, "Checking", "Checked"));
+    let fetching = |p: Progress| lines.say(&progress::line(&p, "Downloading", "Pull complete"));
+    let options = VerifyOptions {
+        repair,
+        cancel: &lines.cancel,
+        looking: Some(&looking),
+        fetching: Some(&fetching),
+    };
+    match host.store.verify(keys, &options) {
+        Ok(verified) => lines.say(&json!({ "aux": verified })),
+        Err(e) => lines.fail(&chain(e)),
     }
-    serde_json::to_value(verified)
-        .map(Json)
-        .map_err(|e| Problem::failed(e.to_string()))
 }

@@ -141,14 +141,7 @@ pub async fn pull(
 fn bring(host: &crate::host::Host, source: &ImageSource, login: Option<&Login>, lines: &Lines) {
     let say = |value: Value| lines.say(&value);
     say(json!({ "status": format!("Pulling {}", source.key()) }));
-    let progress = |p: Progress| {
-        let id = &p.layer.hex()[..12];
-        let (status, detail) = match p.done == p.total {
-            true => ("Pull complete", json!({})),
-            false => ("Downloading", json!({ "current": p.done, "total": p.total })),
-        };
-        say(json!({ "status": status, "id": id, "progressDetail": detail }));
-    };
+    let progress = |p: Progress| say(progress::line(&p, "Downloading", "Pull complete"));
     let options = LoadOptions {
         refresh: true,
         cancel: &lines.cancel,

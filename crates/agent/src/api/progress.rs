@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use storage::Progress;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +34,18 @@ impl Lines {
     pub fn fail(&self, text: &str) {
         self.say(&json!({ "errorDetail": { "message": text }, "error": text }));
     }
+}
+
+/// How far one layer is: what is being done with it, or what was.
+pub fn line(progress: &Progress, doing: &str, done: &str) -> Value {
+    let (status, detail) = match progress.done == progress.total {
+        true => (done, json!({})),
+        false => (
+            doing,
+            json!({ "current": progress.done, "total": progress.total }),
+        ),
+    };
+    json!({ "status": status, "id": &progress.layer.hex()[..12], "progressDetail": detail })
 }
 
 /// The answer that the work writes, on a thread of its own.

@@ -92,7 +92,8 @@ fn answer_of(
 async fn prune_volumes(handle: &Handle, snapshot: &Snapshot, dry_run: bool) -> Result<Vec<Value>> {
     let mut gone = Vec::new();
     for (name, path) in volumes::unkept(snapshot) {
-        let bytes = blocking(move || size_on_disk(&path).map_err(|e| Problem::failed(e.to_string()))).await?;
+        let size = move || path.map_or(Ok(0), |path| size_on_disk(&path));
+        let bytes = blocking(move || size().map_err(|e| Problem::failed(e.to_string()))).await?;
         if dry_run || volumes::put_away(handle, name.as_str()).await? {
             gone.push(json!({ "name": name, "bytes": bytes }));
         }

@@ -1,5 +1,6 @@
 //! Docker's routes about volumes: list, inspect, remove, prune.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use axum::Json;
@@ -7,6 +8,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::name::Name;
+use model::paths::text;
+use model::spec::{VolumeDriver, VolumeSpec};
 use model::status::VolumeStatus;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -59,10 +62,23 @@ pub(super) fn row(snapshot: &Snapshot, volume: &VolumeStatus) -> Value {
         "CreatedAt": seen.map(|v| v.created_at),
         "Labels": seen.map(|v| v.spec.labels.clone()).unwrap_or_default(),
         "Scope": "local",
-        "Options": {},
+        "Options": seen.map(|v| options(&v.spec)).unwrap_or_default(),
         "UsedBy": volume.used_by,
         "Kept": volume.kept,
     })
+}
+
+/// As Docker's driver "local" is asked for the same: what is mounted, of which kind, how.
+fn options(spec: &VolumeSpec) -> BTreeMap<&'static str, String> {
+    let device = spec.device.as_deref().map(text).unwrap_or_default();
+    let (kind, device, how) = match spec.driver {
+        VolumeDriver::Local => return BTreeMap::new(),
+        VolumeDriver::Bind => ("none", device, "bind".to_owned()),
+        VolumeDriver::Tmpfs => ("tmpfs", "tmpfs".to_owned(), String::new()),
+        VolumeDriver::Nfs => ("nfs", device, spec.options.join(",")),
+    };
+    let all = [("type", kind.to_owned()), ("device", device), ("o", how)];
+    all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// `DELETE /volumes/NAME`: 409 while a container uses it or a file declares it.
@@ -96,15 +112,19 @@ pub async fn prune(State(handle): State<Handle>, Query(query): Query<FilterQuery
     Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": 0 })))
 }
 
-/// Volumes that were made not to be kept and that nothing wants any more, with where they are.
-pub(super) fn unkept(snapshot: &Snapshot) -> impl Iterator<Item = (Name, PathBuf)> {
+/// Volumes that were made not to be kept and that nothing wants any more, with where those of their data are that go with
+/// them.
+pub(super) fn unkept(snapshot: &Snapshot) -> impl Iterator<Item = (Name, Option<PathBuf>)> {
     let all = snapshot.observed.volumes.known().into_iter().flatten();
     let used = |name: &Name| {
         let status = snapshot.status.volumes.iter().find(|v| v.name == name.as_str());
         status.is_none_or(|v| !v.used_by.is_empty())
     };
     let unkept = all.filter(move |(name, volume)| !volume.spec.keep && !used(name));
-    unkept.map(|(name, volume)| (name.clone(), volume.path.clone()))
+    unkept.map(|(name, volume)| {
+        let ours = matches!(volume.spec.driver, VolumeDriver::Local | VolumeDriver::Tmpfs);
+        (name.clone(), ours.then(|| volume.path.clone()))
+    })
 }
 
 /// Removes one; false where it came into use meanwhile, or is declared.

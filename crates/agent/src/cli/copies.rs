@@ -7,9 +7,18 @@ use serde_json::Value;
 use super::client::{Client, escaped};
 use super::{DONE, archives};
 
-/// What a volume holds, as an archive.
-pub async fn export(client: &Client, name: &str, output: &Path, pause: bool) -> anyhow::Result<u8> {
-    let path = format!("/wharf/v1/volumes/{}/export?pause={pause}", escaped(name));
+/// What a volume holds, as an archive; `sparse` leaves its holes out, as GNU tar does.
+pub async fn export(
+    client: &Client,
+    name: &str,
+    output: &Path,
+    sparse: bool,
+    pause: bool,
+) -> anyhow::Result<u8> {
+    let path = format!(
+        "/wharf/v1/volumes/{}/export?sparse={sparse}&pause={pause}",
+        escaped(name)
+    );
     archives::download(client, &path, output).await?;
     Ok(DONE)
 }

@@ -7,6 +7,7 @@ use anyhow::bail;
 use serde_json::Value;
 
 use super::client::{Client, escaped};
+use super::progress::with_progress;
 use super::{DONE, FAILED, archives, listing};
 
 /// All about images, as docker's JSON.
@@ -82,7 +83,7 @@ pub async fn verify(client: &Client, names: &[String], repair: bool, json: bool)
         .map(|name| format!("&name={}", escaped(name)))
         .collect();
     let path = format!("/wharf/v1/images/verify?repair={repair}{}", names.concat());
-    let all: Vec<Value> = client.post(&path).await?;
+    let all: Vec<Value> = serde_json::from_value(with_progress(client, &path).await?)?;
     let bad = all.iter().filter(|image| image["ok"] != true).count();
     if json {
         println!("{}", serde_json::to_string_pretty(&all)?);

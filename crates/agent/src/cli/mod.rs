@@ -489,6 +489,9 @@ enum VolumeCommand {
         /// File to write; - is the standard output
         #[arg(short, long, value_name = "FILE", default_value = "-")]
         output: PathBuf,
+        /// Leave out holes of sparse files; GNU tar and `import` read that, busybox's tar does not
+        #[arg(long)]
+        sparse: bool,
         /// Freeze the containers that use it meanwhile, so that all of it is of one moment
         #[arg(long)]
         pause: bool,

@@ -1,5 +1,5 @@
-//! What is on its way between a registry and this host, on stderr: on a terminal one line that is written anew, with the
-//! rate; a line a layer elsewhere. At the end, what it took.
+//! What is on its way between a registry and this host, or being looked at, on stderr: on a terminal one line that is
+//! written anew, with the rate; a line a layer elsewhere. At the end, what it took.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -12,19 +12,21 @@ use super::client::Client;
 use super::listing::size;
 
 /// A POST that is answered with lines of progress as Docker's API has them, which are shown. An `error` among them is
-/// the error.
-pub async fn with_progress(client: &Client, path: &str) -> anyhow::Result<()> {
+/// the error; the last line's `aux`, for programs, is given back.
+pub async fn with_progress(client: &Client, path: &str) -> anyhow::Result<Value> {
     let mut shown = Progress::new();
     let mut failure = None;
+    let mut aux = Value::Null;
     let mut rest = Vec::new();
     client
         .stream_post(path, |bytes| {
             rest.extend_from_slice(bytes);
             while let Some(end) = rest.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                let said: Value = serde_json::from_slice(&line)?;
+                let mut said: Value = serde_json::from_slice(&line)?;
                 match said["error"].as_str() {
                     Some(text) => failure = Some(text.to_owned()),
+                    None if said.get("aux").is_some() => aux = said["aux"].take(),
                     None => shown.say(&said)?,
                 }
             }
@@ -34,7 +36,7 @@ pub async fn with_progress(client: &Client, path: &str) -> anyhow::Result<()> {
     shown.end()?;
     match failure {
         Some(failure) => bail!("{failure}"),
-        None => Ok(()),
+        None => Ok(aux),
     }
 }
 

@@ -76,7 +76,12 @@ pub async fn volume(client: &Client, command: VolumeCommand) -> anyhow::Result<u
         VolumeCommand::Rm { names } => {
             remove(client, &names, |name| format!("/volumes/{}", escaped(name))).await
         }
-        VolumeCommand::Export { name, output, pause } => copies::export(client, &name, &output, pause).await,
+        VolumeCommand::Export {
+            name,
+            output,
+            sparse,
+            pause,
+        } => copies::export(client, &name, &output, sparse, pause).await,
         VolumeCommand::Import { name, input, pause } => copies::import(client, &name, &input, pause).await,
         VolumeCommand::Clone { from, to, pause } => copies::clone(client, &from, &to, pause).await,
         VolumeCommand::Prune { force, json } => prune_volumes(client, force, json).await,

@@ -29,6 +29,7 @@ use model::ledger::Ledger;
 use model::name::ContainerId;
 use model::observed::Observed;
 use model::plan::Plan;
+use model::spec::VolumeDriver;
 use model::status::Status;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
@@ -201,6 +202,11 @@ impl Engine {
         let bridges = sources::Bridges::default();
         sources::start(&places, &wakes, &bridges, &host.net)?;
         host.cluster.start(wakes.clone(), Arc::clone(&events));
+        let servers = wakes.clone();
+        host.volumes.tell_of_servers(move || {
+            // Nobody listens: the process ends.
+            drop(servers.send(Wake::Taken(taken::Owner::Volumes)));
+        });
         let handle = Handle {
             wakes: wakes.clone(),
             snapshot,
@@ -337,7 +343,10 @@ impl Engine {
                 self.dirty.links = true;
                 self.dirty.around = true;
             }
-            Wake::Around => self.dirty.around = true,
+            Wake::Around => {
+                self.dirty.around = true;
+                self.dirty.volumes |= self.has_mounted_volumes();
+            }
             // Every pass reckons with the clock anew.
             Wake::Clock => {
                 self.rest = None;
@@ -368,6 +377,14 @@ impl Engine {
             Wake::Done(done) => self.finish(*done),
             Wake::Request(request) => self.answer(request),
         }
+    }
+}
+
+impl Engine {
+    /// Volumes on servers are mounts of the host.
+    fn has_mounted_volumes(&self) -> bool {
+        let mut volumes = self.observed.volumes.known().into_iter().flatten();
+        volumes.any(|(_, volume)| volume.spec.driver == VolumeDriver::Nfs)
     }
 }
 

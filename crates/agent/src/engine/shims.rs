@@ -48,10 +48,11 @@ impl ShimWatches {
         }
     }
 
-    /// Waits for the end of the relay for [::1], where it runs by the latest look: it is looked at with the firewall.
+    /// Waits for the end of the relay for loopback addresses, where it runs by the latest look: it is looked at with the firewall.
     pub fn follow_relay(&mut self, host: &Host, observed: &Observed) {
         let firewall = observed.firewall.known().and_then(Option::as_ref);
-        let runs = firewall.is_some_and(|state| state.ports.iter().any(|rule| rule.at().is_ipv6()));
+        let runs =
+            firewall.is_some_and(|state| state.ports.iter().any(|r| r.is_relayed() || r.at().is_ipv6()));
         let waits = self.relay.as_ref().is_some_and(|task| !task.is_finished());
         if waits || !runs {
             return;

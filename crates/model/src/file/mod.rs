@@ -14,10 +14,11 @@ mod schema;
 mod settings;
 mod shell;
 mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod tables;
 mod tree;
 mod values;
+mod volume;
 
 use std::collections::BTreeMap;
 
@@ -191,7 +192,7 @@ impl Document {
             file: self.sources.first().map(|s| s.file.clone()).unwrap_or_default(),
             containers: each(report, root, "container", |table| Some(container::read(table))),
             networks,
-            volumes: each(report, root, "volume", |table| Some(tables::volume(table))),
+            volumes: each(report, root, "volume", |table| Some(volume::volume(table))),
             images: each(report, root, "image", |table| Some(tables::image(table))),
             configs: each(report, root, "config", tables::config),
             secrets: each(report, root, "secret", tables::secret),

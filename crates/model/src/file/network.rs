@@ -1,10 +1,9 @@
 //! `[network.NAME]`.
 
+pub(super) mod addresses;
 pub(super) mod ipv6;
 mod lan;
 pub(super) mod overlay;
-
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -12,6 +11,7 @@ use crate::spec::{NetworkDriver, NetworkSpec};
 
 use super::known;
 use super::reader::{Item, Table};
+use addresses::Addresses;
 
 /// Reads one table.
 pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
@@ -43,7 +43,7 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
     let inner = table.table("overlay");
     spec.overlay = inner.as_ref().map(overlay::read);
     if spec.ipv4 {
-        addresses(table, &spec);
+        Addresses::v4(&spec).check(table);
     }
     ipv6::check(table, &spec);
     overlay::check(table, inner.as_ref(), &spec);
@@ -53,15 +53,7 @@ pub(super) fn read(table: &Table<'_>) -> NetworkSpec {
 
 /// An IPv4 network written by its first address.
 pub(super) fn subnet(item: &Item<'_>) -> Option<Ipv4Net> {
-    let net: Ipv4Net = item.parsed("an IPv4 network like \"10.80.0.0/24\"")?;
-    if net != net.trunc() {
-        item.fault(
-            format!("has {net}, which is an address inside of a network"),
-            &format!("write \"{}\"", net.trunc()),
-        );
-        return None;
-    }
-    Some(net)
+    addresses::subnet(item, "an IPv4 network like \"10.80.0.0/24\"")
 }
 
 fn device(item: &Item<'_>) -> Option<String> {
@@ -74,66 +66,4 @@ fn device(item: &Item<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
-}
-
-/// Subnet, gateway and range fit together.
-fn addresses(table: &Table<'_>, spec: &NetworkSpec) {
-    let Some(subnet) = spec.subnet else {
-        for key in ["gateway", "range"].into_iter().filter(|key| table.has(key)) {
-            // A subnet that is written but wrong has its own error.
-            if !table.has("subnet") {
-                let message = format!("`{key}` needs a `subnet` that it is part of");
-                table.fault(Some(key), message, "write the subnet too");
-            }
-        }
-        return;
-    };
-    if subnet.prefix_len() > 30 || subnet.prefix_len() < 8 {
-        let message = format!("`subnet` {subnet} has a prefix of {} bits", subnet.prefix_len());
-        table.fault(
-            Some("subnet"),
-            message,
-            "from /8 to /30: a gateway and at least one container need an address",
-        );
-        return;
-    }
-    if !usable(subnet.addr()) {
-        let message = format!("`subnet` {subnet} is not for hosts");
-        table.fault(
-            Some("subnet"),
-            message,
-            "use a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
-        );
-    }
-    if let Some(gateway) = spec.gateway {
-        gateway_in(table, subnet, gateway);
-    }
-    if let Some(range) = spec.range.filter(|range| !subnet.contains(range)) {
-        let message = format!("`range` {range} is not inside of the subnet {subnet}");
-        table.fault(Some("range"), message, "");
-    }
-}
-
-fn usable(ip: Ipv4Addr) -> bool {
-    !(ip.is_loopback()
-        || ip.is_multicast()
-        || ip.is_unspecified()
-        || ip.is_link_local()
-        || ip.octets()[0] >= 240)
-        && ip.octets()[0] != 0
-}
-
-fn gateway_in(table: &Table<'_>, subnet: Ipv4Net, gateway: Ipv4Addr) {
-    let problem = if !subnet.contains(&gateway) {
-        "is not inside of the subnet"
-    } else if gateway == subnet.network() {
-        "is the network address of"
-    } else if gateway == subnet.broadcast() {
-        "is the broadcast address of"
-    } else {
-        return;
-    };
-    let message = format!("`gateway` {gateway} {problem} {subnet}");
-    let first = subnet.hosts().next().unwrap_or(gateway);
-    table.fault(Some("gateway"), message, &format!("the usual one is {first}"));
 }

@@ -88,7 +88,7 @@ fn pool6(item: &Item<'_>) -> Option<ipnet::Ipv6Net> {
         );
         return None;
     }
-    if let Some(why) = network::ipv6::unusable(net) {
+    if let Some(why) = network::addresses::unusable6(net) {
         item.fault(
             format!("has {net}, which {why}"),
             "use a part of fd00::/8 (RFC 4193), or of what is routed to this host",

@@ -48,7 +48,7 @@ pub(super) fn key(keys: &'static [Key], parent: &str, name: &str, known: &[&str]
 }
 
 /// The known word that is a slip of the finger away, if there is one.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let allowed = (word.chars().count() / 3).clamp(1, 3);
     known
         .iter()

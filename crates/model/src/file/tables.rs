@@ -1,54 +1,11 @@
-//! `[volume.NAME]`, `[image.NAME]`, `[config.NAME]` and `[secret.NAME]`.
-
-use std::path::PathBuf;
+//! `[image.NAME]`, `[config.NAME]` and `[secret.NAME]`.
 
 use crate::image::ImageSource;
-use crate::spec::{BuildSpec, FileSource, ImageSpec, MountedFileSpec, OnChange, VolumeDriver, VolumeSpec};
+use crate::spec::{BuildSpec, FileSource, ImageSpec, MountedFileSpec, OnChange};
 
 use super::container;
 use super::known;
 use super::reader::{Item, Table};
-
-/// Reads a volume.
-pub(super) fn volume(table: &Table<'_>) -> VolumeSpec {
-    let mut spec = VolumeSpec {
-        driver: VolumeDriver::Local,
-        device: None,
-        options: Vec::new(),
-        labels: std::collections::BTreeMap::new(),
-        keep: true,
-        exclusive: false,
-    };
-    table.set("driver", &mut spec.driver, |item| {
-        Some(match item.word()?.0 {
-            "bind" => VolumeDriver::Bind,
-            "tmpfs" => VolumeDriver::Tmpfs,
-            "nfs" => VolumeDriver::Nfs,
-            _ => VolumeDriver::Local,
-        })
-    });
-    let bind = spec.driver == VolumeDriver::Bind;
-    table.fill("device", &mut spec.device, |item| {
-        if bind {
-            item.path()
-        } else {
-            item.filled().map(PathBuf::from)
-        }
-    });
-    table.set("options", &mut spec.options, |item| item.each(Item::filled));
-    table.set("labels", &mut spec.labels, |item| item.texts(|_| None));
-    table.set("keep", &mut spec.keep, Item::boolean);
-    table.set("exclusive", &mut spec.exclusive, Item::boolean);
-    let needs = matches!(spec.driver, VolumeDriver::Bind | VolumeDriver::Nfs);
-    if needs && !table.has("device") {
-        table.missing("device", "where the data is: a directory, or HOST:/PATH");
-    }
-    if !needs && table.has("device") {
-        let message = "`device` means nothing with this driver".to_owned();
-        table.fault(Some("device"), message, "take it out, or write driver = \"bind\"");
-    }
-    spec
-}
 
 /// Reads an image.
 pub(super) fn image(table: &Table<'_>) -> ImageSpec {

@@ -11,8 +11,9 @@ use super::change::{self, Step};
 use super::elements::{self, Elements, stale_len};
 use super::family::Family;
 use super::foreign::ForeignChain;
+use super::guard::Guards;
 use super::read::{self, Found, FoundTable};
-use super::render::{Guards, Make, render, render_among, set};
+use super::render::{Make, render, render_among, set};
 use super::table::{Element, Set, Table};
 use super::{allow, conntrack, firewalld, nl, sidedoor, slots};
 use crate::error::{Doing, NetError};
@@ -188,7 +189,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
         });
     };
     let guards = table.guards();
-    let state = match whole(table, keeper.make(guards)) {
+    let state = match whole(table, &keeper.make(guards.clone())) {
         None => Err("the table was changed by somebody else, or a change of it was cut off"),
         Some(_) if !table.is_kept(keeper.socket) => Err("the table is not kept from being changed by others"),
         Some(state) => match sidedoor::steps(&found.sidedoors, &state, &keeper.mark())?.is_empty() {
@@ -213,7 +214,7 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
 ///
 /// With flows to be forgotten yet it is not, so that it is applied again; but an empty table is, for that one is to be
 /// removed, which forgets them as well.
-fn whole(table: &FoundTable, make: Make) -> Option<FirewallState> {
+fn whole(table: &FoundTable, make: &Make) -> Option<FirewallState> {
     let state = elements::read(&table.elements)?;
     let wanted = render(&state, make, &table.elements);
     let empty = state == FirewallState::default();
@@ -230,7 +231,7 @@ pub(crate) fn apply(
     route: &mut Netlink,
     keeper: &Keeper,
     state: &FirewallState,
-    guards: Guards,
+    guards: &Guards,
 ) -> Result<(), NetError> {
     elements::check(state)?;
     let mut earlier = Elements::new();
@@ -241,13 +242,13 @@ pub(crate) fn apply(
         if let Some(table) = &found.table {
             earlier.clone_from(&table.elements);
         }
-        let make = keeper.make(guards.or(kept));
-        let mut wanted = render(state, make, &earlier);
+        let make = keeper.make(guards.clone().or(&kept));
+        let mut wanted = render(state, &make, &earlier);
         let changed = changed_udp(&earlier, &wanted);
         if make.zoned && !changed.is_empty() {
             // What ails this look is told by the one after the change: the ports are not to wait for it.
             let led = conntrack::led(filter, &families_of(&changed)).unwrap_or_default();
-            wanted = render_among(state, make, &earlier, &led);
+            wanted = render_among(state, &make, &earlier, &led);
         }
         let stale = stale_udp(&earlier, &wanted, &forgotten);
         note(&mut wanted, &stale);
@@ -390,8 +391,8 @@ fn changed_udp_of(f: Family, earlier: &Elements, later: &Elements) -> BTreeSet<E
 /// It is emptied first, as [`apply`] does it: a table that is gone says of no flow that it is to be forgotten.
 pub(crate) fn remove(filter: &mut Netlink, route: &mut Netlink, keeper: &Keeper) -> Result<(), NetError> {
     let nothing = FirewallState::default();
-    if keeper.seize(filter)?.table.is_some() {
-        apply(filter, route, keeper, &nothing, Guards::default())?;
+    if let Some(table) = &keeper.seize(filter)?.table {
+        apply(filter, route, keeper, &nothing, &table.guards())?;
     }
     for _ in 0..TRIES {
         let found = keeper.seize(filter)?;

@@ -11,9 +11,9 @@ use model::firewall::{Backend as Kind, FirewallState};
 use model::spec::FirewallChoice;
 
 use super::apply::{self, Current, Keeper};
+use super::guard::Guards;
 use super::iptables::{Iptables, Variant};
 use super::read;
-use super::render::Guards;
 use crate::error::{Doing, NetError};
 use crate::netlink::Netlink;
 
@@ -113,7 +113,7 @@ impl Backend {
             Kind::Nftables => Ok(match self.iptables.noted() {
                 None => nftables,
                 Some((state, guards)) => Current {
-                    guards: nftables.guards.or(guards),
+                    guards: nftables.guards.or(&guards),
                     salvaged: match nftables.there {
                         true => nftables.state.unwrap_or(nftables.salvaged),
                         false => state,
@@ -165,7 +165,7 @@ impl Backend {
             } else {
                 nftables.state.unwrap_or(nftables.salvaged)
             },
-            guards: looked.guards.or(nftables.guards),
+            guards: looked.guards.or(&nftables.guards),
             foreign: nftables.foreign,
             firewalld: nftables.firewalld,
             legacy: looked.variant == Variant::Legacy,
@@ -179,7 +179,7 @@ impl Backend {
         filter: &mut Netlink,
         route: &mut Netlink,
         state: &FirewallState,
-        guards: Guards,
+        guards: &Guards,
     ) -> Result<(), NetError> {
         match (self.kind, &self.keeper) {
             (Kind::Nftables, Some(keeper)) => {

@@ -302,7 +302,8 @@ pub fn same(bridge: &FirewallBridge) -> Element {
     twice(&bridge.bridge)
 }
 
-fn twice(bridge: &str) -> Element {
+/// The same, of a name.
+pub fn twice(bridge: &str) -> Element {
     plain([device(bridge), device(bridge)].concat())
 }
 

@@ -45,29 +45,40 @@ pub(crate) fn lead_names(filter: &mut Netlink, port: u16) -> Result<(), NetError
 }
 
 fn questions(port: u16) -> Chain {
-    let lead = |(transport, checksum)| {
-        let exprs = [
-            is(destination_of(Family::V4, 0), INSIDE),
-            protocol(transport),
-            is_port(destination_port(0), DOMAIN),
-            write(DESTINATION, port, checksum),
-        ];
-        rule("to where the name server listens", exprs)
-    };
-    chain("questions", BEFORE_TRACKING, TRANSPORTS.map(lead))
+    let asked = [
+        is(destination_of(Family::V4, 0), INSIDE),
+        is_port(destination_port(0), DOMAIN),
+    ];
+    let comment = "to where the name server listens";
+    let rules = led(comment, asked, |checksum| write(DESTINATION, port, checksum));
+    chain("questions", BEFORE_TRACKING, rules)
 }
 
 fn answers(port: u16) -> Chain {
-    let lead = |(transport, checksum)| {
+    let answered = [
+        is(source_of(Family::V4, 0), INSIDE),
+        is_port(source_port(0), port),
+    ];
+    let comment = "from where it was asked";
+    let rules = led(comment, answered, |checksum| write(SOURCE, DOMAIN, checksum));
+    chain("answers", AFTER_TRACKING, rules)
+}
+
+/// What has this address and this port, by either transport.
+fn led(
+    comment: &'static str,
+    [address, port]: [Vec<Expr>; 2],
+    write: impl Fn(u32) -> Vec<Expr>,
+) -> [Rule; 2] {
+    TRANSPORTS.map(|(transport, checksum)| {
         let exprs = [
-            is(source_of(Family::V4, 0), INSIDE),
+            address.clone(),
             protocol(transport),
-            is_port(source_port(0), port),
-            write(SOURCE, DOMAIN, checksum),
+            port.clone(),
+            write(checksum),
         ];
-        rule("from where it was asked", exprs)
-    };
-    chain("answers", AFTER_TRACKING, TRANSPORTS.map(lead))
+        rule(comment, exprs)
+    })
 }
 
 fn chain(name: &'static str, priority: i32, rules: [Rule; 2]) -> Chain {

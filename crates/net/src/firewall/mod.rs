@@ -5,6 +5,8 @@
 //! `change` makes one transaction of the difference. `iptables` says the same to hosts that have no nftables, and `backend`
 //! knows which of them it is. `zones` and `conntrack` have UDP flows follow their port.
 //!
+//! `guard` is what there is of forwarding that was off before us.
+//!
 //! `inside` is a table of its own, in the network namespaces of containers that ask for names there.
 //!
 //! Base chains of others at the forward and input hooks have a say, too: `foreign` reads them, `judge` tells what they drop, `sidedoor` keeps a way
@@ -21,6 +23,7 @@ mod expr;
 mod family;
 mod firewalld;
 mod foreign;
+mod guard;
 mod inside;
 mod iptables;
 mod isolated;
@@ -47,10 +50,11 @@ pub(crate) use apply::Current;
 pub(crate) use backend::Backend;
 pub use backend::FirewallOptions;
 pub(crate) use firewalld::{Asked, Found as Firewalld, admit, dismiss, look as firewalld};
+pub(crate) use guard::Guards;
 pub(crate) use inside::lead_names;
 pub(crate) use iptables::was_run;
 pub(crate) use judge::drops;
 pub use legacy::LegacyWatch;
 pub(crate) use legacy::drops as legacy_drops;
 pub(crate) use nl::{committed_by, is_about_us, is_of_iptables};
-pub(crate) use render::{Guards, has_ipv4, has_ipv6};
+pub(crate) use render::{has_ipv4, has_ipv6};

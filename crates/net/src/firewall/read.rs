@@ -8,8 +8,9 @@ use super::expr::Expr;
 use super::family::Family;
 use super::firewalld;
 use super::foreign::{self, ForeignChain};
+use super::guard::{self, Guards};
 use super::nl;
-use super::render::{FORWARD, Guards, guard};
+use super::render::FORWARD;
 use super::sidedoor::{self, Sidedoor};
 use super::table::{Chain, Element, Rule, Set, Table, concatenation};
 use crate::error::{Doing, NetError};
@@ -261,10 +262,11 @@ impl FoundTable {
         let forward = self.chains.iter().find(|chain| chain.name == FORWARD);
         let last = forward.map_or(&[][..], |chain| &chain.rules);
         let last = &last[last.len().saturating_sub(Family::ALL.len())..];
-        let has = |f: Family| last.iter().any(|rule| rule.is(&guard(f)));
+        let has = |f: Family| last.iter().any(|rule| rule.is_called(guard::comment(f)));
         Guards {
             v4: has(Family::V4),
             v6: has(Family::V6),
+            others: guard::read(&self.elements),
         }
     }
 }
@@ -297,7 +299,11 @@ impl FoundRule {
     }
 
     fn is(&self, wanted: &Rule) -> bool {
-        self.userdata == nl::comment(wanted.comment) && self.has(&wanted.exprs)
+        self.is_called(wanted.comment) && self.has(&wanted.exprs)
+    }
+
+    fn is_called(&self, comment: &str) -> bool {
+        self.userdata == nl::comment(comment)
     }
 
     /// It consists of exactly these.

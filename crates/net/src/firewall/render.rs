@@ -18,17 +18,18 @@ use model::firewall::{FirewallState, Protocol};
 use super::elements::{self, Elements};
 use super::expr::{Expr, Meta, Verdict};
 use super::family::Family;
+use super::guard::Guards;
 use super::phrase::{
     accept, destination_of, destination_port, dnatted, drop, flowing, from, from_loopback, is_in, is_not_in,
     load, local_daddr, masquerade, of, protocol, source_of, to, to_loopback, verdict,
 };
 use super::table::{Chain, Hook, Rule, Table};
 use super::zones::Led;
-use super::{isolated, peers, slots, tunnels, zones};
+use super::{guard, isolated, peers, slots, tunnels, zones};
 
 pub(super) use super::set;
 
-/// Chain that [`guard`] is the last rule of.
+/// Chain that the rules of [`guard`] are the last ones of.
 pub const FORWARD: &str = "forward";
 
 const TCP: u8 = 6;
@@ -39,25 +40,8 @@ const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
-/// Of which families what concerns no bridge of ours is not forwarded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Guards {
-    pub v4: bool,
-    pub v6: bool,
-}
-
-impl Guards {
-    /// One that either of them asks for.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            v4: self.v4 || other.v4,
-            v6: self.v6 || other.v6,
-        }
-    }
-}
-
 /// What the table's make depends on besides the state.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Make {
     pub guards: Guards,
     /// The kernel knows zones of connection tracking.
@@ -65,18 +49,17 @@ pub struct Make {
 }
 
 /// The whole table. `earlier`: what was there, of which slots and zones are kept.
-pub fn render(state: &FirewallState, make: Make, earlier: &Elements) -> Table {
+pub fn render(state: &FirewallState, make: &Make, earlier: &Elements) -> Table {
     render_among(state, make, earlier, &Led::default())
 }
 
 /// The same. `led`: flows of UDP that there are, so that no port gets a zone in which they are led elsewhere.
-pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: &Led) -> Table {
+pub fn render_among(state: &FirewallState, make: &Make, earlier: &Elements, led: &Led) -> Table {
     let shared = elements::is_shared(state);
     let zoned = make.zoned && state.ports.iter().any(|port| port.protocol == Protocol::Udp);
     let families = families(state);
     let mut forward = forward(state);
-    forward.extend(make.guards.v4.then(|| guard(Family::V4)));
-    forward.extend((make.guards.v6 && has_ipv6(state)).then(|| guard(Family::V6)));
+    forward.extend(guard::rules(&make.guards, families));
     let each = |rules: &dyn Fn(Family) -> Vec<Rule>| families.iter().flat_map(|f| rules(*f)).collect();
     let mut chains = vec![
         chain("loopback", "filter", Hook::Prerouting, RAW, each(&loopback)),
@@ -107,6 +90,7 @@ pub fn render_among(state: &FirewallState, make: Make, earlier: &Elements, led: 
     chains.extend(tunnels::chain(state));
     sets.extend(tunnels::sets(state));
     sets.extend(peers::sets(state));
+    sets.extend(guard::sets(&make.guards, families));
     chains.extend(isolated::chain(state));
     sets.extend(isolated::sets(state));
     if zoned {
@@ -145,15 +129,6 @@ pub fn families(state: &FirewallState) -> &'static [Family] {
     } else {
         &[Family::V4]
     }
-}
-
-/// Forwarding was off on this host before us: only our bridges get it.
-pub fn guard(f: Family) -> Rule {
-    let comment = match f {
-        Family::V4 => "forwarding was off before wharf: for its bridges alone",
-        Family::V6 => "forwarding of IPv6 was off before wharf: for its bridges alone",
-    };
-    rule(comment, [of(f), drop()])
 }
 
 /// Of IPv6 the kernel says the same by itself, but not of bridged packets where those pass here.

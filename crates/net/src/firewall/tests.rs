@@ -9,8 +9,9 @@ use nix::sched::{CloneFlags, unshare};
 use super::apply::{Keeper, apply, current, remove};
 use super::elements::{self, Elements};
 use super::family::Family;
+use super::guard::Guards;
 use super::read::read;
-use super::render::{FORWARD, Guards, Make, render, set};
+use super::render::{FORWARD, Make, render, set};
 use super::table::{Field, Set, Table};
 use crate::netlink::Netlink;
 
@@ -60,6 +61,7 @@ fn make(guarded: bool) -> Make {
     let guards = Guards {
         v4: guarded,
         v6: guarded,
+        others: ["virbr0".to_owned()].into(),
     };
     let zoned = true;
     Make { guards, zoned }
@@ -67,7 +69,7 @@ fn make(guarded: bool) -> Make {
 
 #[test]
 fn the_table_as_text() {
-    insta::assert_snapshot!(render(&state(), make(true), &Elements::new()));
+    insta::assert_snapshot!(render(&state(), &make(true), &Elements::new()));
 }
 
 /// The same host, one network having IPv6.
@@ -101,7 +103,7 @@ fn dual() -> FirewallState {
 
 #[test]
 fn the_table_with_ipv6_as_text() {
-    let table = render(&dual(), make(true), &Elements::new());
+    let table = render(&dual(), &make(true), &Elements::new());
     insta::assert_snapshot!(table);
 }
 
@@ -113,7 +115,7 @@ fn no_set_of_ipv6_has_fields_of_ipv4() {
         port.container = "web".parse().unwrap();
         port.service = Some("web".parse().unwrap());
     }
-    let table = render(&state, make(true), &Elements::new());
+    let table = render(&state, &make(true), &Elements::new());
     let six = |name| matches!(Family::of_set(name), Some((Family::V6, kind)) if kind != set::ALLOWED_OTHER);
     let wide: Vec<&Set> = table.sets.iter().filter(|set| six(set.name)).collect();
     assert_eq!(wide.len(), 23, "every kind of set");
@@ -129,7 +131,7 @@ fn no_set_of_ipv6_has_fields_of_ipv4() {
 /// All that a network's IPv6 brings, and nothing that was there before is another one.
 #[test]
 fn ipv6_comes_beside_what_there_is() {
-    let [with, without] = [dual(), state()].map(|state| render(&state, make(true), &Elements::new()));
+    let [with, without] = [dual(), state()].map(|state| render(&state, &make(true), &Elements::new()));
     for chain in &without.chains {
         let same = with.chains.iter().find(|other| other.name == chain.name).unwrap();
         let kept: Vec<_> = same
@@ -146,7 +148,7 @@ fn ipv6_comes_beside_what_there_is() {
 #[test]
 fn only_the_last_rule_comes_with_the_guard() {
     let rules = |guarded| {
-        let table = render(&state(), make(guarded), &Elements::new());
+        let table = render(&state(), &make(guarded), &Elements::new());
         let forward = table.chains.into_iter().find(|chain| chain.name == FORWARD);
         forward.unwrap().rules
     };
@@ -168,8 +170,8 @@ fn rules_do_not_depend_on_what_is_published_but_for_its_kind() {
         ..FirewallState::default()
     };
     assert_eq!(
-        render(&state(), make(false), &Elements::new()).chains,
-        render(&less, make(false), &Elements::new()).chains
+        render(&state(), &make(false), &Elements::new()).chains,
+        render(&less, &make(false), &Elements::new()).chains
     );
 }
 
@@ -217,7 +219,7 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
     let [mut filter, mut route, mut broken] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
     let seen = |filter: &mut Netlink| current(filter, &keeper).unwrap().state;
-    apply(&mut filter, &mut route, &keeper, &state(), Guards::default()).unwrap();
+    apply(&mut filter, &mut route, &keeper, &state(), &Guards::default()).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(state()), 0));
     let mut moved = state();
     for port in &mut moved.ports {
@@ -226,13 +228,13 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
     // The UDP ports' old targets; of the one that is for everybody the host, of the other its new target. Again and again,
     // as long as it fails.
     for _ in 0..2 {
-        apply(&mut filter, &mut broken, &keeper, &moved, Guards::default()).unwrap_err();
+        apply(&mut filter, &mut broken, &keeper, &moved, &Guards::default()).unwrap_err();
         assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 4));
     }
     // Back to what was there: the flows of between are still to be forgotten.
-    apply(&mut filter, &mut broken, &keeper, &state(), Guards::default()).unwrap_err();
+    apply(&mut filter, &mut broken, &keeper, &state(), &Guards::default()).unwrap_err();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (None, 5));
-    apply(&mut filter, &mut route, &keeper, &moved, Guards::default()).unwrap();
+    apply(&mut filter, &mut route, &keeper, &moved, &Guards::default()).unwrap();
     assert_eq!((seen(&mut filter), stale(&mut filter)), (Some(moved), 0));
 }
 
@@ -240,7 +242,7 @@ fn a_port_whose_flows_were_not_forgotten_is_noted_until_they_are() {
 fn a_removal_that_ended_early_leaves_a_table_to_be_removed() {
     let [mut filter, mut route, mut broken] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
-    apply(&mut filter, &mut route, &keeper, &state(), Guards::default()).unwrap();
+    apply(&mut filter, &mut route, &keeper, &state(), &Guards::default()).unwrap();
     for _ in 0..2 {
         remove(&mut filter, &mut broken, &keeper).unwrap_err();
         // Not none, which says that there is nothing to remove.
@@ -277,7 +279,7 @@ fn replicated() -> FirewallState {
 
 #[test]
 fn slots_as_text() {
-    let table = render(&replicated(), make(false), &Elements::new());
+    let table = render(&replicated(), &make(false), &Elements::new());
     let slots = table.sets.iter().filter(|s| s.name.ends_with("_slots"));
     let text: Vec<String> = slots.map(ToString::to_string).collect();
     insta::assert_snapshot!(text.concat());
@@ -309,12 +311,19 @@ fn a_port_is_shared_within_one_service_alone() {
 fn a_missing_slot_is_seen_and_only_it_is_put_back() {
     let [mut filter, mut route, _] = sockets();
     let keeper = Keeper::new(&mut filter, "test", false).unwrap();
-    apply(&mut filter, &mut route, &keeper, &replicated(), Guards::default()).unwrap();
+    apply(
+        &mut filter,
+        &mut route,
+        &keeper,
+        &replicated(),
+        &Guards::default(),
+    )
+    .unwrap();
     assert_eq!(current(&mut filter, &keeper).unwrap().state, Some(replicated()));
     let whole = read(&mut filter).unwrap().table.unwrap().elements;
     let mut less = whole.clone();
     less.get_mut(set::ANY_SLOTS).unwrap().pop_first().unwrap();
-    let again = render(&replicated(), make(false), &less);
+    let again = render(&replicated(), &make(false), &less);
     let slots = again.sets.iter().find(|s| s.name == set::ANY_SLOTS).unwrap();
     assert_eq!(slots.elements, whole[set::ANY_SLOTS]);
 }
@@ -341,7 +350,7 @@ fn kept_apart() -> FirewallState {
 
 #[test]
 fn isolation_says_its_state() {
-    let sets = render(&kept_apart(), make(false), &Elements::new())
+    let sets = render(&kept_apart(), &make(false), &Elements::new())
         .sets
         .into_iter();
     let whole: Elements = sets.map(|set| (set.name.to_owned(), set.elements)).collect();
@@ -360,7 +369,7 @@ fn isolation_says_its_state() {
 /// Hosts without such networks have no rule more for them.
 #[test]
 fn isolation_comes_with_the_first_network_that_asks_for_it() {
-    let [with, without] = [kept_apart(), dual()].map(|state| render(&state, make(false), &Elements::new()));
+    let [with, without] = [kept_apart(), dual()].map(|state| render(&state, &make(false), &Elements::new()));
     let rules = |table: &Table| table.chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
     assert_eq!(
         rules(&with),

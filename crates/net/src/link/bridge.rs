@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::network::{HostNetwork, Subnet4, Subnet6};
+use model::network::{Driver, HostNetwork, Subnet4, Subnet6};
 
 use super::{
     Address, DEFAULT_MTU, Link, Mark, change, dump, entry, link_local, nl, owner_of, route as routes, vxlan,
@@ -14,17 +14,18 @@ use crate::sysctl;
 
 /// Bytes.
 const LEAST_MTU6: u32 = 1280;
-/// Why a tunnel is not made.
-pub(super) const NO_OVERLAY: &str = "an overlay without IPv4 addresses is not supported yet";
 
 /// Everything that can be seen to be wrong before anything is touched.
 pub(crate) fn check(n: &HostNetwork) -> Result<(), NetError> {
     let what = || format!("network {}", n.name);
     check_device(&what(), &n.bridge)?;
-    match n.v4() {
-        Some(v4) => check_subnet4(&what(), v4)?,
-        None if n.driver.tunnel().is_some() => return Err(NetError::invalid(what(), NO_OVERLAY)),
-        None => {}
+    match (n.v4(), &n.driver) {
+        (Some(v4), _) => check_subnet4(&what(), v4)?,
+        (None, Driver::Ovs { .. }) => {
+            let why = "a network of Open vSwitch without IPv4 addresses is not supported";
+            return Err(NetError::invalid(what(), why));
+        }
+        (None, _) => {}
     }
     if let Some(v6) = n.v6() {
         check_subnet6(&what(), v6)?;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use model::network::{HostNetwork, Tunnel};
 use model::observed::ObservedTunnel;
 
-use super::{Address, Link, Mark, bridge, change, dump, nl, veth};
+use super::{Address, Link, Mark, change, dump, nl, veth};
 use crate::error::{Doing, NetError};
 use crate::names::check_device;
 use crate::netlink::{Attr, Netlink, find, read_u32};
@@ -124,7 +124,7 @@ pub(crate) fn apply(
         Some(link) => link,
         None => create(route, mark, n, tunnel, &make)?,
     };
-    let gateway = gateway(n).ok_or_else(|| NetError::invalid(doing(), bridge::NO_OVERLAY))?;
+    let gateway = gateway(n);
     // Closed to the gateway before anything goes through it.
     seal::ensure(route, link.index, &gateway).doing(|| {
         format!(
@@ -137,12 +137,12 @@ pub(crate) fn apply(
     connect(route, mark, n, &bridge, &link).doing(doing)
 }
 
-fn gateway(n: &HostNetwork) -> Option<Gateway> {
-    Some(Gateway {
+fn gateway(n: &HostNetwork) -> Gateway {
+    Gateway {
         mac: n.mac().0,
-        ip: n.v4()?.gateway,
+        ip: n.v4().map(|v4| v4.gateway),
         ip6: n.v6().map(|v6| v6.gateway),
-    })
+    }
 }
 
 fn create(
@@ -223,7 +223,7 @@ pub(crate) fn look(
         };
         Some(Gateway {
             mac: bridge.mac.as_slice().try_into().ok()?,
-            ip: own().find_map(v4)?,
+            ip: own().find_map(v4),
             ip6: own().find_map(v6),
         })
     });

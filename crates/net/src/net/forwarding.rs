@@ -1,10 +1,13 @@
-//! Forwarding of IPv6: turned on for networks that have it, without the host losing what it hears of routers.
+//! Forwarding of IPv6: turned on for networks that have it, without the host losing what it hears of routers. And what
+//! holds of both families where forwarding was off: that it is for our bridges alone.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use model::firewall::FirewallBridge;
 use model::network::HostNetwork;
 
-use super::Net;
+use super::{Net, lock};
 use crate::error::{Doing, NetError};
 use crate::firewall::Guards;
 use crate::{link, sysctl};
@@ -41,11 +44,39 @@ impl Net {
         self.guarded6.store(true, Ordering::Relaxed);
     }
 
-    /// What is not forwarded but for our bridges.
-    pub(super) fn guards(&self) -> Guards {
-        Guards {
+    /// What is not forwarded but for our bridges, which are these.
+    pub(super) fn guards(&self, ours: &[FirewallBridge]) -> Result<Guards, NetError> {
+        Ok(Guards {
             v4: self.forward_guard(),
             v6: self.forward_guard6(),
+            others: self.bridges_of_others(ours)?,
+        })
+    }
+
+    /// Bridges that are there and not ours. One that gets its mark yet is known by its name.
+    pub(super) fn bridges_of_others(&self, ours: &[FirewallBridge]) -> Result<BTreeSet<String>, NetError> {
+        let known = |name: &str| ours.iter().any(|bridge| bridge.bridge == name);
+        // A name that is no text is one that nobody can be told of.
+        let told = |name: &str| !name.contains(char::REPLACEMENT_CHARACTER);
+        self.devices(|seen| {
+            let others = seen.links.iter().filter(|(_, l)| l.kind == "bridge" && !l.ours);
+            let names = others.map(|(name, _)| name.clone());
+            names.filter(|name| told(name) && !known(name)).collect()
+        })
+    }
+
+    /// Bridges of others came or went since the firewall was last looked at, and matter to it: it is to be looked at again.
+    ///
+    /// # Errors
+    /// Where the devices cannot be listed.
+    pub fn guards_are_outdated(&self) -> Result<bool, NetError> {
+        let guards = lock(&self.ruleset).as_ref().map(|known| {
+            let state = known.state.as_ref().unwrap_or(&known.salvaged);
+            (known.guards.clone(), state.bridges.clone())
+        });
+        match guards {
+            Some((guards, ours)) => Ok(guards.are_outdated(&self.bridges_of_others(&ours)?)),
+            None => Ok(false),
         }
     }
 

@@ -8,12 +8,14 @@ use model::observed::{BackendSeen, ForeignDrop};
 
 use super::{Net, lock};
 use crate::error::{Doing, NetError};
-use crate::firewall::{Asked, Current, Firewalld, Guards, LegacyWatch};
+use crate::firewall::{Asked, Current, Firewalld, LegacyWatch};
 use crate::netlink::Netlink;
-use crate::{firewall, relay, sysctl};
+use crate::{firewall, sysctl};
 
 /// What there is to be done when its rules are loaded anew, or a zone of it was changed.
 const SHUT: &str = "firewalld does not let its networks through";
+/// See [`firewall::Guards`].
+const OUTDATED: &str = "bridges of others came or went, whose own packets it lets alone";
 
 /// What one look at the firewall shows.
 #[derive(Debug)]
@@ -66,11 +68,11 @@ impl Net {
             Driver::Overlay(tunnel) => tunnel.rule(),
             _ => None,
         };
-        let guards = self.guards();
+        let (v4, v6) = (self.forward_guard(), self.forward_guard6());
         let right = current.state.as_ref().is_some_and(|state| {
             state.bridges.contains(&wanted) && tunnel.iter().all(|t| state.tunnels.contains(t))
-        }) && (current.guards.v4 || !guards.v4)
-            && (current.guards.v6 || !guards.v6 || n.v6().is_none());
+        }) && (current.guards.v4 || !v4)
+            && (current.guards.v6 || !v6 || n.v6().is_none());
         if right {
             return Ok(());
         }
@@ -88,13 +90,14 @@ impl Net {
             state.tunnels.push(tunnel);
         }
         // Still the same hold of the socket: no other change of ours falls between the look and this.
-        self.set(filter, &state.sorted(), guards)
+        self.set(filter, &state.sorted())
     }
 
     /// What was read before is of before.
-    fn set(&self, filter: &mut Netlink, state: &FirewallState, guards: Guards) -> Result<(), NetError> {
+    fn set(&self, filter: &mut Netlink, state: &FirewallState) -> Result<(), NetError> {
         *lock(&self.ruleset) = None;
-        self.backend.apply(filter, &mut self.route(), state, guards)
+        let guards = self.guards(&state.bridges)?;
+        self.backend.apply(filter, &mut self.route(), state, &guards)
     }
 
     /// What the rules are kept in.
@@ -149,8 +152,18 @@ impl Net {
         let (state, wrong) = match &current.state {
             None => (None, current.wrong),
             Some(state) if !is_let_through(current, state, asked.as_ref()) => (None, Some(SHUT)),
+            Some(state)
+                if current
+                    .guards
+                    .are_outdated(&self.bridges_of_others(&state.bridges)?) =>
+            {
+                (None, Some(OUTDATED))
+            }
             Some(state) => match self.with_loopback(state)? {
-                None => (None, Some("ports on [::1] are not served as they should be")),
+                None => (
+                    None,
+                    Some("ports on loopback addresses are not served as they should be"),
+                ),
                 whole => (whole, None),
             },
         };
@@ -204,7 +217,7 @@ impl Net {
         let (table, bound) = without_loopback(state);
         if self.relay.is_none() && !bound.is_empty() {
             let why = "there is no relay to serve it";
-            return Err(NetError::invalid("a port published on [::1]", why));
+            return Err(NetError::invalid("a port published on a loopback address", why));
         }
         let ipv6 = firewall::has_ipv6(state);
         match ipv6 {
@@ -212,7 +225,7 @@ impl Net {
             // Without a network of IPv6 there is nothing to guard it.
             false => self.forward6_no_more()?,
         }
-        self.set(&mut filter, &table, self.guards())?;
+        self.set(&mut filter, &table)?;
         if forward {
             sysctl::ensure(sysctl::FORWARD, 1)?;
         }
@@ -226,7 +239,8 @@ impl Net {
         self.ask_firewalld(state)
     }
 
-    /// Without a firewall of ours: what one of before left goes, with what it had turned on; ports on `[::1]` are served.
+    /// Without a firewall of ours: what one of before left goes, with what it had turned on; ports that the relay has are
+    /// served.
     fn leave_to_others(&self, state: &FirewallState) -> Result<(), NetError> {
         let mut filter = self.filter();
         let left = self.backend.is_left(&mut filter)? || self.forward_guard() || self.forward_guard6();
@@ -235,7 +249,7 @@ impl Net {
             self.remove_firewall()?;
         }
         let (told, _) = without_loopback(state);
-        self.set(&mut self.filter(), &told, Guards::default())?;
+        self.set(&mut self.filter(), &told)?;
         match &self.relay {
             Some(relay) => relay.apply(&state.ports),
             None => Ok(()),
@@ -295,10 +309,10 @@ impl Net {
     }
 }
 
-/// What is the table's, and the ports on `[::1]`, which are the relay's.
+/// What is the table's, and the ports on loopback addresses that are the relay's.
 fn without_loopback(state: &FirewallState) -> (FirewallState, Vec<PortRule>) {
     let mut table = state.clone();
-    let (bound, ports) = table.ports.into_iter().partition(relay::is_bound);
+    let (bound, ports) = table.ports.into_iter().partition(PortRule::is_relayed);
     table.ports = ports;
     (table, bound)
 }

@@ -10,13 +10,18 @@ use crate::apart::Role;
 /// Open files: two for each connection, one for each port and for whoever sends datagrams.
 pub const ROLE: Role = Role {
     command: "relay",
-    called: "the relay for [::1]",
-    protocol: 2,
+    called: "the relay for loopback addresses",
+    protocol: 3,
     open_files: 16_384,
 };
 
-/// A port on `[::1]`.
-pub type Port = (Protocol, u16);
+/// A port of a loopback address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Port {
+    pub protocol: Protocol,
+    pub ip: IpAddr,
+    pub number: u16,
+}
 
 /// Where it listens: with one socket that is bound to that port and has this inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,12 +37,13 @@ pub struct Served {
     pub targets: Vec<SocketAddr>,
 }
 
-/// What is served of these rules: of a port on `[::1]` alone, else of the one on all IPv6 addresses.
+/// What is served of these rules: of ports that are not the firewall's, and on `[::1]`, where it has none of those, of the
+/// one on all IPv6 addresses.
 pub fn served(rules: &[PortRule]) -> Vec<Served> {
     let mut all: Vec<Served> = Vec::new();
-    let bound = rules.iter().filter(|rule| is_bound(rule));
+    let bound = rules.iter().filter(|rule| rule.is_relayed());
     let any = rules.iter().filter(|rule| {
-        let same = |other: &PortRule| is_bound(other) && port(other) == port(rule);
+        let same = |other: &PortRule| other.is_relayed() && port(other) == port(rule);
         rule.host_ip.is_none() && rule.target_ip.is_ipv6() && !rules.iter().any(same)
     });
     for rule in bound.chain(any) {
@@ -54,11 +60,10 @@ pub fn served(rules: &[PortRule]) -> Vec<Served> {
     all
 }
 
-/// On `[::1]`: no rule of the firewall's.
-pub fn is_bound(rule: &PortRule) -> bool {
-    rule.host_ip == Some(IpAddr::V6(Ipv6Addr::LOCALHOST))
-}
-
 fn port(rule: &PortRule) -> Port {
-    (rule.protocol, rule.host_port)
+    Port {
+        protocol: rule.protocol,
+        ip: rule.host_ip.unwrap_or(Ipv6Addr::LOCALHOST.into()),
+        number: rule.host_port,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustix::fs::fstat;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::control::{Place, Port, ROLE, Served, is_bound, served};
+use super::control::{Place, Port, ROLE, Served, served};
 use crate::NetError;
 use crate::apart::{Connection, Handle};
 use crate::error::Doing;
@@ -32,7 +32,7 @@ pub struct Relay {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Last {
     served: Vec<Served>,
-    /// The rules of ports on `[::1]` alone, which are nowhere else.
+    /// The rules of ports that are not the firewall's: they are nowhere else.
     bound: Vec<PortRule>,
     /// The sockets it listens on: inodes.
     sockets: BTreeSet<u64>,
@@ -46,7 +46,7 @@ impl Relay {
         }
     }
 
-    /// The rules of ports on `[::1]` alone that it has; none where it does not serve what it should with those and these
+    /// The rules of ports that are not the firewall's; none where it does not serve what it should with those and these
     /// others.
     pub(crate) fn bound(&self, others: &[PortRule]) -> Result<Option<Vec<PortRule>>, NetError> {
         let last = match self.process.lives()? {
@@ -60,7 +60,7 @@ impl Relay {
     /// Makes it serve what of these rules is for it, starting it where it does not run. Without any it ends.
     pub(crate) fn apply(&self, rules: &[PortRule]) -> Result<(), NetError> {
         let served = served(rules);
-        let bound: Vec<PortRule> = rules.iter().filter(|rule| is_bound(rule)).cloned().collect();
+        let bound: Vec<PortRule> = rules.iter().filter(|rule| rule.is_relayed()).cloned().collect();
         if served.is_empty() {
             return self.process.end();
         }
@@ -114,35 +114,34 @@ impl Relay {
 
 /// Hands over a socket at that port. Gives its inode.
 fn listen_at(relay: &Connection, port: Port) -> Result<u64, NetError> {
-    let doing = || {
-        format!(
-            "listen on [::1]:{}/{}, for the port published there",
-            port.1, port.0
-        )
-    };
-    let socket = bound_socket(port).doing(doing)?;
+    let at = SocketAddr::new(port.ip, port.number);
+    let doing = || format!("listen on {at}/{}, for the port published there", port.protocol);
+    let socket = bound_socket(port.protocol, at).doing(doing)?;
     let inode = fstat(&socket).map_err(io::Error::from).doing(doing)?.st_ino;
     relay.listen(Place { port, inode }, &[socket.as_fd()])?;
     Ok(inode)
 }
 
-fn bound_socket((protocol, number): Port) -> io::Result<OwnedFd> {
+fn bound_socket(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET6, kind, flags, None)?;
-    let address = SocketAddrV6::new(Ipv6Addr::LOCALHOST, number, 0, 0);
+    let family = match at {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, kind, flags, None)?;
     match protocol {
         Protocol::Tcp => {
             // Connections of a relay that ended linger in TIME_WAIT. On UDP this would share the port with others.
             sockopt::set_socket_reuseaddr(&socket, true)?;
-            bind(&socket, &address)?;
+            bind(&socket, &at)?;
             listen(&socket, BACKLOG)?;
         }
         Protocol::Udp => {
-            bind(&socket, &address)?;
+            bind(&socket, &at)?;
             // Better than the system's default, not worth failing for.
             let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
         }

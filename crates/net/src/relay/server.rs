@@ -122,7 +122,7 @@ impl apart::Server for Server {
         self.counter += 1;
         self.poller
             .add(&socket, Token::Own(Kind::Port, self.counter), Interest::READ)?;
-        let socket = match place.port.0 {
+        let socket = match place.port.protocol {
             Protocol::Tcp => Socket::Tcp(socket),
             Protocol::Udp => Socket::Udp(socket.into()),
         };

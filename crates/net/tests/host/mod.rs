@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 mod backends;
+pub mod senders;
 mod space;
 
 use std::io::{Read, Write};

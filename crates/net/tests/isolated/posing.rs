@@ -3,7 +3,9 @@
 //! port's filter is gone.
 
 use super::*;
+use host::senders::{checksum, sum};
 use host::{On, on_every_backend};
+use model::network::Attachment;
 
 on_every_backend! { nobody_speaks_or_listens_in_a_neighbours_name }
 
@@ -35,7 +37,7 @@ fn nobody_speaks_or_listens_in_a_neighbours_name(on: On) {
         assert_eq!(b.heard(&host, &own), own.map(str::to_owned).into());
         for lie in lies(&n, &a, &c) {
             for _ in 0..TRIES {
-                send_frame(&c, &lie);
+                send_frame(&c.space, &lie);
                 assert_eq!(believed(&host, &n, &a, &c), Vec::<IpAddr>::new());
             }
         }
@@ -50,7 +52,7 @@ fn nobody_speaks_or_listens_in_a_neighbours_name(on: On) {
             let since = Instant::now();
             while believed(&host, &n, &a, &c).is_empty() {
                 assert!(since.elapsed() < LONG, "{lie:02x?}");
-                send_frame(&c, &lie);
+                send_frame(&c.space, &lie);
             }
         }
         speak(&n, &a, &b.at, &c);
@@ -62,7 +64,7 @@ fn nobody_speaks_or_listens_in_a_neighbours_name(on: On) {
         assert!(is_isolated(), "and put right");
         forget(&host, &n, &a);
         for lie in lies(&n, &a, &c) {
-            send_frame(&c, &lie);
+            send_frame(&c.space, &lie);
         }
         assert_eq!(believed(&host, &n, &a, &c), Vec::<IpAddr>::new());
     }
@@ -74,7 +76,10 @@ fn speak(n: &HostNetwork, a: &Container, b: &Container, c: &Container) {
     for mac in [c.at.mac, a.at.mac] {
         let from = Attachment { mac, ..a.at.clone() };
         for to in [IpAddr::V4(b.ip()), b.ip6().into()] {
-            send_frame(c, &frame(&from, n.mac().0, to, words.next().unwrap()));
+            send_frame(
+                &c.space,
+                &frame(&from, n.mac().0, (to, PORT).into(), words.next().unwrap()),
+            );
         }
     }
 }

@@ -181,7 +181,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     // Data is never lost to a change of its table.
     ("volume.*.driver", Refused),
     ("volume.*.device", Refused),
-    ("volume.*.options", Refused),
+    ("volume.*.options", Record),
     ("volume.*.labels", Record),
     ("volume.*.keep", Record),
     ("volume.*.exclusive", Record),

@@ -41,7 +41,10 @@ const NOTES: &[(&str, &str)] = &[
         "what is there is not moved: an error says what to do, the data stays",
     ),
     ("volume.*.device", "as `driver`"),
-    ("volume.*.options", "as `driver`"),
+    (
+        "volume.*.options",
+        "the export is mounted anew; who runs keeps the mount it has until it is started again",
+    ),
     (
         "image.*.pull",
         "containers that name the table are replaced, as by another `image`",

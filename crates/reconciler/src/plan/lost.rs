@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use model::action::Noun;
 use model::name::Name;
 use model::plan::Reason;
+use model::spec::VolumeDriver;
 
 use super::sight::Sight;
 use super::volumes::mounted;
@@ -26,7 +27,8 @@ impl Pass<'_, '_> {
         let removed = before
             .iter()
             .filter(|name| !seen.contains_key(*name) && needed.contains_key(*name))
-            .filter(|name| !self.busy(&Noun::Volume((*name).clone())));
+            .filter(|name| !self.busy(&Noun::Volume((*name).clone())))
+            .filter(|name| self.keeps_data_here(name));
         let removed: Vec<Name> = removed.cloned().collect();
         // What an action has its hands on may be away for a moment, or is about to be.
         let busy = |name: &Name| self.busy(&Noun::Volume(name.clone()));
@@ -37,6 +39,12 @@ impl Pass<'_, '_> {
             self.ledger.volumes_lost.insert(name, self.input.now);
         }
         self.forget_lost_volumes();
+    }
+
+    /// Of another one nothing is lost with our directory: it is made again, and the data are where they were.
+    fn keeps_data_here(&self, volume: &Name) -> bool {
+        let driver = self.ledger.volumes.get(volume).map(|entry| entry.spec.driver);
+        !matches!(driver, Some(VolumeDriver::Bind | VolumeDriver::Nfs))
     }
 
     /// Over once nobody wants it any more, or all who mount it were started after the loss.

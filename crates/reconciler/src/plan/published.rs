@@ -227,8 +227,9 @@ impl<'a> Targets<'a> {
     /// Address and bridge of the one of this address's family.
     fn of_family(&self, at: IpAddr) -> Option<(IpAddr, &'a str)> {
         match at {
-            IpAddr::V4(_) => self.0.v4().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
             // Served by a process of ours, which reaches it either way.
+            IpAddr::V4(at) if at.is_loopback() && self.0.v4().is_none() => self.of_family(EVERYWHERE[1]),
+            IpAddr::V4(_) => self.0.v4().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
             IpAddr::V6(at) if at.is_loopback() && self.0.v6().is_none() => self.of_family(EVERYWHERE[0]),
             IpAddr::V6(_) => self.0.v6().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
         }

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use model::action::{Action, Noun};
 use model::ledger::VolumeEntry;
 use model::name::Name;
-use model::observed::{Look, ObservedVolume};
+use model::observed::{Look, ObservedVolume, Reach};
+use model::paths::text;
 use model::plan::{Op, Reason};
 use model::shared::Shared;
-use model::spec::{ContainerSpec, Origin, VolumeSource, VolumeSpec};
+use model::spec::{ContainerSpec, Origin, VolumeDriver, VolumeSource, VolumeSpec};
 
 use super::{Blocked, Mutation, Pass, after};
 use crate::diff;
@@ -65,7 +66,9 @@ impl Pass<'_, '_> {
     /// What is there under this name, where it is not what the table wants it to be made of.
     fn in_the_way(&self, name: &Name, spec: &VolumeSpec) -> Option<&VolumeSpec> {
         let there = &self.input.observed.volumes.known()?.get(name)?.spec;
-        let made = |s: &VolumeSpec| (s.driver, s.device.clone(), s.options.clone());
+        // Of what is on a server, the way it is mounted can change: the data stay where they are.
+        let options = |s: &VolumeSpec| (s.driver != VolumeDriver::Nfs).then(|| s.options.clone());
+        let made = |s: &VolumeSpec| (s.driver, s.device.clone(), options(s));
         (made(there) != made(spec)).then_some(there)
     }
 
@@ -144,11 +147,18 @@ impl Pass<'_, '_> {
             Look::Unknown(why) => return Err(Blocked::wait(format!("cannot be looked at: {why}"))),
         };
         let entry = self.ledger.volumes.get(name).cloned();
-        let spec = entry.as_ref().map(|e| e.spec.clone()).unwrap_or_default();
         // What only containers name is as they find it.
-        let same = there.is_some_and(|t| entry.is_none() || t.spec == *spec);
-        if same {
-            return self.told_of_another_kind(name);
+        let spec = match (&entry, there) {
+            (Some(entry), _) => entry.spec.clone(),
+            (None, Some(there)) => Shared::new(there.spec.clone()),
+            (None, None) => Shared::default(),
+        };
+        if let Some(there) = there.filter(|t| t.spec == *spec) {
+            match &there.reach {
+                Reach::Here => return self.told_of_another_kind(name),
+                Reach::Silent(why) => return Err(silent(&spec, why)),
+                Reach::Unmounted => {}
+            }
         }
         if self.busy(&noun) {
             return Err(Blocked::wait("is being changed"));
@@ -184,9 +194,9 @@ impl Pass<'_, '_> {
         match self.in_the_way(name, &declared.spec) {
             None => Ok(()),
             Some(there) => Err(Blocked::error(format!(
-                "is there already with driver {}, and its data is not moved; give the volume another name, or remove \
-                 its containers' use of it and then `wharf volume rm {name}`",
-                driver(there)
+                "is there already with {}, and its data is not moved; give the volume another name, or remove its \
+                 containers' use of it and then `wharf volume rm {name}`",
+                made_of(there, &declared.spec)
             ))),
         }
     }
@@ -207,7 +217,7 @@ impl Pass<'_, '_> {
             };
             let there = self.input.observed.volumes.known().and_then(|all| all.get(name));
             match there {
-                Some(volume) if !said.is_some_and(|w| w.error) => {
+                Some(volume) if volume.reach == Reach::Here && !said.is_some_and(|w| w.error) => {
                     paths.insert(name.clone(), volume.path.clone());
                 }
                 _ => {
@@ -311,12 +321,34 @@ impl Pass<'_, '_> {
 fn changed(there: &ObservedVolume, spec: &VolumeSpec, origin: Option<&Origin>) -> Vec<Reason> {
     let nowhere = Origin::default();
     let changes = diff::volume(&there.spec, spec, origin.unwrap_or(&nowhere));
-    changes.into_iter().map(|change| change.reason).collect()
+    let unmounted = (there.reach == Reach::Unmounted).then(|| Reason::because("is not mounted"));
+    changes
+        .into_iter()
+        .map(|change| change.reason)
+        .chain(unmounted)
+        .collect()
+}
+
+/// What tells it from what is wanted.
+fn made_of(there: &VolumeSpec, wanted: &VolumeSpec) -> String {
+    match &there.device {
+        Some(device) if there.driver == wanted.driver => format!("device {}", text(device)),
+        _ => format!("driver {}", driver(there)),
+    }
+}
+
+/// It is mounted already, and there is nothing to do about it but to wait.
+fn silent(spec: &VolumeSpec, why: &str) -> Blocked {
+    let device = spec.device.as_deref().map(text).unwrap_or_default();
+    Blocked::error(format!(
+        "is on {device}, which does not answer ({why}): who runs waits for it, nobody else is started with it, and it \
+         goes on by itself when it answers"
+    ))
 }
 
 /// As tables write it.
 pub(crate) fn driver(spec: &VolumeSpec) -> &'static str {
-    use model::spec::VolumeDriver::{Bind, Local, Nfs, Tmpfs};
+    use VolumeDriver::{Bind, Local, Nfs, Tmpfs};
     match spec.driver {
         Local => "local",
         Bind => "bind",

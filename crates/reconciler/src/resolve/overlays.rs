@@ -28,6 +28,11 @@ fn found_by_etcd(tables: &Tables<'_>, settings: &Settings, found: &mut Findings)
             let hint = "write `peers`, their addresses ([] for none yet), or `peers_file`, a file of them, into \
                         [network.NAME.overlay]; or have them found: [cluster] with `etcd` in the settings";
             found.contradiction(message, hint, &party);
+        } else if !network.spec.ipv4 {
+            let message = format!("network {name} finds its other hosts by etcd, and has no IPv4");
+            let hint = "each host leases a part of an IPv4 subnet there; without IPv4, name the hosts in `peers` or a \
+                        `peers_file`, and give each a `range6`";
+            found.contradiction(message, hint, &party);
         } else if network.spec.subnet.is_none() {
             let message = format!("network {name} finds its other hosts by etcd, and needs `subnet`");
             let hint = "the same on every host; each leases a part of it";

@@ -90,8 +90,7 @@ impl Reached {
 }
 
 /// The addresses an entry is published at: without one all of the families that lead to the container. A
-/// `default_host_ip` other than all is meant to be the only one; this host alone is meant by a loopback address, which is
-/// that of IPv6 where there is nothing else.
+/// `default_host_ip` other than all is meant to be the only one.
 pub(crate) fn published_at(
     port: &PortSpec,
     settings: &Settings,
@@ -104,7 +103,6 @@ pub(crate) fn published_at(
             reached.v4.then_some(Ipv4Addr::UNSPECIFIED.into()),
             reached.v6.then_some(Ipv6Addr::UNSPECIFIED.into()),
         ),
-        None if default.is_loopback() && !reached.v4 => (None, Some(Ipv6Addr::LOCALHOST.into())),
         None => (Some(default.into()), None),
     };
     four.into_iter().chain(six)
@@ -132,18 +130,20 @@ fn has(
     all
 }
 
-/// A port at an IPv4 address leads nowhere where the container has none.
+/// A port at an IPv4 address leads nowhere where the container has none, but for those of this host alone, which are
+/// served by a process.
 fn needs_ipv4(container: &Parsed<ContainerSpec>, settings: &Settings, found: &mut Findings) {
     let reached = Reached { v4: false, v6: true };
     let mut ports = container.spec.ports.iter();
-    let at = ports.find_map(|port| published_at(port, settings, reached).find(IpAddr::is_ipv4));
+    let lost = |ip: &IpAddr| ip.is_ipv4() && !ip.is_loopback();
+    let at = ports.find_map(|port| published_at(port, settings, reached).find(lost));
     let Some(ip) = at else { return };
     let message = format!(
         "a port of container {} is published at {ip}, but none of its networks has IPv4",
         container.name
     );
     let hint = "what is sent to an IPv4 address is not translated to IPv6: leave the address out, name an IPv6 one \
-                ([::1] for this host alone), or give it a network with IPv4";
+                (or 127.0.0.1, for this host alone), or give it a network with IPv4";
     found.refuse(container, "ports", message, hint);
 }
 

@@ -62,10 +62,7 @@ fn is_open(open_to: &str) -> bool {
     !matches!(open_to, "host" | "nobody")
 }
 
-/// On `[::1]` among others: that is served by a process, whatever the firewall is.
+/// At an address, among others, that is served by a process, whatever the firewall is.
 fn is_relayed(rule: &PortRule) -> bool {
-    match rule.at() {
-        IpAddr::V6(ip) => ip.is_unspecified() || ip == Ipv6Addr::LOCALHOST,
-        IpAddr::V4(_) => false,
-    }
+    rule.is_relayed() || rule.at() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod mesh;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

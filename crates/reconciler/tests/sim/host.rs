@@ -398,10 +398,12 @@ impl Host {
             path: format!("/var/lib/wharf/volumes/{name}/data").into(),
             spec: VolumeSpec::default(),
             created_at: now,
+            reach: Reach::Here,
         };
         let volume = self.volumes.entry(name.clone()).or_insert(made);
         if !half {
             volume.spec = spec.clone();
+            volume.reach = Reach::Here;
         }
     }
 

@@ -8,7 +8,7 @@ use model::health::Verdict;
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase, follows_registry};
 use model::links::relied_on;
 use model::name::Name;
-use model::observed::Phase;
+use model::observed::{Phase, Reach};
 use model::plan::{Op, Plan};
 use model::spec::{Condition, ContainerSpec, NamespaceMode, NetworkMode, VolumeSource};
 use reconciler::plan::Input;
@@ -25,7 +25,7 @@ pub fn plan(
     for (index, planned) in plan.actions.iter().enumerate() {
         match &planned.action {
             Action::StartContainer { instance } => {
-                starts_with_all_it_needs(plan, instance)?;
+                starts_with_all_it_needs(input, plan, instance)?;
                 starts_with_its_names(input, plan, index, instance)?;
                 if planned.op != Op::Replace {
                     starts_after_others(input, plan, instance)?;
@@ -120,10 +120,18 @@ fn in_force(entry: &ContainerEntry) -> &Accepted {
     }
 }
 
-fn starts_with_all_it_needs(plan: &Plan, instance: &Instance) -> Result<(), String> {
+fn starts_with_all_it_needs(input: &Input<'_>, plan: &Plan, instance: &Instance) -> Result<(), String> {
     let name = &instance.name;
     if let Some(volume) = mounted(&instance.spec).find(|v| !instance.volumes.contains_key(*v)) {
         return Err(format!("container {name} is started without its volume {volume}"));
+    }
+    let seen = input.observed.volumes.known();
+    let there = |volume: &Name| seen.and_then(|all| all.get(volume)).map(|volume| &volume.reach);
+    if let Some(volume) = mounted(&instance.spec).find(|v| there(v) != Some(&Reach::Here)) {
+        return Err(format!(
+            "container {name} is started though {volume} is {:?}",
+            there(volume)
+        ));
     }
     let mut accepted = plan.ledger.accepted().filter(|(_, a)| a.id == instance.id);
     if accepted.any(|(_, a)| a.asks_registry()) {
@@ -320,7 +328,11 @@ pub fn settled(host: &Host, desired: &Desired, ledger: &Ledger) -> Result<(), St
         let name = &instance.name;
         for volume in mounted(&instance.spec) {
             used.insert(volume);
-            if !host.volumes.contains_key(volume) {
+            if host
+                .volumes
+                .get(volume)
+                .is_none_or(|there| there.reach != Reach::Here)
+            {
                 return Err(format!("volume {volume} of {name} is not there"));
             }
         }

@@ -1,5 +1,4 @@
-//! What is asked of the kernel about one file: opened without being followed, its attributes, whether it is a file of the
-//! kernel's own.
+//! What is asked of the kernel about one file: its content, its attributes, whether it is a file of the kernel's own.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -8,8 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+
+use crate::by_name::is;
 
 /// Where this process finds its own descriptors as files: `/proc/self/fd`, or the working directory of a process that lives
 /// in somebody else's mount namespace and opened that directory before.
@@ -46,44 +47,6 @@ impl Fds {
         let opened = rustix::fs::openat(CWD, self.path(&fd), flags, Mode::empty())?;
         Ok(Some((opened, stat)))
     }
-}
-
-/// The directory of this name for reading; an error where it is a link or anything else.
-pub fn open_directory(parent: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-/// What the name is, not followed; none where there is nothing.
-pub fn lookup(parent: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
-    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
-pub fn is(stat: &Stat, kind: FileType) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == kind
-}
-
-/// Names in a directory, in order.
-pub fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// A link's target.
-pub fn read_link(parent: impl AsFd, name: &OsStr) -> io::Result<Vec<u8>> {
-    Ok(rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes())
 }
 
 /// What belongs to a file wherever it goes: capabilities, ACLs, what users and root keep there; neither what overlayfs says

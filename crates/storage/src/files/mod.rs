@@ -6,19 +6,25 @@
 //! tree. Nothing here knows what a container is, or mounts anything.
 
 mod changes;
+mod compare;
 mod extract;
 mod kernel;
+mod owners;
 mod pack;
 mod path;
+mod places;
 
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 
-pub use changes::{Change, ChangeKind, Trees, changes, layer};
-pub use extract::{Extract, Links, Owners, extract};
+pub use changes::{Change, changes, layer};
+pub use compare::{ChangeKind, Trees};
+pub use extract::{Extract, extract};
 pub use kernel::Fds;
+pub use owners::Owners;
 pub use pack::{PackOptions, pack, pack_tree};
 pub use path::{PathStat, Target, stat, target};
+pub use places::Links;
 
 use crate::tar::TarError;
 

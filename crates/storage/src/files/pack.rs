@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::kernel::{Fds, is, is_of_kernel, names, open_directory, read_link, xattrs};
+use super::kernel::{Fds, is_of_kernel, xattrs};
 use super::{FilesError, Target};
-use crate::tar::{Entry, Kind, Time, Writer};
+use crate::by_name::{is, lookup, names, open_directory, read_link, still};
+use crate::tar::{Entry, Kind, MAX_SEGMENTS, Segment, Time, Writer};
 
 /// How deep directories may be nested. Each level takes a descriptor and some stack.
 pub const DEEPEST: usize = 1000;
@@ -30,6 +31,8 @@ pub struct PackOptions {
     pub owner: Option<(u32, u32)>,
     /// Times with their fractions of a second; else whole seconds, as in every archive of Docker's.
     pub exact_times: bool,
+    /// Files with holes as GNU tar writes them with `--sparse` (pax 1.0); else with zeros, which everybody can read.
+    pub holes: bool,
 }
 
 /// Packs what a path leads to under this name, a directory with all that is in it. A name of `/` puts what is in the
@@ -87,11 +90,12 @@ impl<W: Write> Packer<W> {
         if !is(stat, FileType::Directory) {
             return self.entry(parent, name, stat, path);
         }
-        let directory = match open_directory(parent, name) {
-            Ok(directory) => directory,
+        let opened = still(open_directory(parent, name));
+        let directory = match opened.map_err(FilesError::io("open", shown(path)))? {
+            Some(directory) => directory,
             // It went away, or became something else, since it was listed.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if depth > 0 => return Ok(()),
-            Err(e) => return Err(FilesError::io("open", shown(path))(e)),
+            None if depth > 0 => return Ok(()),
+            None => return Err(FilesError::NotFound(shown(path))),
         };
         self.directory(&directory, stat, path)?;
         let kernels = is_of_kernel(&directory).map_err(FilesError::io("look at", shown(path)))?;
@@ -114,7 +118,7 @@ impl<W: Write> Packer<W> {
         }
         for name in names(directory).map_err(FilesError::io("list", shown(path)))? {
             let path = below(path, &name, slash);
-            let found = super::kernel::lookup(directory, &name);
+            let found = lookup(directory, &name);
             if let Some(stat) = found.map_err(FilesError::io("look at", shown(&path)))? {
                 self.tree(directory, &name, &stat, &path, depth + 1)?;
             }
@@ -188,27 +192,42 @@ impl<W: Write> Packer<W> {
         let mut entry = self.described(&stat, Kind::File, path);
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
         entry.xattrs = xattrs(&fd).map_err(FilesError::io("read the attributes of", shown(path)))?;
+        let file = File::from(fd);
+        if self.options.holes {
+            entry.sparse = parts(&file, entry.size).map_err(FilesError::io("read", shown(path)))?;
+        }
         self.made_up(&entry)?;
-        self.content(&File::from(fd), entry.size, path)
+        match &entry.sparse {
+            None => self.content(&file, entry.size, path),
+            Some(parts) => parts
+                .iter()
+                .try_for_each(|part| self.part(&file, part.offset, part.offset + part.length, path)),
+        }
     }
 
-    /// Exactly the bytes that were promised: holes are not read, and a file that became shorter ends in zeros.
+    /// All of a file; holes are written as zeros without being read.
     fn content(&mut self, file: &File, size: u64, path: &[u8]) -> Result<(), FilesError> {
         let mut at = 0;
         while at < size {
             let (start, end) = segment(file, at, size).map_err(FilesError::io("read", shown(path)))?;
             self.out.zeros(start - at).map_err(FilesError::Output)?;
-            at = start;
-            while at < end {
-                let wanted = (end - at).min(CHUNK as u64) as usize;
-                let read = file.read_at(&mut self.buffer[..wanted], at);
-                let read = read.map_err(FilesError::io("read", shown(path)))?;
-                if read == 0 {
-                    return self.out.zeros(size - at).map_err(FilesError::Output);
-                }
-                self.out.data(&self.buffer[..read]).map_err(FilesError::Output)?;
-                at += read as u64;
+            self.part(file, start, end, path)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Exactly the bytes that were promised: where the file has become shorter they are zeros.
+    fn part(&mut self, file: &File, mut at: u64, end: u64, path: &[u8]) -> Result<(), FilesError> {
+        while at < end {
+            let wanted = (end - at).min(CHUNK as u64) as usize;
+            let read = file.read_at(&mut self.buffer[..wanted], at);
+            let read = read.map_err(FilesError::io("read", shown(path)))?;
+            if read == 0 {
+                return self.out.zeros(end - at).map_err(FilesError::Output);
             }
+            self.out.data(&self.buffer[..read]).map_err(FilesError::Output)?;
+            at += read as u64;
         }
         Ok(())
     }
@@ -233,6 +252,28 @@ impl<W: Write> Packer<W> {
             sparse: None,
         }
     }
+}
+
+/// The parts of a file that have data; none where it has no holes, or more parts than whoever unpacks it would take.
+fn parts(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
+    let mut parts = Vec::new();
+    let (mut at, mut data) = (0, 0);
+    while at < size {
+        if parts.len() == MAX_SEGMENTS - 1 {
+            return Ok(None);
+        }
+        let (start, end) = segment(file, at, size)?;
+        let length = end - start;
+        // GNU tar makes a file that ends in a hole as long as it is by a part without data at its end.
+        if length > 0 || end == size {
+            parts.push(Segment {
+                offset: start,
+                length,
+            });
+        }
+        (at, data) = (end, data + length);
+    }
+    Ok((data < size).then_some(parts))
 }
 
 /// The next part with data from there on (lseek(2), SEEK_DATA); the end of the file where there is none.

@@ -1,6 +1,5 @@
 //! Paths as `docker cp` writes them: what of the last part is followed, and what is said of the file.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,17 +7,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::FilesError;
-use super::kernel::{clean, is, is_of_kernel, lookup, open_directory, read_link};
-
-/// As in the kernel's own path walk (path_resolution(7)).
-const MAX_LINKS: usize = 40;
-/// How often a walk that a rename somewhere disturbed is tried again (openat2(2), EAGAIN).
-const MAX_RETRIES: usize = 1000;
+use super::kernel::{clean, is_of_kernel};
+use crate::by_name::{is, lookup, read_link, still};
+use crate::within::{Steps, resolve};
 
 /// What a path leads to.
 #[derive(Debug)]
@@ -74,12 +70,13 @@ pub fn target(root: impl AsFd, path: &Path) -> Result<Target, FilesError> {
         false => parts.pop(),
         true => None,
     };
-    let parent = resolve(root.as_fd(), &parts).map_err(|e| not_there(&shown, e))?;
+    let parent = resolve(root, &parts).map_err(|e| not_there(&shown, e.into()))?;
     let name = last.unwrap_or_else(|| ".".into());
-    let found = lookup(&parent, &name).map_err(|e| not_there(&shown, e))?;
+    let found = lookup(&parent, &name).map_err(|e| not_there(&shown, e.into()))?;
     let stat = found.ok_or_else(|| FilesError::NotFound(shown.clone()))?;
+    // A directory may be where something else is mounted.
     let inner = match is(&stat, FileType::Directory) {
-        true => open_directory(&parent, &name).ok(),
+        true => still(point_at(&parent, &name)).map_err(FilesError::io("look at", &shown))?,
         false => None,
     };
     let on_kernel = is_of_kernel(inner.as_ref().unwrap_or(&parent));
@@ -93,6 +90,12 @@ pub fn target(root: impl AsFd, path: &Path) -> Result<Target, FilesError> {
         stat,
         shown,
     })
+}
+
+/// A directory that need not be readable.
+fn point_at(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn shown(parts: &[OsString], asked: &[u8], dot: bool) -> PathBuf {
@@ -113,23 +116,6 @@ fn not_there(path: &Path, error: io::Error) -> FilesError {
         io::ErrorKind::NotADirectory => FilesError::NotDirectory(path.to_owned()),
         _ => FilesError::io("look at", path)(error),
     }
-}
-
-/// The directory, links and all staying below the root (openat2(2), RESOLVE_IN_ROOT).
-pub fn resolve(root: BorrowedFd<'_>, parts: &[OsString]) -> io::Result<OwnedFd> {
-    let joined = match parts {
-        [] => OsString::from("."),
-        parts => parts.join(OsStr::new("/")),
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..MAX_RETRIES {
-        match rustix::fs::openat2(root, &joined, flags, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
-            other => return Ok(other?),
-        }
-    }
-    Err(Errno::AGAIN.into())
 }
 
 impl Target {
@@ -184,38 +170,29 @@ fn go_mode(stat: &Stat) -> u32 {
 
 /// Where a path leads as text, links followed below the root as far as they lead. It is told and never gone by.
 fn real_path(root: BorrowedFd<'_>, path: &[OsString]) -> io::Result<PathBuf> {
-    let mut todo: VecDeque<OsString> = path.iter().cloned().collect();
-    let mut real: Vec<OsString> = Vec::new();
-    let mut links = 0;
-    while let Some(part) = todo.pop_front() {
-        if part == ".." {
-            real.pop();
-            continue;
-        }
-        let there = resolve(root, &real).and_then(|dir| Ok((lookup(&dir, &part)?, dir)));
-        match there {
-            Ok((Some(stat), dir)) if is(&stat, FileType::Symlink) => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(Errno::LOOP.into());
-                }
-                let target = read_link(&dir, &part)?;
-                if target.starts_with(b"/") {
-                    real.clear();
-                }
-                let parts = target.split(|b| *b == b'/');
-                let parts = parts.filter(|part| !matches!(**part, [] | [b'.']));
-                for part in parts.rev() {
-                    todo.push_front(OsStr::from_bytes(part).to_owned());
-                }
-            }
+    let mut steps = Steps::of(path);
+    while let Some(part) = steps.next_part() {
+        match seen(root, steps.here(), &part)? {
+            Some((here, stat)) if is(&stat, FileType::Symlink) => steps.follow(&read_link(&here, &part)?)?,
             // Nothing there, or no directory above it: the rest is as it is written.
-            _ => real.push(part),
+            _ => steps.enter(part),
         }
     }
     let mut text = OsString::from("/");
-    text.push(real.join(OsStr::new("/")));
+    text.push(steps.here().join(OsStr::new("/")));
     Ok(text.into())
+}
+
+/// None where nothing is, nor could be.
+fn seen(root: BorrowedFd<'_>, above: &[OsString], part: &OsStr) -> io::Result<Option<(OwnedFd, Stat)>> {
+    let look = || {
+        let here = resolve(root, above)?;
+        Ok(lookup(&here, part)?.map(|stat| (here, stat)))
+    };
+    match still(look()) {
+        Err(Errno::NAMETOOLONG) => Ok(None),
+        other => Ok(other?.flatten()),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Archives read by GNU tar, hostile ones, and changes as overlayfs leaves them.
 
+mod scarce;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -127,6 +129,79 @@ fn gnu_tar_unpacks_what_is_packed() {
     let how = Extract::careful(&root, Owners::Archive);
     assert!(extract(tar.as_slice(), &how).unwrap().is_empty());
     assert_eq!(packed(&again), tar);
+}
+
+/// A file of 8 MiB with a block of data at each of these places.
+fn holey(path: &Path, blocks: &[u64]) {
+    let file = File::create(path).unwrap();
+    file.set_len(8 << 20).unwrap();
+    for at in blocks {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], *at).unwrap();
+    }
+}
+
+#[test]
+fn holes_are_kept_the_way_gnu_tar_keeps_them() {
+    let top = tempfile::tempdir().unwrap();
+    let long = format!("{}/{}", "d".repeat(120), "f".repeat(130));
+    fs::create_dir(top.path().join("d".repeat(120))).unwrap();
+    let last = (8 << 20) - 4096;
+    let files: [(&str, &[u64]); 6] = [
+        ("nothing", &[]),
+        ("front", &[last]),
+        ("end", &[0]),
+        ("middle", &[0, last]),
+        ("between", &[1 << 20, 3 << 20, 5 << 20]),
+        (&long, &[4 << 20]),
+    ];
+    for (name, blocks) in files {
+        holey(&top.path().join(name), blocks);
+    }
+    fs::write(top.path().join("whole"), vec![7; 70_000]).unwrap();
+    fs::write(top.path().join("empty"), "").unwrap();
+    let mut ours = Vec::new();
+    let options = PackOptions {
+        holes: true,
+        ..PackOptions::default()
+    };
+    pack_tree(&dir_fd(top.path()), &mut ours, options).unwrap();
+    assert!(ours.len() < 256 * 1024, "{}", ours.len());
+    let to = tempfile::tempdir().unwrap();
+    let gnus = to.path().join("gnu.tar");
+    run(
+        "tar",
+        &["-cSf", gnus.to_str().unwrap(), "--format=pax", "."],
+        top.path(),
+    );
+    fs::write(to.path().join("ours.tar"), &ours).unwrap();
+    for made in ["read by gnu", "read by us", "gnu's"] {
+        let out = to.path().join(made);
+        fs::create_dir(&out).unwrap();
+        match made {
+            "read by gnu" => drop(run("tar", &["-xf", "../ours.tar"], &out)),
+            read => {
+                let tar = if read == "gnu's" {
+                    fs::read(&gnus).unwrap()
+                } else {
+                    ours.clone()
+                };
+                let root = dir_fd(&out);
+                extract(tar.as_slice(), &Extract::careful(&root, Owners::Archive)).unwrap();
+            }
+        }
+        for name in [
+            "nothing", "front", "end", "middle", "between", &long, "whole", "empty",
+        ] {
+            let (was, is) = (top.path().join(name), out.join(name));
+            assert!(
+                fs::read(&was).unwrap() == fs::read(&is).unwrap(),
+                "{made}: {name}"
+            );
+            let kilobytes = fs::metadata(&is).unwrap().blocks() / 2;
+            assert!(kilobytes < 1024, "{made}: {name} {kilobytes}");
+        }
+        assert!(!out.join("GNUSparseFile.0").exists(), "{made}");
+    }
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Each layer to where it is to be, the cheapest way there is.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use model::digest::Digest;
 
@@ -11,6 +9,7 @@ use super::spool::Spool;
 use super::{PushOptions, PushProgress, PushStep};
 use crate::describe::{Blob, DescribedLayer};
 use crate::error::LoadError;
+use crate::parallel;
 use crate::registry::{self, Begun, Mount, Session};
 use crate::store::Store;
 
@@ -48,34 +47,8 @@ impl Ship<'_> {
                 order.push(each[&layer.diff_id]);
             }
         }
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let done = Mutex::new((BTreeMap::new(), None));
-        let work = || {
-            while let Some(layer) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let shipped = self.one(layer);
-                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                match shipped {
-                    Ok(shipped) => drop(done.0.insert(layer.diff_id, shipped)),
-                    Err(e) => {
-                        stop.store(true, Ordering::Relaxed);
-                        done.1.get_or_insert(e);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..PARALLEL.min(order.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        match done.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            (_, Some(error)) => Err(error),
-            (shipped, None) => Ok(shipped),
-        }
+        let shipped = parallel::each(&order, PARALLEL, |layer, _| self.one(layer))?;
+        Ok(order.iter().map(|layer| layer.diff_id).zip(shipped).collect())
     }
 
     fn one(&self, layer: &DescribedLayer) -> Result<Shipped, LoadError> {

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 
 use header::{BLOCK, Header};
 use pax::Pax;
-pub use sparse::Segment;
+pub use sparse::{MAX_SEGMENTS, Segment};
 pub use write::Writer;
 
 /// Longest pax header and GNU long name taken, in bytes.

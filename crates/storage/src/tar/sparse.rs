@@ -5,7 +5,7 @@ use super::pax::{Pax, decimal};
 use super::{Entry, Reader, Source, TarError, shown};
 
 /// Most parts one sparse file may have.
-const MAX_SEGMENTS: usize = 1 << 20;
+pub const MAX_SEGMENTS: usize = 1 << 20;
 /// Longest decimal number in a pax 1.0 map.
 const MAX_DIGITS: usize = 20;
 
@@ -97,6 +97,17 @@ impl<S: Source> Reader<S> {
         }
         Ok(None)
     }
+}
+
+/// The map of pax 1.0, as it stands before the data (GNU tar manual, "PAX Format, Version 1.0").
+pub fn map_of(segments: &[Segment]) -> Vec<u8> {
+    let mut text = format!("{}\n", segments.len());
+    for segment in segments {
+        text += &format!("{}\n{}\n", segment.offset, segment.length);
+    }
+    let mut map = text.into_bytes();
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
 }
 
 /// Reads pairs of twelve-byte numbers until an empty one; whether all were numbers.

@@ -1,9 +1,11 @@
 //! Writing tar archives the way Go's `archive/tar` does, so that what every engine reads of them is what it knows: ustar
-//! (POSIX.1-1988) where an entry fits into it, a pax header (POSIX.1-2001) for what does not.
+//! (POSIX.1-1988) where an entry fits into it, a pax header (POSIX.1-2001) for what does not. Holes, where they are to be
+//! kept, go the way GNU tar writes them (pax 1.0), which Go's reader knows too.
 
 use std::io::{self, Write};
 
 use super::header::BLOCK;
+use super::sparse::{Segment, map_of};
 use super::{Entry, Kind};
 
 /// The largest number of eleven octal digits: 8 GiB less one, and a time in 2242.
@@ -30,13 +32,44 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Begins the next entry. `sparse` is not looked at: holes are written as the zeros they read as, as Go does.
+    /// Begins the next entry. Of a sparse file the data that follows is that of its parts, one after the other.
     ///
     /// # Errors
     /// `InvalidInput` where data of the entry before is missing, or a name has a NUL in it.
     pub fn begin(&mut self, entry: &Entry) -> io::Result<()> {
         self.end_entry()?;
-        let records = records(entry)?;
+        match &entry.sparse {
+            Some(segments) if entry.kind == Kind::File => self.begin_sparse(entry, segments),
+            _ => self.begin_as(entry, Vec::new()),
+        }
+    }
+
+    /// GNU tar's pax 1.0: a file of another name, which is the map of what has data and then that data; what it is called
+    /// and how long it is say records of its header. Whoever knows no such records unpacks a file of that other name.
+    fn begin_sparse(&mut self, entry: &Entry, segments: &[Segment]) -> io::Result<()> {
+        let map = map_of(segments);
+        let data: u64 = segments.iter().map(|segment| segment.length).sum();
+        let stored = Entry {
+            path: beside(&entry.path, b"GNUSparseFile.0/"),
+            size: map.len() as u64 + data,
+            sparse: None,
+            ..entry.clone()
+        };
+        let size = entry.size.to_string();
+        let records: [(&[u8], &[u8]); 4] = [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", &entry.path),
+            (b"GNU.sparse.realsize", size.as_bytes()),
+        ];
+        let records = records.map(|(key, value)| (key.to_vec(), value.to_vec()));
+        self.begin_as(&stored, records.to_vec())?;
+        self.data(&map)
+    }
+
+    /// Headers as the entry has it, with these records besides.
+    fn begin_as(&mut self, entry: &Entry, more: Vec<(Vec<u8>, Vec<u8>)>) -> io::Result<()> {
+        let records = records(entry, more)?;
         if !records.is_empty() {
             self.extension(&entry.path, &records)?;
         }
@@ -89,9 +122,7 @@ impl<W: Write> Writer<W> {
 
     /// A pax header, which describes the entry after it.
     fn extension(&mut self, path: &[u8], records: &[u8]) -> io::Result<()> {
-        let path = path.strip_suffix(b"/").unwrap_or(path);
-        let at = path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
-        let name = [&path[..at], b"PaxHeaders.0/", &path[at..]].concat();
+        let name = beside(path.strip_suffix(b"/").unwrap_or(path), b"PaxHeaders.0/");
         let mut block = Block::new(b'x');
         // Whoever knows no pax takes it for a file of this name.
         block.text(0, 100, &ascii(&name));
@@ -103,9 +134,14 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// What the ustar header has no room for, in the order of the keywords as Go has them.
-fn records(entry: &Entry) -> io::Result<Vec<u8>> {
-    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+/// The last part of a path moved into a directory beside it.
+fn beside(path: &[u8], directory: &[u8]) -> Vec<u8> {
+    let at = path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+    [&path[..at], directory, &path[at..]].concat()
+}
+
+/// What the ustar header has no room for, and what is to be said besides, in the order of the keywords as Go has them.
+fn records(entry: &Entry, mut all: Vec<(Vec<u8>, Vec<u8>)>) -> io::Result<Vec<u8>> {
     let mut put = |key: &[u8], value: &[u8]| all.push((key.to_vec(), value.to_vec()));
     if entry.path.contains(&0) || link(&entry.kind).contains(&0) {
         return Err(io::ErrorKind::InvalidInput.into());

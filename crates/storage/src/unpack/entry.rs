@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::meta::{self, Meta};
-use super::root::{Directory, is, is_whiteout, lookup, open_child};
+use super::root::{Directory, is_whiteout, lookup, open_child};
 use super::{Contents, Dated, Unpacker, name};
+use crate::by_name::is;
 use crate::error::EntryError;
 use crate::tar::{Entry, KeptFile, Kind, Reader, Segment, Source, TarError, shown};
 

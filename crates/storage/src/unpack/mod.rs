@@ -117,7 +117,7 @@ impl Unpacker<'_> {
         let described = self.directories.iter();
         let described = described.map(|dated| (&dated.path, dated.inode, dated.times.clone()));
         for (path, inode, times) in implied.chain(described) {
-            let Some(fd) = self.root.open_directory(path) else {
+            let Some(fd) = self.root.open_directory(path)? else {
                 continue;
             };
             if meta::inode(&fd)? == inode {

@@ -1,29 +1,22 @@
 //! Paths inside the layer's root, resolved by the kernel so that no link leads out of it (openat2(2)).
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::meta;
+use crate::by_name::{self, is, open_directory, read_link, still};
 use crate::error::EntryError;
 use crate::tar::shown;
+use crate::within::{Steps, joined, resolve, without_links};
 
-/// As in the kernel's own path walk (path_resolution(7)).
-const MAX_LINKS: usize = 40;
-/// No link is followed.
-const PLAIN: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
 /// What names in the trash begin with: before the number of an inode, and before any number.
 pub const TRASHED_FILE: &str = "f";
 pub const TRASHED_DIRECTORY: &str = "d";
-/// How often a walk that a rename somewhere disturbed is tried again (openat2(2), EAGAIN).
-const MAX_RETRIES: usize = 1000;
 
 /// The directory a layer is unpacked into, and the one that takes what is replaced.
 pub struct Root {
@@ -93,7 +86,7 @@ impl Root {
         {
             return Ok(Rc::clone(fd));
         }
-        let found = match self.walk(path, PLAIN) {
+        let found = match without_links(&self.fd, path) {
             Ok(fd) => Directory {
                 fd,
                 real: Some(path.join(OsStr::new("/")).into_vec()),
@@ -118,11 +111,12 @@ impl Root {
     }
 
     /// The directory at `path` itself, readable; none where it is gone or something else by now.
-    pub fn open_directory(&self, path: &[OsString]) -> Option<OwnedFd> {
-        let Some((name, above)) = path.split_last() else {
-            return self.fd.try_clone().ok();
+    pub fn open_directory(&self, path: &[OsString]) -> Result<Option<OwnedFd>, EntryError> {
+        let opened = match path.split_last() {
+            None => open_directory(&self.fd, OsStr::new(".")),
+            Some((name, above)) => self.resolve(above).and_then(|above| open_directory(&above, name)),
         };
-        open_child(&self.resolve(above).ok()?, name).ok()
+        still(opened).map_err(EntryError::io("open the directory"))
     }
 
     /// Clears the way for `name`: unlinks what is there, moves it away where it is a directory.
@@ -180,58 +174,38 @@ impl Root {
     }
 
     fn resolve(&self, path: &[OsString]) -> Result<OwnedFd, Errno> {
-        self.walk(path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
-    }
-
-    fn walk(&self, path: &[OsString], how: ResolveFlags) -> Result<OwnedFd, Errno> {
-        let joined = join(path);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        for _ in 0..MAX_RETRIES {
-            match rustix::fs::openat2(&self.fd, &joined, flags, Mode::empty(), how) {
-                Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
-                other => return other,
-            }
-        }
-        Err(Errno::AGAIN)
+        resolve(&self.fd, path)
     }
 
     /// Walks one component at a time, making what is missing: also behind links that lead nowhere yet.
     fn make(&mut self, path: &[OsString]) -> Result<Directory, EntryError> {
-        let mut todo: VecDeque<OsString> = path.iter().cloned().collect();
-        // Holds no links, so it can be opened with NO_SYMLINKS.
-        let mut real: Vec<OsString> = Vec::new();
-        let mut links = 0;
-        while let Some(part) = todo.pop_front() {
-            if part == ".." {
-                real.pop();
-                continue;
-            }
-            let here = self.open_real(&real)?;
+        let mut steps = Steps::of(path);
+        while let Some(part) = steps.next_part() {
+            let here = self.open_real(steps.here())?;
             match lookup(&here, &part)? {
-                None => self.imply(&here, &real, &part, false)?,
+                None => self.imply(&here, steps.here(), &part, false)?,
                 Some(stat) if is(&stat, FileType::Directory) => {}
                 Some(stat) if is(&stat, FileType::Symlink) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(EntryError::LinkLoop);
-                    }
-                    follow(&here, &part, &mut real, &mut todo)?;
+                    let target = read_link(&here, &part).map_err(EntryError::io("read a link"))?;
+                    steps.follow(&target).map_err(|_| EntryError::LinkLoop)?;
                     continue;
                 }
                 Some(stat) if is_whiteout(&stat) => {
                     rustix::fs::unlinkat(&here, &part, AtFlags::empty())
                         .map_err(EntryError::io("replace a whiteout"))?;
-                    self.imply(&here, &real, &part, true)?;
+                    self.imply(&here, steps.here(), &part, true)?;
                 }
                 Some(_) => {
-                    real.push(part);
-                    return Err(EntryError::ParentNotDirectory(shown(join(&real).as_bytes())));
+                    steps.enter(part);
+                    let path = joined(steps.here());
+                    return Err(EntryError::ParentNotDirectory(shown(path.as_bytes())));
                 }
             }
-            real.push(part);
+            steps.enter(part);
         }
+        let real = steps.here();
         Ok(Directory {
-            fd: self.open_real(&real)?,
+            fd: self.open_real(real)?,
             real: Some(real.join(OsStr::new("/")).into_vec()),
         })
     }
@@ -254,8 +228,7 @@ impl Root {
     }
 
     fn open_real(&self, real: &[OsString]) -> Result<OwnedFd, EntryError> {
-        self.walk(real, PLAIN)
-            .map_err(EntryError::io("open its directory"))
+        without_links(&self.fd, real).map_err(EntryError::io("open its directory"))
     }
 }
 
@@ -265,55 +238,17 @@ fn path_of(fd: &OwnedFd) -> Option<Vec<u8>> {
     path.ok().map(|path| path.into_os_string().into_vec())
 }
 
-/// Puts a link's target in front of what is still to be walked.
-fn follow(
-    here: &OwnedFd,
-    name: &OsStr,
-    real: &mut Vec<OsString>,
-    todo: &mut VecDeque<OsString>,
-) -> Result<(), EntryError> {
-    let target = rustix::fs::readlinkat(here, name, Vec::new())
-        .map_err(EntryError::io("read a link"))?
-        .into_bytes();
-    if target.starts_with(b"/") {
-        real.clear();
-    }
-    let parts = target
-        .split(|b| *b == b'/')
-        .filter(|part| !matches!(**part, [] | [b'.']));
-    for part in parts.rev() {
-        todo.push_front(OsString::from_vec(part.to_vec()));
-    }
-    Ok(())
-}
-
 /// What `name` is in `parent`, not followed; none where there is nothing.
 pub fn lookup(parent: &OwnedFd, name: &OsStr) -> Result<Option<Stat>, EntryError> {
-    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(EntryError::io("look at what is there")(e)),
-    }
+    by_name::lookup(parent, name).map_err(EntryError::io("look at what is there"))
 }
 
 /// Opens the directory `name` for reading; fails where it is a link or anything else.
 pub fn open_child(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, EntryError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(EntryError::io("open the directory"))
-}
-
-pub fn is(stat: &Stat, kind: FileType) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == kind
+    open_directory(parent, name).map_err(EntryError::io("open the directory"))
 }
 
 /// The character device 0/0, overlayfs's sign for "nothing here".
 pub fn is_whiteout(stat: &Stat) -> bool {
     is(stat, FileType::CharacterDevice) && stat.st_rdev == 0
-}
-
-fn join(path: &[OsString]) -> OsString {
-    if path.is_empty() {
-        return OsString::from(".");
-    }
-    path.join(OsStr::new("/"))
 }

@@ -8,7 +8,7 @@ mod mend;
 mod repair;
 mod trees;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use model::digest::Digest;
@@ -18,10 +18,36 @@ use serde::Serialize;
 use crate::error::StoreError;
 use crate::hash;
 use crate::record::Record;
+use crate::registry::{Progress, Report};
 use crate::store::Store;
 
 /// Most findings that are told of one layer.
 const MAX_TOLD: usize = 100;
+
+/// How images are looked at, and who hears of it.
+#[derive(Clone, Copy)]
+pub struct VerifyOptions<'a> {
+    /// Fetch anew what is damaged.
+    pub repair: bool,
+    /// Once it is set, [`Store::verify`] ends soon with [`StoreError::Stopped`].
+    pub cancel: &'a AtomicBool,
+    /// Of each layer's plain tar, by its digest, what has been read: all are told of at the beginning, with nothing done.
+    pub looking: Report<'a>,
+    /// What is fetched anew from a registry.
+    pub fetching: Report<'a>,
+}
+
+impl<'a> VerifyOptions<'a> {
+    /// Looks, changes nothing and tells nobody meanwhile.
+    pub fn new(cancel: &'a AtomicBool) -> Self {
+        Self {
+            repair: false,
+            cancel,
+            looking: None,
+            fetching: None,
+        }
+    }
+}
 
 /// What was found out about one image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,14 +97,9 @@ impl Store {
     }
 
     /// Looks whether everything of the images `keys` is as it was when it came. With `repair` what is not is fetched anew
-    /// from where the image came from; running containers go on with what they have meanwhile. Ends with
-    /// [`StoreError::Stopped`] soon after `cancel` is set.
-    pub fn verify(
-        &self,
-        keys: &[String],
-        repair: bool,
-        cancel: &AtomicBool,
-    ) -> Result<Vec<Verified>, StoreError> {
+    /// from where the image came from; running containers go on with what they have meanwhile.
+    pub fn verify(&self, keys: &[String], options: &VerifyOptions<'_>) -> Result<Vec<Verified>, StoreError> {
+        self.announce(keys, options.looking);
         let mut looked = Looked::new();
         let mut all = Vec::new();
         for key in keys {
@@ -88,7 +109,7 @@ impl Store {
             let _pins = self
                 .claims
                 .pin([&record.layers[..], &record.diff_ids, &record.blobs].concat());
-            let damage = self.damage(&record, &mut looked, cancel)?;
+            let damage = self.damage(&record, &mut looked, options)?;
             let mut verified = Verified {
                 image: key.clone(),
                 ok: damage.is_empty(),
@@ -96,12 +117,31 @@ impl Store {
                 repaired: false,
                 not_repaired: None,
             };
-            if repair && !verified.ok {
-                self.repair_and_look(&record, &mut verified, &mut looked, cancel)?;
+            if options.repair && !verified.ok {
+                self.repair_and_look(&record, &mut verified, &mut looked, options)?;
             }
             all.push(verified);
         }
         Ok(all)
+    }
+
+    /// Tells of all layers that will be looked at, so that the whole of it is known from the start. One that cannot be
+    /// opened is found out when its turn comes.
+    fn announce(&self, keys: &[String], looking: Report<'_>) {
+        let Some(report) = looking else { return };
+        let records = self.records();
+        let wanted = keys.iter().filter_map(|key| records.get(key));
+        let layers: BTreeSet<Digest> = wanted.flat_map(|record| self.all_layers(record)).collect();
+        for layer in layers {
+            if let Ok(Ok(tar)) = self.tar_of(layer) {
+                let total = tar.size();
+                report(Progress {
+                    layer,
+                    done: 0,
+                    total,
+                });
+            }
+        }
     }
 
     fn repair_and_look(
@@ -109,10 +149,10 @@ impl Store {
         record: &Record,
         verified: &mut Verified,
         looked: &mut Looked,
-        cancel: &AtomicBool,
+        options: &VerifyOptions<'_>,
     ) -> Result<(), StoreError> {
-        if let Err(error) = self.repair(record, &verified.damage, cancel) {
-            if cancel.load(std::sync::atomic::Ordering::Relaxed) {
+        if let Err(error) = self.repair(record, &verified.damage, options) {
+            if options.cancel.load(std::sync::atomic::Ordering::Relaxed) {
                 return Err(StoreError::Stopped);
             }
             verified.not_repaired = Some(error.or_full(&self.layout.root).to_string());
@@ -123,7 +163,7 @@ impl Store {
                 looked.remove(&diff_id);
             }
         }
-        let left = self.damage(record, looked, cancel)?;
+        let left = self.damage(record, looked, options)?;
         verified.ok = left.is_empty();
         verified.repaired = verified.ok;
         verified.not_repaired = left
@@ -136,7 +176,7 @@ impl Store {
         &self,
         record: &Record,
         looked: &mut Looked,
-        cancel: &AtomicBool,
+        options: &VerifyOptions<'_>,
     ) -> Result<Vec<Damage>, StoreError> {
         let mut damage = Vec::new();
         for digest in &record.blobs {
@@ -162,7 +202,7 @@ impl Store {
             let known = looked.get(&diff_id).cloned();
             let found = match known {
                 Some(found) => found,
-                None => self.layer_damage(diff_id, cancel)?,
+                None => self.layer_damage(diff_id, options)?,
             };
             damage.extend(found.iter().cloned());
             looked.insert(diff_id, found);

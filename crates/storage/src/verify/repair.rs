@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use model::digest::Digest;
 use model::image::ImageSource;
 
-use super::{Damage, Part, mend};
+use super::{Damage, Part, VerifyOptions, mend};
 use crate::error::LoadError;
 use crate::layout::flush_directory;
 use crate::record::Record;
@@ -21,15 +21,15 @@ impl Store {
         &self,
         record: &Record,
         damage: &[Damage],
-        cancel: &AtomicBool,
+        options: &VerifyOptions<'_>,
     ) -> Result<(), LoadError> {
         let parts: BTreeSet<Part> = damage.iter().map(|damage| damage.part).collect();
         let mut failures = Vec::new();
         for candidate in self.candidates(record) {
             let key = candidate.source.key();
             let repaired = self
-                .find_again(&candidate, cancel)
-                .and_then(|found| self.repair_from(&found, &parts, cancel));
+                .find_again(&candidate, options.cancel)
+                .and_then(|found| self.repair_from(&found, &parts, options));
             match repaired {
                 Ok(()) => return Ok(()),
                 Err(LoadError::Cancelled) => return Err(LoadError::Cancelled),
@@ -78,7 +78,7 @@ impl Store {
         &self,
         found: &Found,
         parts: &BTreeSet<Part>,
-        cancel: &AtomicBool,
+        options: &VerifyOptions<'_>,
     ) -> Result<(), LoadError> {
         for part in parts {
             match part {
@@ -97,18 +97,28 @@ impl Store {
                     let blob = blob.ok_or_else(|| {
                         LoadError::refused(format!("layer {diff_id}"), "it is no longer there")
                     })?;
-                    self.repair_layer(*diff_id, blob, cancel)?;
+                    self.repair_layer(*diff_id, blob, options)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn repair_layer(&self, diff_id: Digest, blob: &LayerBlob, cancel: &AtomicBool) -> Result<(), LoadError> {
+    fn repair_layer(
+        &self,
+        diff_id: Digest,
+        blob: &LayerBlob,
+        options: &VerifyOptions<'_>,
+    ) -> Result<(), LoadError> {
+        let cancel = options.cancel;
         let over = || cancel.load(std::sync::atomic::Ordering::Relaxed);
         let work = self.claims.work_on(diff_id, over);
         let _work = work.ok_or(LoadError::Cancelled)?;
-        let fresh = layer::fetch(&self.layout, blob, &self.limits, &LoadOptions::new(cancel))?;
+        let how = LoadOptions {
+            progress: options.fetching,
+            ..LoadOptions::new(cancel)
+        };
+        let fresh = layer::fetch(&self.layout, blob, &self.limits, &how)?;
         let place = self.layout.layer(&diff_id);
         if place.is_dir() {
             fresh.flush()?;

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Cursor, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,12 +38,22 @@ pub struct Imported {
     pub left_out: Vec<(PathBuf, &'static str)>,
 }
 
+/// How an archive has files with holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holes {
+    /// As zeros, which every tar can read.
+    Zeros,
+    /// As GNU tar writes them with `--sparse` (pax 1.0): without them. A tar that does not know this form, busybox's, unpacks
+    /// such a file under another name, with a list of its parts in front.
+    Kept,
+}
+
 impl Volumes {
-    /// Writes the volume as a plain tar archive: `./` with its own owner and mode, then all that is in it. Holes are
-    /// written as zeros, sockets left out.
-    pub fn export(&self, name: &Name, out: impl Write, cancel: &AtomicBool) -> Result<()> {
+    /// Writes the volume as a plain tar archive: `./` with its own owner and mode, then all that is in it; sockets are
+    /// left out.
+    pub fn export(&self, name: &Name, out: impl Write, holes: Holes, cancel: &AtomicBool) -> Result<()> {
         let path = self.data_of(name)?;
-        write_archive(name, &path, Watched { inner: out, cancel })
+        write_archive(name, &path, holes, Watched { inner: out, cancel })
     }
 
     /// Puts an archive (tar; plain, gzip, zstd or xz) into a volume, over what is there under the same names; one that is not
@@ -76,10 +87,11 @@ impl Volumes {
                     inner: writer,
                     cancel,
                 };
-                let packing = scope.spawn(|| write_archive(from, &path, writer));
+                let packing = scope.spawn(|| write_archive(from, &path, Holes::Kept, writer));
                 let read = read_archive(to, data, reader);
                 // The packer's error is the cause of the reader's, but for that nobody took what it packed.
-                match (packing.join().unwrap_or(Ok(())), read) {
+                let packed = packing.join().unwrap_or_else(|panic| resume_unwind(panic));
+                match (packed, read) {
                     (Err(e), Ok(_)) => Err(e),
                     (Err(e), Err(_)) if !e.is_broken_pipe() => Err(e),
                     (_, read) => read.map(drop),
@@ -94,9 +106,13 @@ impl Volumes {
             .ok_or_else(|| VolumeError::Missing(name.clone()))
     }
 
-    /// Where a volume's data are; none where there is no volume.
+    /// Where a volume's data are, which can be had; none where there is no volume.
     fn data_there(&self, name: &Name) -> Result<Option<PathBuf>> {
-        Ok(self.list()?.remove(name).map(|volume| volume.path))
+        let Some(volume) = self.list()?.remove(name) else {
+            return Ok(None);
+        };
+        self.at_hand(name, &volume.path)?;
+        Ok(Some(volume.path))
     }
 
     /// A local volume filled before it has its place. It counts as filled: no image gives it anything.
@@ -135,7 +151,7 @@ impl Volumes {
     }
 }
 
-fn write_archive(name: &Name, path: &Path, out: impl Write) -> Result<()> {
+fn write_archive(name: &Name, path: &Path, holes: Holes, out: impl Write) -> Result<()> {
     let parent: OwnedFd = File::open(path).map_err(VolumeError::io("open", path))?.into();
     let stat = rustix::fs::fstat(&parent).map_err(VolumeError::io("look at", path))?;
     let target = Target {
@@ -146,6 +162,7 @@ fn write_archive(name: &Name, path: &Path, out: impl Write) -> Result<()> {
     };
     let options = PackOptions {
         exact_times: true,
+        holes: holes == Holes::Kept,
         ..PackOptions::default()
     };
     pack(&target, b".", out, options).map_err(VolumeError::copying("export", name))

@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 
 use model::name::Name;
 
+use super::NfsError;
 use crate::error::{LayerError, is_full, kinds};
 use crate::files::FilesError;
 
 /// A failure of [`super::Volumes`]. The texts are for users.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    #[error(
-        "volume {0}: driver \"nfs\" is not supported yet; mount it on the host, and use driver = \"bind\" with its \
-         mount point as `device`"
-    )]
-    Nfs(Name),
+    #[error("volume {name}: {source}")]
+    Nfs {
+        name: Name,
+        #[source]
+        source: NfsError,
+    },
+    #[error("volumes on servers: {0}")]
+    Mounts(#[source] NfsError),
     #[error(
         "volume {0}: driver \"bind\" needs device = \"/path\", the directory of the host that is the volume"
     )]
@@ -66,6 +70,12 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// For `map_err`: which volume it is that is on a server.
+    pub(super) fn nfs(name: &Name) -> impl FnOnce(NfsError) -> Self {
+        let name = name.clone();
+        move |source| Self::Nfs { name, source }
+    }
+
     /// For `map_err`: what was being done with the files of which volume.
     pub(super) fn copying(doing: &'static str, name: &Name) -> impl FnOnce(FilesError) -> Self {
         let name = name.clone();

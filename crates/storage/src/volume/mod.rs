@@ -7,6 +7,7 @@
 //! STATE/volumes/.new/                     what is being made; swept when opened
 //! STATE/trash/MILLISECONDS-volume-NAME/   a removed one, for a day
 //! RUN/volumes/NAME/                       what containers see of a tmpfs one: in memory, gone with the boot
+//! RUN/nfs/NAME/                           what containers see of one on a server: a mount
 //! ```
 //!
 //! A volume appears and goes by a rename of its directory, so that every call may be killed at any instruction and
@@ -14,24 +15,27 @@
 
 mod copies;
 mod error;
+mod nfs;
 mod record;
 mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use model::name::Name;
-use model::observed::ObservedVolume;
+use model::observed::{ObservedVolume, Reach};
 use model::paths::{Roots, VOLUME_DATA, VOLUME_FILLED};
 use model::spec::{VolumeDriver, VolumeSpec};
 
-pub use copies::Imported;
+pub use copies::{Holes, Imported};
 pub use error::VolumeError;
+pub use nfs::NfsError;
 pub use trash::{KEPT as TRASH_KEPT, Trashed};
 
 use crate::layout::flush_directory;
@@ -50,18 +54,21 @@ pub struct Volumes {
     making: PathBuf,
     /// Of tmpfs volumes.
     memory: PathBuf,
+    /// Of those on servers.
+    mounts: nfs::Mounts,
     trash: Trash,
     changing: Mutex<()>,
 }
 
 impl Volumes {
     /// Makes what directories are missing (0700), sweeps what an interrupted call left, and makes the directories of
-    /// tmpfs volumes again that went with the last boot.
+    /// tmpfs volumes again that went with the last boot. What is on servers is not mounted here: [`Self::apply`] does it.
     pub fn open(roots: &Roots) -> Result<Self> {
         let volumes = roots.volumes();
         let opened = Self {
             making: volumes.join(MAKING),
             memory: roots.run.join("volumes"),
+            mounts: nfs::Mounts::open(&roots.nfs()).map_err(VolumeError::Mounts)?,
             trash: Trash::open(roots.state.join("trash"))?,
             changing: Mutex::new(()),
             volumes,
@@ -73,41 +80,102 @@ impl Volumes {
             tree::sweep(path).map_err(VolumeError::io("sweep", path))?;
         }
         opened.renew_memory()?;
+        opened.sweep_mounts()?;
         Ok(opened)
     }
 
+    /// `tell` is called from now on when a server that a volume is on ceases to answer, and when it answers again:
+    /// [`Self::list`] says which.
+    pub fn tell_of_servers(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.mounts.tell(tell);
+    }
+
     /// Every volume there is. Not among them is one whose directory of ours is missing: [`Volumes::apply`] makes it
-    /// again. A bind's device is not looked at.
+    /// again. A bind's device is not looked at, nor what is on a server.
     pub fn list(&self) -> Result<BTreeMap<Name, ObservedVolume>> {
+        let records = self.records()?;
+        let of_server = |(_, record): &(Name, Record)| record.spec.driver == VolumeDriver::Nfs;
+        let mounted = match records.iter().any(of_server) {
+            true => self.mounts.mounted().map_err(VolumeError::Mounts)?,
+            false => BTreeSet::new(),
+        };
         let mut found = BTreeMap::new();
-        for (name, record) in self.records()? {
+        for (name, record) in records {
             let path = self.path(&name, &record.spec);
-            if record.spec.driver == VolumeDriver::Bind || path.is_dir() {
-                let volume = ObservedVolume {
-                    path,
-                    spec: record.spec,
-                    created_at: record.created_at,
-                };
-                found.insert(name, volume);
-            }
+            let reach = match record.spec.driver {
+                VolumeDriver::Nfs => self.mounts.reach(&name, &mounted),
+                VolumeDriver::Bind => Reach::Here,
+                VolumeDriver::Local | VolumeDriver::Tmpfs if path.is_dir() => Reach::Here,
+                VolumeDriver::Local | VolumeDriver::Tmpfs => continue,
+            };
+            let volume = ObservedVolume {
+                path,
+                spec: record.spec,
+                created_at: record.created_at,
+                reach,
+            };
+            found.insert(name, volume);
         }
         Ok(found)
     }
 
-    /// Makes a volume, or puts right what differs. Data that are there are left alone, and a volume of ours that holds
-    /// some keeps its driver: another one is refused.
-    pub fn apply(&self, name: &Name, spec: &VolumeSpec) -> Result<()> {
-        check(name, spec)?;
-        let _changing = self.lock();
-        match self.record(name)? {
-            Some(record) => self.put_right(name, spec, record),
-            None => self.make(name, spec),
+    /// Whether what is at a volume's path can be had now; where that is on a server, it is asked, for some seconds.
+    pub fn at_hand(&self, name: &Name, path: &Path) -> Result<()> {
+        match path == self.mounts.point(name) {
+            true => self.mounts.at_hand(name).map_err(VolumeError::nfs(name)),
+            false => Ok(()),
         }
     }
 
+    /// Makes a volume, or puts right what differs. Data that are there are left alone, and a volume of ours that holds
+    /// some keeps its driver: another one is refused. One on a server is mounted; that takes at most some seconds.
+    pub fn apply(&self, name: &Name, spec: &VolumeSpec) -> Result<()> {
+        check(name, spec)?;
+        // Nobody else is held up by a server. Two calls at a time about the same volume are not made.
+        let mount = self.mount_to_be(name, spec)?;
+        let _changing = self.lock();
+        match self.record(name)? {
+            Some(record) => self.put_right(name, spec, record)?,
+            None => self.make(name, spec)?,
+        }
+        // Last: what is mounted is then what the record says.
+        match mount {
+            Some(mount) => self.mounts.attach(name, &mount).map_err(VolumeError::nfs(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The mount that a volume has not, at no place yet; where another one was, it is gone.
+    fn mount_to_be(&self, name: &Name, spec: &VolumeSpec) -> Result<Option<OwnedFd>> {
+        let record = self.record(name)?;
+        let of_server = record
+            .as_ref()
+            .is_some_and(|r| r.spec.driver == VolumeDriver::Nfs);
+        if spec.driver != VolumeDriver::Nfs {
+            if of_server {
+                self.mounts.take_away(name).map_err(VolumeError::nfs(name))?;
+            }
+            return Ok(None);
+        }
+        let same = |r: &Record| (&r.spec.device, &r.spec.options) == (&spec.device, &spec.options);
+        if of_server && record.as_ref().is_some_and(same) {
+            let mounted = self.mounts.mounted().map_err(VolumeError::nfs(name))?;
+            if self.mounts.reach(name, &mounted) != Reach::Unmounted {
+                return Ok(None);
+            }
+        }
+        if let Some(record) = record.filter(|r| r.spec.driver != spec.driver) {
+            self.refuse_with_data(name, &record.spec, spec)?;
+        }
+        let mount = self.mounts.obtain(name, spec).map_err(VolumeError::nfs(name))?;
+        self.mounts.take_away(name).map_err(VolumeError::nfs(name))?;
+        Ok(Some(mount))
+    }
+
     /// Puts a volume away and says where it is kept for a day; none where there was none. A bind's data stay where
-    /// they are; a tmpfs one's are gone.
+    /// they are, and so do those on a server, which is unmounted; a tmpfs one's are gone.
     pub fn remove(&self, name: &Name) -> Result<Option<PathBuf>> {
+        self.mounts.take_away(name).map_err(VolumeError::nfs(name))?;
         let _changing = self.lock();
         let home = self.home(name);
         let to = self.trash.take(&home, name);
@@ -189,7 +257,7 @@ impl Volumes {
     }
 
     fn refuse_with_data(&self, name: &Name, old: &VolumeSpec, new: &VolumeSpec) -> Result<()> {
-        if old.driver == VolumeDriver::Bind {
+        if matches!(old.driver, VolumeDriver::Bind | VolumeDriver::Nfs) {
             return Ok(());
         }
         let path = self.path(name, old);
@@ -262,6 +330,14 @@ impl Volumes {
         Ok(())
     }
 
+    /// Mounts that no volume owns are of a call that was interrupted.
+    fn sweep_mounts(&self) -> Result<()> {
+        let records = self.records()?.into_iter();
+        let of_servers = records.filter(|(_, record)| record.spec.driver == VolumeDriver::Nfs);
+        let owned = of_servers.map(|(name, _)| name).collect();
+        self.mounts.sweep(&owned).map_err(VolumeError::Mounts)
+    }
+
     /// On its own file system, so with a place of its own for the pieces.
     fn delete_memory(&self, dir: &Path) -> Result<()> {
         let deleted = tree::remove(dir, &self.memory.join(GOING));
@@ -277,6 +353,7 @@ impl Volumes {
         match (spec.driver, &spec.device) {
             (VolumeDriver::Bind, Some(device)) => device.clone(),
             (VolumeDriver::Tmpfs, _) => self.memory.join(name.as_str()),
+            (VolumeDriver::Nfs, _) => self.mounts.point(name),
             _ => self.home(name).join(VOLUME_DATA),
         }
     }
@@ -293,7 +370,7 @@ impl Volumes {
 /// What cannot be made is refused before anything is touched.
 fn check(name: &Name, spec: &VolumeSpec) -> Result<()> {
     let device = match (spec.driver, &spec.device) {
-        (VolumeDriver::Nfs, _) => return Err(VolumeError::Nfs(name.clone())),
+        (VolumeDriver::Nfs, _) => return nfs::check(spec).map_err(VolumeError::nfs(name)),
         (VolumeDriver::Bind, None) => return Err(VolumeError::NoDevice(name.clone())),
         (VolumeDriver::Bind, Some(device)) => device,
         _ => return Ok(()),

@@ -21,6 +21,8 @@ pub enum Pack {
     /// Two gzip members one after the other.
     GzipTwice,
     Zstd,
+    /// With a window of two to the power of this.
+    ZstdWindow(u32),
 }
 
 impl Pack {
@@ -38,6 +40,12 @@ impl Pack {
                 [gzip(a), gzip(b)].concat()
             }
             Self::Zstd => zstd::encode_all(plain, 1).unwrap(),
+            Self::ZstdWindow(log) => {
+                let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+                encoder.window_log(log).unwrap();
+                encoder.write_all(plain).unwrap();
+                encoder.finish().unwrap()
+            }
         }
     }
 
@@ -45,7 +53,7 @@ impl Pack {
         match self {
             Self::Plain => "application/vnd.oci.image.layer.v1.tar",
             Self::Gzip | Self::GzipTwice => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::Zstd | Self::ZstdWindow(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
 }

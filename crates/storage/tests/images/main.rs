@@ -69,7 +69,12 @@ fn names(loaded: &[Loaded]) -> Vec<&str> {
 
 fn verify(store: &Store, repair: bool) -> Vec<storage::Verified> {
     let keys: Vec<String> = store.known_images().into_keys().collect();
-    store.verify(&keys, repair, &AtomicBool::new(false)).unwrap()
+    let never = AtomicBool::new(false);
+    let options = storage::VerifyOptions {
+        repair,
+        ..storage::VerifyOptions::new(&never)
+    };
+    store.verify(&keys, &options).unwrap()
 }
 
 /// A store of its own beside the fixture's.

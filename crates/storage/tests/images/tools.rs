@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use storage::ArchiveFormat;
+use tests::engines::{Engine, Podman};
 
 use super::common::image::digest;
 use super::common::{Fixture, Member, Tar};
@@ -80,56 +81,9 @@ fn our_archives_in_skopeo_and_its_in_ours() {
     }
 }
 
-/// A `podman` with a storage and directories of its own: the one installed, or the one unpacked by `./test`.
-struct Podman {
-    dir: std::path::PathBuf,
-}
-
-impl Podman {
-    fn run(&self, args: &[&str]) -> String {
-        let program = |name: &str| {
-            let cache = std::env::var_os("HOME")
-                .map(std::path::PathBuf::from)
-                .unwrap_or_default();
-            let unpacked = cache.join(format!(".cache/wharf/{name}/usr/bin/{name}"));
-            if unpacked.is_file() { unpacked } else { name.into() }
-        };
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--net"]).arg(program("podman"));
-        command.args([
-            "--storage-driver",
-            "vfs",
-            "--cgroup-manager",
-            "cgroupfs",
-            "--events-backend",
-            "none",
-        ]);
-        for (flag, name) in [
-            ("--root", "root"),
-            ("--runroot", "run"),
-            ("--tmpdir", "tmp"),
-            ("--network-config-dir", "networks"),
-        ] {
-            command.arg(flag).arg(self.dir.join(name));
-        }
-        let conmon = program("conmon");
-        if conmon.is_absolute() {
-            command.arg("--conmon").arg(conmon);
-        }
-        let output = command.args(args).output().expect("util-linux is there");
-        assert!(
-            output.status.success(),
-            "podman (./test unpacks one) {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The layers of the image of that name, by their diff_ids.
-    fn layers(&self, name: &str) -> Value {
-        let found: Value = serde_json::from_str(&self.run(&["image", "inspect", name])).unwrap();
-        found[0]["RootFS"]["Layers"].clone()
-    }
+/// The layers of the image of that name, by their diff_ids.
+fn layers_of(podman: &Podman, name: &str) -> Value {
+    podman.inspect(name)["RootFS"]["Layers"].clone()
 }
 
 /// Podman takes no layer that has a name twice.
@@ -147,12 +101,8 @@ fn ordinary(text: &str) -> Vec<u8> {
 #[test]
 fn our_archives_in_podman_and_its_in_ours() {
     let fixture = Fixture::new();
-    let podman = Podman {
-        dir: fixture.path("podman"),
-    };
-    std::fs::create_dir(&podman.dir).unwrap();
-    let policy = fixture.path("policy.json").to_str().unwrap().to_owned();
-    std::fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+    let podman = Podman::alone(&fixture.path("podman"));
+    let [flag, policy] = podman.policy();
     let layers = ["a", "b"].map(ordinary);
     let one = image(
         &fixture.store,
@@ -177,9 +127,9 @@ fn our_archives_in_podman_and_its_in_ours() {
         let count = if format == ArchiveFormat::Docker { 2 } else { 1 };
         let keys: Vec<&str> = expected[..count].iter().map(|(key, _)| key.as_str()).collect();
         std::fs::write(&file, save(&fixture.store, &keys, format)).unwrap();
-        podman.run(&["load", "--quiet", "--signature-policy", &policy, "--input", &file]);
+        podman.run(&["load", "--quiet", &flag, &policy, "--input", &file]);
         for (key, ids) in &expected[..count] {
-            assert_eq!(podman.layers(key), *ids, "{kind} {key}");
+            assert_eq!(layers_of(&podman, key), *ids, "{kind} {key}");
         }
         let back = fixture
             .path(&format!("{kind}-back.tar"))

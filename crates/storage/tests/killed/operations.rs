@@ -1,5 +1,5 @@
-//! Everything that changes the store or the volumes, killed at random moments: no damaged layer or image is ever there, no
-//! volume in halves, nothing is left over, and the same works again.
+//! Everything that changes the store or the volumes, and what brings images to a registry, killed at random moments: no
+//! damaged layer or image is ever there, no volume in halves, nothing is left over, and the same works again.
 //!
 //! Another operation is another line of [`OPERATIONS`]. `WHARF_KILLS` says how often altogether.
 
@@ -9,18 +9,19 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use model::image::ImageSource;
 use model::paths::Roots;
 use serde_json::json;
-use storage::{ArchiveFormat, GcPolicy, InUse, LoadOptions, Round, Store, Volumes};
+use storage::{ArchiveFormat, GcPolicy, InUse, LoadOptions, PushOptions, Round, Store, Volumes};
 use tests::random::Random;
+use tests::registry::Registry;
 
 use super::common::image::digest;
 use super::common::snapshot::Picture;
-use super::common::{Layout, Member, Pack, Tar, entries, snapshot};
+use super::common::{Layout, Member, Pack, Tar, entries, in_memory, snapshot};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -30,6 +31,14 @@ type Operation = (&'static str, fn(&World));
 const OPERATIONS: &[Operation] = &[
     ("load", |w| {
         w.load();
+        w.prune();
+    }),
+    ("pull", |w| {
+        w.pull();
+        w.prune();
+    }),
+    ("push", |w| {
+        w.push();
         w.prune();
     }),
     ("remove", |w| {
@@ -64,11 +73,20 @@ const OPERATIONS: &[Operation] = &[
     }),
 ];
 
+/// The images of layouts, and of the registry: what they are called, how their layers are packed, what those are made from.
+const LAYOUTS: [(&str, Pack, u8); 2] = [("gzip", Pack::Gzip, 10), ("zstd", Pack::Zstd, 20)];
+/// The image that is made here.
+const MADE: &str = "docker.io/library/made:1";
+/// The file that tells where the registry is.
+const REGISTRY: &str = "registry";
+
 /// A store, volumes, and what is brought into them.
 struct World {
     dir: PathBuf,
     store: Store,
     volumes: Volumes,
+    /// The address of Debian's `docker-registry`, which lives as long as the test.
+    registry: String,
 }
 
 impl World {
@@ -81,6 +99,7 @@ impl World {
             dir: dir.to_owned(),
             store: Store::open(&roots.store()).unwrap(),
             volumes: Volumes::open(&roots).unwrap(),
+            registry: fs::read_to_string(dir.join(REGISTRY)).unwrap(),
         }
     }
 
@@ -89,13 +108,46 @@ impl World {
     }
 
     fn load(&self) {
-        for name in ["gzip", "zstd"] {
+        for (name, _, _) in LAYOUTS {
             let source = ImageSource::Oci {
                 dir: self.path(name),
                 reference: None,
             };
             self.store.load(&source, &LoadOptions::new(&NEVER)).unwrap();
         }
+    }
+
+    fn pull(&self) {
+        for (name, _, _) in LAYOUTS {
+            self.pull_as(&format!("{}/app:{name}", self.registry));
+        }
+    }
+
+    fn pull_as(&self, reference: &str) {
+        let source = ImageSource::Registry {
+            reference: reference.to_owned(),
+        };
+        self.store.load(&source, &LoadOptions::new(&NEVER)).unwrap();
+    }
+
+    /// To a repository of its own each time, where nothing is yet; and what is there then is what was here.
+    fn push(&self) {
+        self.commit();
+        let since = Timestamp::now().as_nanosecond();
+        let reference = format!("{}/made-{}-{since}:1", self.registry, std::process::id());
+        self.store.tag(MADE, &reference).unwrap();
+        let options = PushOptions {
+            cancel: &NEVER,
+            login: None,
+            progress: None,
+        };
+        self.store.push(&reference, &options).unwrap();
+        self.prune();
+        self.pull_as(&reference);
+        let layers = self.store.describe(&reference).unwrap().layers;
+        let plain = fs::read(self.path("layer.tar")).unwrap();
+        assert_eq!(layers.len(), 1);
+        assert_eq!(layers[0].diff_id, digest(&plain));
     }
 
     fn prune(&self) {
@@ -132,7 +184,7 @@ impl World {
                              "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] } });
         let config = config.to_string();
         self.store
-            .add_image("docker.io/library/made:1", config.as_bytes(), &[layer.diff_id])
+            .add_image(MADE, config.as_bytes(), &[layer.diff_id])
             .unwrap();
     }
 
@@ -199,13 +251,15 @@ fn files(salt: u8) -> Vec<u8> {
     Tar::of((0..80).map(|i| Member::file(format!("d{}/{salt}-{i}", i / 20), vec![i as u8 ^ salt; 5000])))
 }
 
-fn furnish(dir: &Path) -> Good {
+fn furnish(dir: &Path, registry: &Registry) -> Good {
+    fs::write(dir.join(REGISTRY), registry.address()).unwrap();
     for name in ["state", "run"] {
         fs::create_dir(dir.join(name)).unwrap();
     }
-    for (name, pack, salt) in [("gzip", Pack::Gzip, 10), ("zstd", Pack::Zstd, 20)] {
+    for (name, pack, salt) in LAYOUTS {
         let mut layout = Layout::new(&dir.join(name));
         layout.image(None, &[(pack, files(1)), (pack, files(salt))]);
+        registry.push(&layout.source(None).key(), &format!("app:{name}"));
     }
     fs::write(dir.join("layer.tar"), files(30)).unwrap();
     let members = (0..60).map(|i| Member::file(format!("v{i}"), vec![i as u8; 20_000]));
@@ -216,7 +270,7 @@ fn furnish(dir: &Path) -> Good {
     world.volumes.import(&kept, &archive[..], &NEVER).unwrap();
     world.load();
     world.commit();
-    let keys = ["docker.io/library/made:1".to_owned()];
+    let keys = [MADE.to_owned()];
     let mut saved = fs::File::create(dir.join("saved.tar")).unwrap();
     world
         .store
@@ -252,14 +306,15 @@ fn child_that_operates() {
 #[test]
 fn slow_everything_is_killed_at_random_moments() {
     let kills: usize = std::env::var("WHARF_KILLS").map_or(200, |text| text.parse().unwrap());
-    // In memory: a disk that is busy with others' writes makes each flush take as long as all of the rest.
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let good = furnish(dir.path());
+    let dir = in_memory();
+    let registry = Registry::start(&dir.path().join("registry.d"));
+    let good = furnish(dir.path(), &registry);
+    let spans = spans(&World::open(dir.path()));
     let (mut random, mut interrupted) = (Random::seeded(), BTreeMap::new());
     for kill in 0..kills {
         let (name, operation) = OPERATIONS[kill % OPERATIONS.len()];
         let when = format!("kill {kill} in {name}");
-        kill_in(dir.path(), name, random.below(60_000));
+        kill_in(dir.path(), name, random.below(spans[name]));
         let left = ["state/store/tmp", "state/volumes/.new", "state/trash/.going"];
         let left = left.iter().any(|at| !entries(&dir.path().join(at)).is_empty());
         *interrupted.entry(name).or_insert(0) += usize::from(left);
@@ -273,6 +328,19 @@ fn slow_everything_is_killed_at_random_moments() {
     println!("of {kills} kills left something to sweep: {interrupted:?}");
     let hit = interrupted.values().filter(|count| **count > 0).count();
     assert!(hit > OPERATIONS.len() / 2 || kills < 200, "{interrupted:?}");
+}
+
+/// Microseconds that twice of each take where nobody disturbs it: it is killed at any moment of the first two rounds.
+fn spans(world: &World) -> BTreeMap<&'static str, u64> {
+    let span = |(name, operation): &Operation| {
+        let begun = Instant::now();
+        operation(world);
+        operation(world);
+        (*name, begun.elapsed().as_micros() as u64)
+    };
+    let spans = OPERATIONS.iter().map(span).collect();
+    println!("µs of two rounds: {spans:?}");
+    spans
 }
 
 /// Runs an operation in another process, and kills that after so many microseconds of work.

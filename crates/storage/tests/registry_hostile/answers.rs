@@ -22,7 +22,7 @@ fn nested_indexes_and_docker_s_types() {
         top = layout.described(kind, index.to_string().as_bytes());
     }
     layout.add(top);
-    let mock = Mock::start(Content::of(&layout, "1"), |_| None);
+    let mock = Mock::start(Content::of(&layout.dir, "1"), |_| None);
     let image = pull(&fixture, &mock).unwrap();
     assert_eq!(
         std::fs::read_to_string(image.layers[0].join("which")).unwrap(),

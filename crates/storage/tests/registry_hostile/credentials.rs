@@ -18,7 +18,7 @@ fn wants_basic(asked: &Asked) -> Option<Reply> {
 fn a_redirect_is_followed_without_credentials() {
     let fixture = Fixture::new();
     let (layout, content) = image(&fixture);
-    let elsewhere = Mock::start(Content::of(&layout, "1"), |asked| {
+    let elsewhere = Mock::start(Content::of(&layout.dir, "1"), |asked| {
         assert!(!asked.path.contains("manifests"));
         None
     });
@@ -179,7 +179,7 @@ fn concurrent_pulls_fetch_a_shared_layer_once() {
     let fixture = Fixture::new();
     let mut layout = Layout::new(&fixture.path("layout"));
     layout.image(None, &[(Pack::Gzip, layer("1"))]);
-    let mut content = Content::of(&layout, "0");
+    let mut content = Content::of(&layout.dir, "0");
     for tag in 1..6 {
         layout.image(
             None,
@@ -188,7 +188,7 @@ fn concurrent_pulls_fetch_a_shared_layer_once() {
                 (Pack::Gzip, layer(&format!("top {tag}"))),
             ],
         );
-        let more = Content::of(&layout, &tag.to_string());
+        let more = Content::of(&layout.dir, &tag.to_string());
         content.extend(more);
     }
     let mock = Mock::start(content, |_| None);

@@ -74,7 +74,7 @@ fn with_blob(fixture: &Fixture, media_type: &str, blob: &[u8], plain: &[u8]) -> 
     let mut manifest = layout.manifest(&[(Pack::Plain, plain.to_vec())], json!({}));
     manifest["layers"] = json!([layout.described(media_type, blob)]);
     layout.add_manifest(None, &manifest);
-    Content::of(&layout, "1")
+    Content::of(&layout.dir, "1")
 }
 
 #[test]

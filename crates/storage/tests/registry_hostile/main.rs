@@ -33,7 +33,7 @@ fn layer(text: &str) -> Vec<u8> {
 fn image(fixture: &Fixture) -> (Layout, Content) {
     let mut layout = Layout::new(&fixture.path("layout"));
     layout.image(None, &[(Pack::Plain, layer("1")), (Pack::Gzip, layer("2"))]);
-    let content = Content::of(&layout, "1");
+    let content = Content::of(&layout.dir, "1");
     (layout, content)
 }
 

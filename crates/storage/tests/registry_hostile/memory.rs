@@ -1,6 +1,7 @@
 //! How much memory hostile answers take: counted in a process of its own, by the kernel (proc(5), VmHWM).
 
 use storage::{PushOptions, Store};
+use tests::memory::peak;
 
 use super::*;
 
@@ -46,16 +47,6 @@ fn work(what: &str, name: &str, fixture: &Fixture) -> Result<(), String> {
     }
 }
 
-/// Highest resident size so far, in bytes.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
-}
-
 #[test]
 fn child_that_asks() {
     let Ok(given) = std::env::var(CHILD) else {
@@ -63,9 +54,9 @@ fn child_that_asks() {
     };
     let (what, name) = given.split_once(' ').unwrap();
     let fixture = Fixture::new();
-    let before = peak();
+    let before = peak(std::process::id());
     let result = work(what, name, &fixture);
-    let grown = peak() - before;
+    let grown = peak(std::process::id()) - before;
     drop(Store::open(&fixture.path("store")).unwrap());
     println!("grown: {grown}");
     println!("said: {}", result.err().unwrap_or_default());
@@ -94,7 +85,7 @@ fn bomb(pack: Pack, size: usize) -> (Content, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut layout = Layout::new(dir.path());
     layout.image(None, &[(pack, Tar::of([Member::file("zeros", vec![0; size])]))]);
-    (Content::of(&layout, "1"), dir)
+    (Content::of(&layout.dir, "1"), dir)
 }
 
 #[test]
@@ -169,4 +160,31 @@ fn slow_no_answer_fills_the_memory() {
         assert_says(&said, &[says]);
         assert!(grown < MOST, "{number} {what}: {grown} bytes");
     }
+}
+
+/// An image of several layers of zeros, each with a window that large.
+fn wide(log: u32, layers: usize, size: usize) -> (Content, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(dir.path());
+    let layer = |number| Tar::of([Member::file(format!("zeros{number}"), vec![0; size])]);
+    let layers: Vec<_> = (0..layers).map(|n| (Pack::ZstdWindow(log), layer(n))).collect();
+    layout.image(None, &layers);
+    (Content::of(&layout.dir, "1"), dir)
+}
+
+#[test]
+fn slow_large_windows_of_zstd_are_had_one_at_a_time_and_larger_ones_not_at_all() {
+    let accepted = [wide(23, 5, 24 << 20), wide(25, 5, 48 << 20)];
+    let refused = wide(27, 5, 1 << 20);
+    for (content, _dir) in accepted {
+        let (grown, said) = grown("pull", &Mock::start(content, |_| None));
+        eprintln!("{} kB, {said}", grown / 1024);
+        assert_eq!(said, "");
+        assert!(grown < MOST, "{grown} bytes");
+    }
+    let (_, said) = grown("pull", &Mock::start(refused.0, |_| None));
+    assert_says(
+        &said,
+        &["takes 128 MiB of memory", "32 MiB are accepted", "--long"],
+    );
 }

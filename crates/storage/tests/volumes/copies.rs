@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::sync::atomic::AtomicBool;
 
-use storage::Volumes;
+use storage::{Holes, Volumes};
 
 use super::common::snapshot::Picture;
 use super::common::{Member, Pack, Tar, assert_says, entries, snapshot};
@@ -69,7 +69,9 @@ fn a_volume_comes_back_from_its_archive_as_it_was() {
     assert_eq!(before[&b"d/again"[..]].same_as, b"d/again");
     assert_eq!(before[&b"d/secret"[..]].same_as, b"d/again");
     let mut archive = Vec::new();
-    volumes.export(&name("from"), &mut archive, &NEVER).unwrap();
+    volumes
+        .export(&name("from"), &mut archive, Holes::Zeros, &NEVER)
+        .unwrap();
     for (number, pack) in [Pack::Plain, Pack::Gzip, Pack::Zstd].into_iter().enumerate() {
         let to = name(&format!("to{number}"));
         let imported = volumes.import(&to, &pack.pack(&archive)[..], &NEVER).unwrap();
@@ -85,6 +87,52 @@ fn a_volume_comes_back_from_its_archive_as_it_was() {
     assert_same(&before, &snapshot(&host.home("copy/_data")), "clone");
     assert_eq!(volumes.list().unwrap().len(), 5);
     assert_eq!(entries(&host.home(".new")), Vec::<String>::new());
+}
+
+/// Bytes that a tree's files take on disk.
+fn on_disk(top: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(top).unwrap();
+    entries
+        .map(|e| e.unwrap().metadata().unwrap().blocks() * 512)
+        .sum()
+}
+
+#[test]
+fn holes_stay_holes_in_a_clone_and_where_an_archive_has_them() {
+    let host = Host::new();
+    let volumes = host.open();
+    volumes.apply(&name("from"), &spec(VolumeDriver::Local)).unwrap();
+    let size = 10 << 30;
+    let disk = fs::File::create(host.home("from/_data/disk")).unwrap();
+    disk.set_len(size).unwrap();
+    for at in [0, 4 << 30, size - 4096] {
+        disk.write_all_at(&[7; 4096], at).unwrap();
+    }
+    let mut archive = Vec::new();
+    volumes
+        .export(&name("from"), &mut archive, Holes::Kept, &NEVER)
+        .unwrap();
+    assert!(archive.len() < 1 << 20, "{}", archive.len());
+    volumes.import(&name("back"), &archive[..], &NEVER).unwrap();
+    volumes.clone_as(&name("from"), &name("copy"), &NEVER).unwrap();
+    for copy in ["back", "copy"] {
+        let data = host.home(copy).join("_data");
+        let disk = fs::File::open(data.join("disk")).unwrap();
+        assert_eq!(disk.metadata().unwrap().len(), size, "{copy}");
+        assert!(on_disk(&data) < 4 << 20, "{copy}: {}", on_disk(&data));
+        let mut block = [0; 8192];
+        disk.read_exact_at(&mut block, (4 << 30) - 4096).unwrap();
+        assert!(
+            block[..4096] == [0; 4096] && block[4096..] == [7; 4096],
+            "{copy}: in the middle"
+        );
+        disk.read_exact_at(&mut block, size - 8192).unwrap();
+        assert!(
+            block[..4096] == [0; 4096] && block[4096..] == [7; 4096],
+            "{copy}: at the end"
+        );
+    }
 }
 
 #[test]
@@ -177,7 +225,7 @@ fn what_is_cut_off_or_no_archive_leaves_no_volume_behind() {
     volumes.import(&name("new"), &whole[..], &cancelled).unwrap_err();
     for error in [
         volumes
-            .export(&name("none"), std::io::sink(), &NEVER)
+            .export(&name("none"), std::io::sink(), Holes::Kept, &NEVER)
             .unwrap_err(),
         volumes.clone_as(&name("none"), &name("new"), &NEVER).unwrap_err(),
     ] {

@@ -131,19 +131,24 @@ pub fn server(name: &str) -> String {
 impl Host {
     /// Writes the hello image as a layout; what to write behind `image =`.
     pub fn hello_image(&self) -> String {
-        self.oci_dir("hello", &hello())
+        self.layout("hello", hello)
     }
 
     /// Writes the busybox image as a layout; what to write behind `image =`.
     pub fn busybox_image(&self) -> String {
-        self.oci_dir("busybox", &busybox())
+        self.layout("busybox", busybox)
     }
 
     /// Writes any image as a layout.
     pub fn oci_dir(&self, name: &str, image: &ImageBuilder) -> String {
+        self.layout(name, || image.clone())
+    }
+
+    /// Once: many containers of a host have the same image.
+    fn layout(&self, name: &str, image: impl FnOnce() -> ImageBuilder) -> String {
         let dir = self.images_dir().join(name);
         if !dir.exists() {
-            image.oci_dir(&dir);
+            image().oci_dir(&dir);
         }
         format!("oci:{}", dir.display())
     }

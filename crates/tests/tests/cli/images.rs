@@ -7,6 +7,7 @@ use serde_json::Value;
 use tests::Host;
 use tests::client::Said;
 use tests::images::{LayerBuilder, busybox};
+use tests::pty::Pty;
 
 use super::{assert_error, json, pipe};
 
@@ -211,7 +212,14 @@ fn damage_is_mended_below_a_running_container() {
     );
     host.wait_for("app");
     let pid = host.container("app").pid;
-    let good = host.wharf(["image", "verify"]).ok().stdout;
+    let said = host.wharf(["image", "verify"]).ok();
+    assert_eq!(
+        said.stderr.matches(": Checked\n").count(),
+        2,
+        "a layer once, whoever has it: {said:?}"
+    );
+    assert!(!said.stderr.contains(['\r', '\x1b']), "no terminal: {said:?}");
+    let good = said.stdout;
     assert!(
         good.lines().count() == 2 && good.lines().all(|line| line.ends_with(": good")),
         "{good}"
@@ -246,7 +254,12 @@ fn damage_is_mended_below_a_running_container() {
     let said = host.wharf(["image", "verify", "--repair", "app:1"]).ok().stdout;
     assert!(said.starts_with("docker.io/library/app:1: repaired"), "{said}");
     assert_eq!(fs::read_to_string(&word).unwrap(), "hello\n");
-    host.wharf(["image", "verify"]).ok();
+    let mut command = host.wharf_command();
+    command.args(["image", "verify"]);
+    let mut verify = Pty::spawn(&command);
+    verify.until(" of 2 layers, ");
+    verify.until(": good\r\n");
+    assert_eq!(verify.end(), 0);
     assert_eq!(host.container("app").pid, pid);
     host.wharf(["exec", "app", "cat", "/word"]).ok();
     // What it has looked up stays as it was; a new run looks anew.

@@ -26,14 +26,15 @@ const KINDS: [&str; 6] = [
 ];
 
 /// Before or after such an edit the bridge is missing, or somebody else's (see `lans.rs`); or it takes Open vSwitch (see
-/// `ovs.rs`), or a kernel with WireGuard (see `bin/vm-checks`).
-const ELSEWHERE: [&str; 6] = [
+/// `ovs.rs`), or a kernel with WireGuard (see `bin/vm-checks`) or with NFS (see `tests/vm/nfs`).
+const ELSEWHERE: [&str; 7] = [
     "network.*.adopt",
     "network.*.overlay.tunnel",
     "network.*.overlay.datapath",
     "network.*.overlay.vlan",
     "network.*.overlay.encryption",
     "network.*.overlay.keys",
+    "volume.*.options",
 ];
 
 /// The things on the host that cases speak of.

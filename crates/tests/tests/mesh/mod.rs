@@ -21,7 +21,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use tests::namespace::{Duty, Namespace};
 use tests::ovs::OpenVswitch;
-use tests::{Host, Lan};
+use tests::{Host, Lan, at_once};
 
 /// How long something may take before the test gives up. No test measures by it.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +32,20 @@ pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
     ALL.into_iter()
         .flat_map(|a| ALL.into_iter().map(move |b| (a, b)))
         .filter(|(a, b)| a != b)
+}
+
+/// The families of the network itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inner {
+    Four,
+    Both,
+    Six,
+}
+
+impl Inner {
+    fn has_six(self) -> bool {
+        self != Self::Four
+    }
 }
 
 /// What the network is made of.
@@ -55,8 +69,7 @@ pub struct Mesh {
     pub lan: Lan,
     made: Made,
     six: bool,
-    /// The network has IPv6 itself.
-    inner_six: bool,
+    inner: Inner,
     /// Each host's public key, once they are known.
     keys: Vec<String>,
 }
@@ -69,7 +82,12 @@ impl Mesh {
 
     /// The same with IPv6 beside IPv4 in the network: cN is fd81::N:10, and the others find it as cN-six.
     pub fn with_ipv6() -> Self {
-        Self::made_of(false, Made::Kernel, true)
+        Self::made_of(false, Made::Kernel, Inner::Both)
+    }
+
+    /// The same without IPv4 in the network.
+    pub fn with_ipv6_alone() -> Self {
+        Self::made_of(false, Made::Kernel, Inner::Six)
     }
 
     /// Of hosts that tell each other their keys.
@@ -103,10 +121,10 @@ impl Mesh {
     }
 
     fn over(six: bool, made: Made) -> Self {
-        Self::made_of(six, made, false)
+        Self::made_of(six, made, Inner::Four)
     }
 
-    fn made_of(six: bool, made: Made, inner_six: bool) -> Self {
+    fn made_of(six: bool, made: Made, inner: Inner) -> Self {
         let mut mesh = Self {
             switches: Vec::new(),
             made,
@@ -114,7 +132,7 @@ impl Mesh {
             stranger: Namespace::new("stranger", &Duty::default()),
             lan: Lan::new(),
             six,
-            inner_six,
+            inner,
             keys: Vec::new(),
         };
         mesh.lan
@@ -137,7 +155,7 @@ impl Mesh {
             let line = format!(
                 "mkdir -p /www; echo c{n} >/www/name; head -c 1000000 /dev/urandom >/www/data; exec httpd -f -vv -p 80 -h /www"
             );
-            let place = match inner_six {
+            let place = match inner.has_six() {
                 true => format!("networks = {{ mesh = {{ ip6 = \"fd81::{n}:10\" }} }}\n"),
                 false => "networks = [\"mesh\"]\n".to_owned(),
             };
@@ -157,9 +175,7 @@ impl Mesh {
         if made == Made::Encrypted {
             mesh.exchange_keys();
         }
-        for (from, to) in pairs() {
-            mesh.until_reaches(from, to);
-        }
+        at_once(pairs(), |(from, to)| mesh.until_reaches(from, to));
         mesh
     }
 
@@ -206,13 +222,20 @@ impl Mesh {
 
     pub fn write_as(&self, n: usize, peers: &[usize], more: &str, number: &str) {
         let peers: Vec<String> = peers.iter().map(|p| self.address(&p.to_string())).collect();
-        let mut names: Vec<String> = ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")).collect();
-        if self.inner_six {
+        let mut names: Vec<String> = Vec::new();
+        if self.inner != Inner::Six {
+            names.extend(ALL.iter().map(|p| format!("c{p} = \"10.81.{p}.1\"")));
+        }
+        if self.inner.has_six() {
             names.extend(ALL.iter().map(|p| format!("c{p}-six = \"fd81::{p}:10\"")));
         }
-        let six = match self.inner_six {
+        let six = match self.inner.has_six() {
             true => format!("subnet6 = \"fd81::/64\"\nrange6 = \"fd81::{n}:0/112\"\n"),
             false => String::new(),
+        };
+        let four = match self.inner {
+            Inner::Six => "ipv4 = false\n".to_owned(),
+            _ => format!("subnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n"),
         };
         let of_switch = |tunnel, datapath| format!("tunnel = {tunnel:?}\ndatapath = {datapath:?}\n");
         let (driver, tunnel) = match self.made {
@@ -228,7 +251,7 @@ impl Mesh {
             Made::KernelSwitch(tunnel) => ("ovs", of_switch(tunnel, "system")),
         };
         let text = format!(
-            "[network.mesh]\ndriver = {driver:?}\nsubnet = \"10.81.0.0/16\"\nrange = \"10.81.{n}.0/24\"\n{six}\
+            "[network.mesh]\ndriver = {driver:?}\n{four}{six}\
              [network.mesh.overlay]\n{tunnel}{number}peers = {peers:?}\nnames = {{ {} }}\n{more}",
             names.join(", ")
         );
@@ -281,7 +304,11 @@ impl Mesh {
 
     pub fn reaches(&self, from: usize, to: usize) -> bool {
         let host = &self.hosts[from - 1];
-        let (own, other) = (format!("c{from}"), format!("10.81.{to}.1"));
+        let other = match self.inner {
+            Inner::Six => format!("fd81::{to}:10"),
+            _ => format!("10.81.{to}.1"),
+        };
+        let own = format!("c{from}");
         host.wharf(["exec", &own, "ping", "-c1", "-W2", &other]).code == 0
     }
 

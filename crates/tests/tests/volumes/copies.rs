@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Stdio};
 
 use model::status::State;
@@ -120,6 +121,40 @@ fn an_archive_of_a_paused_container_is_of_one_moment() {
         assert!(said.stderr.contains(says), "{said:?}");
     }
     assert!(!host.state_dir().join("volumes/new").exists());
+}
+
+#[test]
+fn a_large_file_with_little_in_it_is_a_small_copy() {
+    let host = Host::with_box("volumes = [\"data:/data\"]\n");
+    let line =
+        "truncate -s 10G /data/disk; echo end | dd of=/data/disk bs=1 seek=5G conv=notrunc 2>/dev/null";
+    host.wharf(["exec", "box", "sh", "-ec", line]).ok();
+    let archive = host.dir().join("data.tar");
+    let archive = archive.to_str().unwrap();
+    host.wharf(["volume", "export", "--sparse", "data", "-o", archive])
+        .ok();
+    assert!(fs::metadata(archive).unwrap().len() < 1 << 20);
+    host.wharf(["volume", "import", "back", "-i", archive]).ok();
+    host.wharf(["volume", "clone", "data", "copy"]).ok();
+    let unpacked = host.dir().join("unpacked");
+    fs::create_dir(&unpacked).unwrap();
+    host.ns
+        .sh(&format!("tar -xf {archive} -C {}", unpacked.display()));
+    let volumes = host.state_dir().join("volumes");
+    for copy in [unpacked, volumes.join("back/_data"), volumes.join("copy/_data")] {
+        let disk = fs::File::open(copy.join("disk")).unwrap();
+        let meta = disk.metadata().unwrap();
+        assert_eq!(meta.len(), 10 << 30, "{}", copy.display());
+        assert!(
+            meta.blocks() * 512 < 1 << 20,
+            "{}: {}",
+            copy.display(),
+            meta.blocks()
+        );
+        let mut end = [0; 5];
+        disk.read_exact_at(&mut end, 5 << 30).unwrap();
+        assert_eq!(&end, b"end\n\0", "{}", copy.display());
+    }
 }
 
 #[test]

@@ -7,13 +7,17 @@ use serde_json::Value;
 use tests::Host;
 use tests::images::{LayerBuilder, busybox};
 
-/// An image that nothing else is like, with a file of so many bytes that nothing makes smaller.
-fn image(host: &Host, name: &str, bytes: usize) -> String {
+/// Bytes that nothing makes smaller.
+pub fn noise(bytes: usize) -> Vec<u8> {
     let mut random = tests::random::Random::seeded();
-    let content: Vec<u8> = (0..bytes.div_ceil(8))
+    (0..bytes.div_ceil(8))
         .flat_map(|_| random.bits().to_le_bytes())
-        .collect();
-    let layer = LayerBuilder::new().file(name, 0o644, &content);
+        .collect()
+}
+
+/// An image that nothing else is like, with a file of so many such bytes.
+pub fn image(host: &Host, name: &str, bytes: usize) -> String {
+    let layer = LayerBuilder::new().file(name, 0o644, &noise(bytes));
     host.oci_dir(name, &busybox().layer(layer))
 }
 
@@ -198,7 +202,7 @@ fn prune_takes_what_nothing_uses_and_never_what_is_kept() {
 }
 
 /// The host's state dir is a file system of its own, which is in the way of who clears up.
-struct Small<'a>(&'a Host);
+pub struct Small<'a>(pub &'a Host);
 
 impl Drop for Small<'_> {
     fn drop(&mut self) {

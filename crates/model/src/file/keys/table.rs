@@ -5,7 +5,6 @@ use super::Type::*;
 use super::{Key, Status, Type, Word};
 
 // Statuses of features that several rows share: those of issues to come.
-const STORAGE: Status = Later("storage");
 const BUILDS: Status = Later("builds");
 
 const NAME: Type = Pattern(r"^[a-z0-9][a-z0-9_.-]{0,62}$", "name");
@@ -81,7 +80,7 @@ const VOLUME_DRIVER: &[Word] = &[
     ("local", Works),
     ("bind", Works),
     ("tmpfs", Works),
-    ("nfs", STORAGE),
+    ("nfs", Works),
 ];
 const ON_CHANGE: &[Word] = &[
     ("restart", Works),
@@ -261,8 +260,8 @@ pub const DESIRED: &[Key] = &[
     key("volume", Named, "", Works, "volumes by name"),
     key("volume.*", Table, "", Works, "one volume"),
     key("volume.*.driver", Words(VOLUME_DRIVER), "\"local\"", Works, "where the data is"),
-    key("volume.*.device", Text, "", Works, "the directory (bind) or HOST:/PATH (nfs)"),
-    key("volume.*.options", List(&Text), "[]", STORAGE, "mount options (nfs)"),
+    key("volume.*.device", Text, "", Works, "the directory (bind) or SERVER:/PATH (nfs)"),
+    key("volume.*.options", ARGUMENTS, "[]", Works, "mount options (nfs): a list, or one string with commas"),
     key("volume.*.labels", Map(&Text), "{}", Works, "labels, for you and your tools"),
     key("volume.*.keep", Boolean, "true", Works, "the data outlives the table"),
     key("volume.*.exclusive", Boolean, "false", Works, "never in two instances at once; rules out start-first"),

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::file::reader::{Item, Table};
 use crate::spec::{NetworkDriver, NetworkSpec, OverlaySpec};
 use crate::wireguard::PublicKey;
@@ -170,26 +172,34 @@ fn families(inner: &Table<'_>, overlay: &OverlaySpec) {
 
 /// Hosts that pick subnets or addresses each for themselves would pick the same ones.
 fn agreed(table: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
-    // Without IPv4 it has an error of its own.
-    if !spec.ipv4 || overlay.peers.is_empty() && overlay.peers_file.is_none() {
+    if overlay.peers.is_empty() && overlay.peers_file.is_none() {
         return;
     }
-    if spec.subnet.is_none() && !table.has("subnet") {
+    // Beside IPv4, an address of IPv6 has the same number.
+    let [subnet, range] = match spec.ipv4 {
+        true => ["subnet", "range"],
+        false => ["subnet6", "range6"],
+    };
+    // One that is written but wrong has its own error.
+    if !table.has(subnet) {
         table.missing(
-            "subnet",
+            subnet,
             "an overlay with peers has one subnet, the same on every host",
         );
     }
-    if spec.range.is_none() && !table.has("range") {
+    if !table.has(range) {
         let hint =
             "a part of the subnet that is this host's alone, so that no two hosts give out the same address";
-        table.missing("range", hint);
+        table.missing(range, hint);
     }
 }
 
 fn names(inner: &Table<'_>, spec: &NetworkSpec, overlay: &OverlaySpec) {
-    let Some(subnet) = spec.subnet else { return };
-    let outside = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if !subnet.contains(ip));
+    let of_four = spec.subnet.map(IpNet::V4).filter(|_| spec.ipv4);
+    let of_six = spec.subnet6.map(IpNet::V6).filter(|_| !spec.ipv4);
+    let Some(subnet) = of_four.or(of_six) else { return };
+    // What is beside IPv4 may be picked by each host.
+    let outside = |ip: &IpAddr| !subnet.contains(ip) && (ip.is_ipv4() || !spec.ipv4);
     if let Some((name, ip)) = overlay.names.iter().find(|(_, ip)| outside(ip)) {
         let message = format!("`overlay.names.{name}` {ip} is not inside of the subnet {subnet}");
         inner.fault(Some("names"), message, "");

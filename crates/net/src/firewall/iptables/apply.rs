@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use model::firewall::FirewallState;
 use model::plan::fingerprint;
 
+use super::drops;
 use super::note::{self, Given, Note, key};
 use super::orders::orders;
 use super::programs::{Programs, Variant, Version};
@@ -17,7 +18,8 @@ use crate::error::NetError;
 use crate::firewall::apply::changed_udp;
 use crate::firewall::elements::{self, Elements};
 use crate::firewall::family::Family;
-use crate::firewall::render::{Guards, Make, has_ipv6};
+use crate::firewall::guard::Guards;
+use crate::firewall::render::{Make, has_ipv6};
 use crate::firewall::table::Element;
 use crate::firewall::{conntrack, render as nftables};
 use crate::netlink::Netlink;
@@ -113,7 +115,7 @@ impl Iptables {
         filter: &mut Netlink,
         route: &mut Netlink,
         state: &FirewallState,
-        guards: Guards,
+        guards: &Guards,
     ) -> Result<(), NetError> {
         elements::check(state)?;
         check_names(state)?;
@@ -121,8 +123,10 @@ impl Iptables {
         let before = self.note().clone();
         let known = before.as_ref().filter(|note| note.variant == variant);
         let mut note = known.cloned().unwrap_or_else(|| Note::new(variant));
-        let guards = guards.or(before.as_ref().map(Note::guards).unwrap_or_default());
+        let kept = before.as_ref().map(Note::guards).unwrap_or_default();
+        let guards = guards.clone().or(&kept);
         (note.guarded, note.guarded6) = (guards.v4, guards.v6);
+        note.others.clone_from(&guards.others);
         let other = before.as_ref().filter(|b| b.variant != variant);
         note.left = note
             .left
@@ -132,7 +136,7 @@ impl Iptables {
         note.next = Some(state.clone());
         let shut = earlier.iter().flat_map(|was| shut_between(was, state)).collect();
         self.remember(&note)?;
-        if self.put(&mut note, state, guards, &shut)? || other.is_some() {
+        if self.put(&mut note, state, &guards, &shut)? || other.is_some() {
             // Flows began meanwhile that were led nowhere.
             earlier.push(FirewallState::default());
         }
@@ -174,7 +178,7 @@ impl Iptables {
         &self,
         note: &mut Note,
         state: &FirewallState,
-        guards: Guards,
+        guards: &Guards,
         shut: &BTreeSet<Place>,
     ) -> Result<bool, NetError> {
         let mut damaged = note.tables.is_empty();
@@ -350,8 +354,7 @@ fn described(table: &Table) -> BTreeMap<&str, (Option<&str>, &Vec<String>)> {
 
 /// Names that iptables would take for something else.
 fn check_names(state: &FirewallState) -> Result<(), NetError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-    let odd = |name: &&str| !name.chars().all(plain) || name.starts_with('-');
+    let odd = |name: &&str| !drops::is_plain(name);
     match state.bridges.iter().map(|b| b.bridge.as_str()).find(odd) {
         Some(bridge) => Err(NetError::invalid(
             format!("bridge {bridge}"),
@@ -369,7 +372,7 @@ fn forget_udp(
     earlier: &[FirewallState],
     state: &FirewallState,
 ) -> Result<(), NetError> {
-    let table = |state: &FirewallState| nftables::render(state, Make::default(), &Elements::new());
+    let table = |state: &FirewallState| nftables::render(state, &Make::default(), &Elements::new());
     let wanted = table(state);
     let elements = |state: &FirewallState| -> Elements {
         let sets = table(state).sets.into_iter();

@@ -19,6 +19,12 @@ pub fn loopback(f: Family) -> &'static str {
     }
 }
 
+/// A device's name that iptables takes for nothing else, such as a pattern.
+pub fn is_plain(device: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+    device.chars().all(plain) && !device.starts_with('-')
+}
+
 /// Before any translation. `lists`: there are ports that are not for everybody.
 ///
 /// Asked are new connections only, as they are for their target: what belongs to one that was let in goes on.
@@ -88,8 +94,14 @@ fn listed(place: &str, allow: &[IpNet], f: Family) -> Vec<String> {
     rules
 }
 
-/// Who may reach whom. `closed`: forwarding was off on this host before us, so it is for our bridges alone.
-pub fn apart(state: &FirewallState, bridges: &[FirewallBridge], f: Family, closed: bool) -> Vec<String> {
+/// Who may reach whom. `closed`: forwarding was off on this host before us, so it is for our bridges alone, but for what
+/// these of others pass on among their own ports.
+pub fn apart(
+    state: &FirewallState,
+    bridges: &[FirewallBridge],
+    f: Family,
+    closed: Option<&BTreeSet<String>>,
+) -> Vec<String> {
     let mut rules = Vec::new();
     for FirewallBridge { bridge, .. } in bridges.iter().filter(|b| !b.isolated) {
         rules.push(format!("-i {bridge} -o {bridge} -j RETURN"));
@@ -113,8 +125,10 @@ pub fn apart(state: &FirewallState, bridges: &[FirewallBridge], f: Family, close
     for FirewallBridge { bridge, .. } in bridges {
         rules.push(format!("-o {bridge} -j DROP"));
     }
-    if closed {
+    if let Some(others) = closed {
         rules.extend(bridges.iter().map(|b| format!("-i {} -j RETURN", b.bridge)));
+        let others = others.iter().filter(|name| is_plain(name));
+        rules.extend(others.map(|other| format!("-i {other} -o {other} -j RETURN")));
         let why = "forwarding was off before wharf: for its bridges alone";
         rules.push(format!("-m comment --comment \"{why}\" -j DROP"));
     }

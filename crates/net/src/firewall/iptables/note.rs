@@ -2,7 +2,7 @@
 //!
 //! Of this boot, as the rules are. Where it is lost the rules are given again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +15,7 @@ use super::programs::Variant;
 use super::render::TABLES;
 use crate::error::NetError;
 use crate::firewall::family::Family;
-use crate::firewall::render::Guards;
+use crate::firewall::guard::Guards;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
@@ -23,6 +23,9 @@ pub struct Note {
     pub state: FirewallState,
     pub guarded: bool,
     pub guarded6: bool,
+    /// See [`Guards::others`].
+    #[serde(default)]
+    pub others: BTreeSet<String>,
     /// It is being changed to this: until that is done, and flows to changed UDP ports are forgotten.
     pub next: Option<FirewallState>,
     /// By family and table.
@@ -53,6 +56,7 @@ impl Note {
             state: FirewallState::default(),
             guarded: false,
             guarded6: false,
+            others: BTreeSet::new(),
             next: None,
             tables: BTreeMap::new(),
             left: None,
@@ -63,6 +67,7 @@ impl Note {
         Guards {
             v4: self.guarded,
             v6: self.guarded6,
+            others: self.others.clone(),
         }
     }
 

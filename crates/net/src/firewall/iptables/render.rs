@@ -20,8 +20,9 @@ use model::firewall::{FirewallBridge, FirewallState, Protocol};
 
 use super::{drops, ports, ways};
 use crate::firewall::family::Family;
+use crate::firewall::guard::Guards;
 use crate::firewall::passage::concerned;
-use crate::firewall::render::{Guards, has_ipv6};
+use crate::firewall::render::has_ipv6;
 
 /// In the order they are changed in. Where there is none of ours left the other way round.
 pub const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
@@ -68,7 +69,7 @@ pub struct Chain {
 pub type Place = (Protocol, u16);
 
 /// The tables of one family. `shut`: ports that nobody is let in to for now.
-pub fn render(state: &FirewallState, guards: Guards, f: Family, shut: &BTreeSet<Place>) -> Vec<Table> {
+pub fn render(state: &FirewallState, guards: &Guards, f: Family, shut: &BTreeSet<Place>) -> Vec<Table> {
     let spoken_of = f == Family::V4 || has_ipv6(state);
     let bridges = concerned(f, &state.bridges);
     let bridges = bridges.as_slice();
@@ -77,10 +78,7 @@ pub fn render(state: &FirewallState, guards: Guards, f: Family, shut: &BTreeSet<
         Family::V4 => state.bridges.as_slice(),
         Family::V6 => bridges,
     };
-    let closed = match f {
-        Family::V4 => guards.v4,
-        Family::V6 => guards.v6,
-    };
+    let closed = guards.is_of(f).then_some(&guards.others);
     let mangle = || {
         let mut chains = Vec::new();
         if spoken_of {

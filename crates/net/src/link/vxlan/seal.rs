@@ -15,8 +15,8 @@ const ENDS: [End; 2] = [End::Ingress, End::Egress];
 /// The addresses that are the same on every host.
 pub(super) struct Gateway {
     pub mac: [u8; 6],
-    pub ip: Ipv4Addr,
-    /// Where the network has IPv6.
+    /// Of the families that the network has.
+    pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
 }
 
@@ -39,22 +39,17 @@ fn program(gateway: &Gateway) -> Vec<u8> {
 fn dropped(gateway: &Gateway) -> Vec<Vec<Part>> {
     use Part::{Byte, Half, Word};
     const ICMPV6: u8 = 58;
-    let arp = |at: u32| vec![Half(12, ARP), Word(at, gateway.ip.to_bits())];
+    // The sender's and the target's protocol address (RFC 826).
+    let arp = |ip: Ipv4Addr| [28, 38].map(|at| vec![Half(12, ARP), Word(at, ip.to_bits())]);
     let discovery = |kind: u8| vec![Half(12, IPV6), Byte(20, ICMPV6), Byte(54, kind)];
     // Neighbour solicitation and advertisement, by their target (RFC 4861).
     let neighbours = |ip: Ipv6Addr| [135, 136].map(|kind| [discovery(kind), filter::ipv6(62, ip)].concat());
     let own6 = gateway.ip6.map(|ip| [ip, link_local(gateway.mac)]);
     let of_own6 = own6.into_iter().flatten().flat_map(neighbours);
-    let mut all = vec![
-        filter::mac(0, gateway.mac),
-        filter::mac(6, gateway.mac),
-        // The sender's and the target's protocol address (RFC 826).
-        arp(28),
-        arp(38),
-        // Router solicitation and advertisement (RFC 4861).
-        discovery(133),
-        discovery(134),
-    ];
+    let mut all = vec![filter::mac(0, gateway.mac), filter::mac(6, gateway.mac)];
+    all.extend(gateway.ip.into_iter().flat_map(arp));
+    // Router solicitation and advertisement (RFC 4861).
+    all.extend([133, 134].map(discovery));
     all.extend(of_own6);
     all
 }
