@@ -100,8 +100,22 @@ impl LogReader {
 ///
 /// A rotation makes the files older one by one, the oldest first, so that a number is free for a moment: nothing is over
 /// at the first one that is not there. A file only ever gets a higher number, so that a walk upwards passes none by, and
-/// may meet one twice.
+/// may meet one twice. Were there two rotations meanwhile it may meet a newer one behind an older one: then it walks again.
 fn newer_than(dir: &Path, own: Option<u64>) -> io::Result<VecDeque<(File, u64)>> {
+    let newest = || -> io::Result<_> {
+        let inode = |number| Ok::<_, io::Error>(open_number(dir, number)?.map(|(_, inode)| inode));
+        Ok((inode(0)?, inode(1)?))
+    };
+    loop {
+        let before = newest()?;
+        let found = walk(dir, own)?;
+        if newest()? == before {
+            return Ok(found);
+        }
+    }
+}
+
+fn walk(dir: &Path, own: Option<u64>) -> io::Result<VecDeque<(File, u64)>> {
     let mut found: VecDeque<(File, u64)> = VecDeque::new();
     let mut missing = 0;
     for number in 0.. {
