@@ -4,11 +4,11 @@
 mod dnshost;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dnshost::{
     BOTH, Host, LONG, Upstream, Way, address, answer, ask, exchange, gateway, gateway6, question, read_frame,
-    says, told, with_edns, write_frame,
+    says, told, try_exchange, with_edns, write_frame,
 };
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType::{self, A, AAAA, ANY, AXFR, MX, PTR};
@@ -637,11 +637,19 @@ fn noise_does_not_end_it() {
             let _ = std::io::Write::write_all(&mut stream, &bytes);
         }
     });
+    // What is left of the noise may fill the socket, or the client's share of connections, for a moment: as a resolver
+    // does, it asks again.
     for way in BOTH {
-        assert_eq!(
-            ask(&web, gateway("a"), way, "web", A),
-            address("a", 2).to_string()
-        );
+        let deadline = Instant::now() + LONG;
+        let reply = web.run(|| {
+            loop {
+                match try_exchange(&question("web", A), way, server, Duration::from_millis(200)) {
+                    Ok(reply) => break told(&reply),
+                    Err(e) => assert!(Instant::now() < deadline, "{e}"),
+                }
+            }
+        });
+        assert_eq!(reply, address("a", 2).to_string());
     }
     assert_eq!(host.pid(), pid);
 }

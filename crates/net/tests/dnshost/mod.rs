@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -219,30 +220,43 @@ pub fn with_edns(mut message: Message, size: u16) -> Message {
 
 /// Asks one message and gives the answer to it, in the namespace of the thread.
 pub fn exchange(message: &Message, way: Way, server: SocketAddr) -> Message {
+    try_exchange(message, way, server, LONG).unwrap_or_else(|e| panic!("{message:?} {server}: {e}"))
+}
+
+/// The same, where it may be that nobody answers.
+///
+/// # Errors
+///
+/// None came in time, or the connection was not taken.
+pub fn try_exchange(
+    message: &Message,
+    way: Way,
+    server: SocketAddr,
+    patience: Duration,
+) -> std::io::Result<Message> {
     let bytes = message.to_vec().unwrap();
     let reply = match way {
         Way::Udp => {
             let socket = udp_to(server);
-            socket.send(&bytes).unwrap();
+            socket.set_read_timeout(Some(patience))?;
+            socket.send(&bytes)?;
             let mut buffer = vec![0; 65536];
-            let count = socket
-                .recv(&mut buffer)
-                .unwrap_or_else(|e| panic!("{message:?} {server}: {e}"));
+            let count = socket.recv(&mut buffer)?;
             buffer.truncate(count);
             buffer
         }
         Way::Tcp => {
-            let mut stream = TcpStream::connect_timeout(&server, LONG).unwrap();
-            stream.set_read_timeout(Some(LONG)).unwrap();
-            write_frame(&mut stream, &bytes);
-            read_frame(&mut stream).unwrap_or_else(|e| panic!("{message:?} {server}: {e}"))
+            let mut stream = TcpStream::connect_timeout(&server, patience)?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.write_all(&frame(&bytes))?;
+            read_frame(&mut stream)?
         }
     };
     let reply = Message::from_vec(&reply).unwrap();
     assert_eq!(reply.metadata.id, message.metadata.id);
     assert_eq!(reply.metadata.message_type, MessageType::Response);
     assert_eq!(reply.queries, message.queries);
-    reply
+    Ok(reply)
 }
 
 /// A socket that asks there.
@@ -254,10 +268,14 @@ pub fn udp_to(server: SocketAddr) -> UdpSocket {
     socket
 }
 
+/// As it goes over TCP: RFC 1035 §4.2.2.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&length, bytes].concat()
+}
+
 pub fn write_frame(stream: &mut TcpStream, bytes: &[u8]) {
-    let mut frame = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
-    frame.extend(bytes);
-    stream.write_all(&frame).unwrap();
+    stream.write_all(&frame(bytes)).unwrap();
 }
 
 pub fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
