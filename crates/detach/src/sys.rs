@@ -43,7 +43,7 @@ pub fn close_inherited() -> io::Result<()> {
 pub fn limit_heap(limits: Limits) {
     #[cfg(target_env = "gnu")]
     for (what, bytes) in [
-        (libc::M_ARENA_MAX, 1),
+        (libc::M_ARENA_MAX, limits.arenas),
         (libc::M_TRIM_THRESHOLD, limits.trim_threshold),
         (libc::M_TOP_PAD, limits.top_pad),
         (libc::M_MMAP_THRESHOLD, limits.mmap_threshold),

@@ -177,6 +177,11 @@ fn be_creator(l: &Launch<'_>, writer: OwnedFd) -> ! {
     let report = sys::leak(writer);
     let result = take_stdio(l.stdio).and_then(|()| {
         let plan = Plan::read(l.bundle)?;
+        for required in &plan.extra.required {
+            required
+                .check()
+                .map_err(|e| plan.named(LaunchError::Setup(e.to_string())))?;
+        }
         match &plan.extra.runtime {
             None => embedded::create(&plan, report).map_err(|e| plan.named(e)),
             Some(runtime) => {

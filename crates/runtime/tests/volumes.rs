@@ -239,7 +239,7 @@ fn a_source_that_is_not_there_is_refused_or_made() {
     assert_eq!(text, expected);
     let container = container.with(|s| s.volumes = vec![wanted(true, true)]);
     assert!(
-        refused(&container).contains("does not exist"),
+        refused(&container).contains("is not a mount point"),
         "never made where a mount is wanted"
     );
     let container = container.with(|s| s.volumes = vec![wanted(true, false)]);
@@ -272,7 +272,45 @@ fn a_required_mount_has_to_be_one() {
     fs::write(other.join("file"), "").unwrap();
     rustix::mount::mount_bind(&other, &source).unwrap();
     assert_eq!(out(&container), "file\n");
+    // Each start asks for itself: the shim begins later runs with the bundle as it is.
+    let bundle = container.build(&container.prepare().unwrap().user);
     unmount(&source, UnmountFlags::DETACH).unwrap();
+    for _ in 0..2 {
+        let ran = container.run_bundle(&bundle);
+        assert_eq!((ran.code, ran.stdout.as_str()), (125, ""), "{ran:?}");
+        assert!(
+            ran.stderr
+                .contains("is not a mount point, and `require_mount` is set"),
+            "{ran:?}"
+        );
+    }
+    rustix::mount::mount_bind(&other, &source).unwrap();
+    assert_eq!(container.run_bundle(&bundle).stdout, "file\n");
+    unmount(&source, UnmountFlags::DETACH).unwrap();
+}
+
+#[test]
+fn a_volume_of_a_server_is_mounted_whenever_it_starts() {
+    own_mounts();
+    let mut container = Container::sh("ls /data").with(|s| s.volumes = vec![named("v", "/data")]);
+    let source = container.beside("nfs").join("v");
+    fs::create_dir_all(&source).unwrap();
+    fs::write(source.join("below"), "").unwrap();
+    let volumes = &mut container.instance.volumes;
+    volumes.insert("v".parse().unwrap(), source.clone());
+    let text = refused(&container);
+    assert!(
+        text.contains("the volume at /data is not mounted at")
+            && text.contains("as soon as its server answers"),
+        "{text}"
+    );
+    mount_memory(&source);
+    fs::write(source.join("file"), "").unwrap();
+    assert_eq!(out(&container), "file\n");
+    let bundle = container.build(&container.prepare().unwrap().user);
+    unmount(&source, UnmountFlags::DETACH).unwrap();
+    let ran = container.run_bundle(&bundle);
+    assert_eq!((ran.code, ran.stdout.as_str()), (125, ""), "{ran:?}");
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub trait Engine {
         said.stdout
     }
 
+    /// What its `run` wants besides, so that it stays where the test may be.
+    fn run_flags(&self) -> Vec<String>;
+
     /// What it knows of an image.
     #[track_caller]
     fn inspect(&self, image: &str) -> Value {
@@ -95,6 +98,11 @@ impl Engine for Dockerd<'_> {
             .env_remove("DOCKER_CONTEXT")
             .stdin(Stdio::null());
         command
+    }
+
+    fn run_flags(&self) -> Vec<String> {
+        // The daemon was told.
+        Vec::new()
     }
 }
 
@@ -175,7 +183,13 @@ pub struct Podman {
     dir: PathBuf,
     /// What is run first, so that it is in its network namespace.
     enter: Vec<String>,
-    run_dir: Option<PathBuf>,
+    host: Option<Mark>,
+}
+
+/// Whose it is.
+struct Mark {
+    run_dir: PathBuf,
+    cgroup_parent: String,
 }
 
 impl Podman {
@@ -192,27 +206,31 @@ impl Podman {
     pub fn on(host: &Host) -> Self {
         let net = format!("--net=/proc/{}/ns/net", host.ns.pid());
         let enter = ["nsenter", &net, "--", "unshare", "--mount"].map(String::from);
-        Self::entered(&host.dir().join("podman"), enter.to_vec(), Some(host.run_dir()))
+        let mark = Mark {
+            run_dir: host.run_dir(),
+            cgroup_parent: host.cgroup_parent().to_owned(),
+        };
+        Self::entered(&host.dir().join("podman"), enter.to_vec(), Some(mark))
     }
 
-    fn entered(dir: &Path, enter: Vec<String>, run_dir: Option<PathBuf>) -> Self {
+    fn entered(dir: &Path, enter: Vec<String>, host: Option<Mark>) -> Self {
         fs::create_dir(dir).unwrap();
         fs::write(
             dir.join("policy.json"),
             r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
         )
         .unwrap();
-        // Limits cannot be raised everywhere, and there is no journal here.
+        // Limits cannot be raised everywhere, and there is no journal here; crun refuses hosts with both cgroup v1 and v2.
         let settings = format!(
             "[containers]\nlog_driver = \"k8s-file\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"crun\"\nconmon_path = [{:?}]\n",
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\nconmon_path = [{:?}]\n",
             program("conmon", "conmon")
         );
         fs::write(dir.join("containers.conf"), settings).unwrap();
         Self {
             dir: dir.to_owned(),
             enter,
-            run_dir,
+            host,
         }
     }
 
@@ -243,9 +261,14 @@ impl Engine for Podman {
             .env("CONTAINERS_CONF", self.dir.join("containers.conf"))
             .env("XDG_RUNTIME_DIR", &self.dir)
             .stdin(Stdio::null());
-        if let Some(run_dir) = &self.run_dir {
-            command.env("WHARF_RUN_DIR", run_dir);
+        if let Some(host) = &self.host {
+            command.env("WHARF_RUN_DIR", &host.run_dir);
         }
         command
+    }
+
+    fn run_flags(&self) -> Vec<String> {
+        let host = self.host.as_ref().expect("one that runs containers has a host");
+        vec![format!("--cgroup-parent={}/podman", host.cgroup_parent)]
     }
 }

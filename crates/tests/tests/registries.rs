@@ -1,6 +1,8 @@
 //! Images from a registry: Debian's `docker-registry` on the loopback of a test host.
 #![allow(clippy::unwrap_used)]
 
+#[path = "registries/hostile.rs"]
+mod hostile;
 #[path = "registries/push.rs"]
 mod push;
 

@@ -1,6 +1,8 @@
 //! Volumes: named with copy-up, anonymous, binds, tmpfs, others'; that data is kept, and copied; and the room on the disk.
 #![allow(clippy::unwrap_used)]
 
+#[path = "volumes/binds.rs"]
+mod binds;
 #[path = "volumes/copies.rs"]
 mod copies;
 #[path = "volumes/filled.rs"]

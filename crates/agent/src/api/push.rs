@@ -85,9 +85,9 @@ fn push_one(host: &Host, key: &str, login: Option<&Login>, lines: &Lines) -> boo
         let line = line(&p);
         let text = line.to_string();
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.get(&p.layer) != Some(&text) {
+        // An upload tells it while it waits for the registry.
+        if told.get(&p.layer) != Some(&text) && lines.hint(&line) {
             told.insert(p.layer, text);
-            lines.say(&line);
         }
     };
     let options = PushOptions {

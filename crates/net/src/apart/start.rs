@@ -14,6 +14,7 @@ use super::{Server, sandbox};
 
 /// What a server keeps of free memory.
 const HEAP: heap::Limits = heap::Limits {
+    arenas: 1,
     trim_threshold: 64 << 10,
     top_pad: 16 << 10,
     mmap_threshold: 128 << 10,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::firewall::{FirewallState, PortRule};
 
-use super::elements::{Elements, octets, plain, port_key, port_number};
+use super::elements::{BySet, Elements, octets, plain, port_key, port_number};
 use super::family::Family;
 use super::render::{families, set};
 use super::table::{Element, Field, Set};
@@ -203,7 +203,7 @@ pub fn address_of(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Keys of the family's ports whose lists differ between two sets of elements.
-pub fn changed(before: &Elements, after: &Elements, f: Family) -> BTreeSet<Vec<u8>> {
+pub fn changed(before: &BySet<'_>, after: &BySet<'_>, f: Family) -> BTreeSet<Vec<u8>> {
     let none = BTreeSet::new();
     let bound_len = ANY_LEN + f.len();
     let mut out = BTreeSet::new();
@@ -213,7 +213,7 @@ pub fn changed(before: &Elements, after: &Elements, f: Family) -> BTreeSet<Vec<u
         (set::ALLOWED_BOUND, bound_len),
         (set::ALLOWED_ANY, ANY_LEN),
     ] {
-        let [was, is] = [before, after].map(|elements| elements.get(f.set(name)).unwrap_or(&none));
+        let [was, is] = [before, after].map(|elements| elements.get(f.set(name)).copied().unwrap_or(&none));
         let keys = was.symmetric_difference(is).filter_map(|e| e.key.get(..port));
         out.extend(keys.map(<[u8]>::to_vec));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::firewall::FirewallState;
 
 use super::change::{self, Step};
-use super::elements::{self, Elements, stale_len};
+use super::elements::{self, BySet, Elements, stale_len};
 use super::family::Family;
 use super::foreign::ForeignChain;
 use super::guard::Guards;
@@ -157,7 +157,7 @@ pub(crate) struct Current {
     pub wrong: Option<&'static str>,
     /// Something of ours is there, whatever its state.
     pub there: bool,
-    /// What can be made out in any case.
+    /// What can be made out where there is no state.
     pub salvaged: FirewallState,
     /// The table says that forwarding is for our bridges alone.
     pub guards: Guards,
@@ -200,9 +200,12 @@ pub(crate) fn current(filter: &mut Netlink, keeper: &Keeper) -> Result<Current, 
     Ok(Current {
         generation: found.generation,
         wrong: state.as_ref().err().copied(),
+        salvaged: match &state {
+            Ok(_) => FirewallState::default(),
+            Err(_) => elements::salvage(&table.elements),
+        },
         state: state.ok(),
         there: true,
-        salvaged: elements::salvage(&table.elements),
         guards,
         foreign: found.foreign.clone(),
         firewalld: found.firewalld.clone(),
@@ -234,40 +237,47 @@ pub(crate) fn apply(
     guards: &Guards,
 ) -> Result<(), NetError> {
     elements::check(state)?;
-    let mut earlier = Elements::new();
+    // Of a table that is gone by the next try.
+    let mut last = Elements::new();
     let mut forgotten = BTreeSet::new();
     for _ in 0..TRIES {
         let found = keeper.seize(filter)?;
         let kept = found.table.as_ref().map(FoundTable::guards).unwrap_or_default();
-        if let Some(table) = &found.table {
-            earlier.clone_from(&table.elements);
-        }
+        let earlier = found.table.as_ref().map_or(&last, |table| &table.elements);
         let make = keeper.make(guards.clone().or(&kept));
-        let mut wanted = render(state, &make, &earlier);
-        let changed = changed_udp(&earlier, &wanted);
+        let mut wanted = render(state, &make, earlier);
+        let mut changed = changed_udp(earlier, &wanted);
         if make.zoned && !changed.is_empty() {
             // What ails this look is told by the one after the change: the ports are not to wait for it.
             let led = conntrack::led(filter, &families_of(&changed)).unwrap_or_default();
-            wanted = render_among(state, &make, &earlier, &led);
+            wanted = render_among(state, &make, earlier, &led);
+            changed = changed_udp(earlier, &wanted);
         }
-        let stale = stale_udp(&earlier, &wanted, &forgotten);
+        let stale = stale_udp(earlier, changed, &forgotten);
         note(&mut wanted, &stale);
         let mut steps = steps(&found, &wanted, keeper);
         steps.extend(sidedoor::steps(&found.sidedoors, state, &keeper.mark())?);
-        if !commit(filter, found.generation, steps)? {
-            continue;
-        }
-        if stale.is_empty() {
+        let done = commit(filter, found.generation, steps)?;
+        if done && stale.is_empty() {
             return Ok(());
         }
-        conntrack::forget_flows(filter, route, &families_of(&stale), &stale, &wanted.sets)?;
-        forgotten = stale;
+        if done {
+            conntrack::forget_flows(filter, route, &families_of(&stale), &stale, &wanted.sets)?;
+            forgotten = stale;
+        }
+        if let Some(table) = &found.table {
+            last.clone_from(&table.elements);
+        }
     }
     Err(NetError::Busy { tries: TRIES })
 }
 
 /// UDP ports whose flows are to be forgotten: those that change now, and those noted earlier.
-fn stale_udp(earlier: &Elements, wanted: &Table, forgotten: &BTreeSet<Element>) -> BTreeSet<Element> {
+fn stale_udp(
+    earlier: &Elements,
+    changed: BTreeSet<Element>,
+    forgotten: &BTreeSet<Element>,
+) -> BTreeSet<Element> {
     let noted = |f: Family| {
         let noted = earlier.get(f.set(set::STALE_UDP)).into_iter().flatten();
         noted.filter(move |e| e.key.len() == stale_len(f))
@@ -278,7 +288,7 @@ fn stale_udp(earlier: &Elements, wanted: &Table, forgotten: &BTreeSet<Element>) 
         .filter(|e| !forgotten.contains(e))
         .cloned()
         .collect();
-    stale.extend(changed_udp(earlier, wanted));
+    stale.extend(changed);
     stale
 }
 
@@ -324,19 +334,16 @@ fn commit(filter: &mut Netlink, generation: u32, steps: Vec<Step>) -> Result<boo
 /// UDP ports that are new, gone, lead elsewhere or are for others: where they led, and where they lead if that is not for
 /// everybody; the host itself where they are new.
 pub(super) fn changed_udp(earlier: &Elements, wanted: &Table) -> BTreeSet<Element> {
-    let later: Elements = wanted
-        .sets
-        .iter()
-        .map(|set| (set.name.to_owned(), set.elements.clone()))
-        .collect();
+    let earlier: BySet<'_> = earlier.iter().map(|(name, all)| (name.as_str(), all)).collect();
+    let later: BySet<'_> = wanted.sets.iter().map(|set| (set.name, &set.elements)).collect();
     Family::ALL
         .into_iter()
         .filter(|f| {
-            [earlier, &later]
+            [&earlier, &later]
                 .iter()
                 .any(|all| all.contains_key(f.set(set::SUBNETS)))
         })
-        .flat_map(|f| changed_udp_of(f, earlier, &later))
+        .flat_map(|f| changed_udp_of(f, &earlier, &later))
         .collect()
 }
 
@@ -350,10 +357,11 @@ fn is_stale(name: &str) -> bool {
     matches!(Family::of_set(name), Some((_, set::STALE_UDP)))
 }
 
-fn changed_udp_of(f: Family, earlier: &Elements, later: &Elements) -> BTreeSet<Element> {
+fn changed_udp_of(f: Family, earlier: &BySet<'_>, later: &BySet<'_>) -> BTreeSet<Element> {
     let lists = allow::changed(earlier, later, f);
     let closed = [set::CLOSED_BOUND, set::CLOSED_ANY].map(|name| later.get(f.set(name)));
-    let closed: BTreeSet<&Vec<u8>> = closed.into_iter().flatten().flatten().map(|e| &e.key).collect();
+    let closed = closed.into_iter().flatten().copied().flatten();
+    let closed: BTreeSet<&Vec<u8>> = closed.map(|e| &e.key).collect();
     let mut out = BTreeSet::new();
     let (bound, any) = ([set::BOUND, set::UDP_BOUND_SLOTS], [set::ANY, set::UDP_ANY_SLOTS]);
     for names in [&bound[..], &any, &[set::NAMES]] {
@@ -361,9 +369,11 @@ fn changed_udp_of(f: Family, earlier: &Elements, later: &Elements) -> BTreeSet<E
             [set::NAMES] => elements::stale_names(e, f),
             _ => elements::stale(e, f),
         };
+        // Of a thousand ports of TCP none is to be looked at again.
+        let is_port = |e: &Element| matches!(names, [set::NAMES]) || elements::is_udp(e);
         // A target that stays among others keeps its flows, whatever slots it has.
-        let targets = |all: &Elements| -> BTreeSet<Element> {
-            let of = |name: &&'static str| Some(slots::targets(f.set(name), all.get(f.set(name))?));
+        let targets = |all: &BySet<'_>| -> BTreeSet<Element> {
+            let of = |name: &&'static str| Some(slots::targets(f.set(name), all.get(f.set(name))?, is_port));
             names.iter().filter_map(of).flatten().collect()
         };
         let [before, after] = [earlier, later].map(targets);

@@ -65,7 +65,7 @@ pub fn forget_flows(
 ) -> Result<(), NetError> {
     let leading = |set: &Set| {
         let (f, _) = Family::of_set(set.name).filter(|(_, kind)| set::PORTS.contains(kind))?;
-        let targets = slots::targets(set.name, &set.elements);
+        let targets = slots::targets(set.name, &set.elements, |_| true);
         Some(
             targets
                 .into_iter()

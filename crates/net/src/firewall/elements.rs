@@ -26,6 +26,8 @@ pub use back::{read, salvage};
 
 /// Elements by the name of their set.
 pub type Elements = BTreeMap<String, BTreeSet<Element>>;
+/// The same, somebody else's.
+pub type BySet<'e> = BTreeMap<&'e str, &'e BTreeSet<Element>>;
 
 /// Everything that can be seen to be wrong before anything is touched.
 pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
@@ -256,16 +258,21 @@ pub fn stale_len(f: Family) -> usize {
     2 * (f.len() + PORT_LEN)
 }
 
+/// Whether it is a port of UDP, of one of the maps.
+pub fn is_udp(port: &Element) -> bool {
+    port.key.first() == Some(&UDP)
+}
+
 /// The UDP port of one of the maps as an element of [`set::STALE_UDP`]; none where it is something else.
 pub fn stale(port: &Element, f: Family) -> Option<Element> {
-    let (protocol, rest) = port.key.split_at_checked(4)?;
+    let (_, rest) = port.key.split_at_checked(4)?;
     let every = if rest.len() == PORT_LEN {
         f.unspecified()
     } else {
         &[]
     };
     let key = [every, rest, &port.value].concat();
-    (protocol[0] == UDP && key.len() == stale_len(f)).then(|| plain(key))
+    (is_udp(port) && key.len() == stale_len(f)).then(|| plain(key))
 }
 
 /// The same port where it led to the host itself, at no port of a container.

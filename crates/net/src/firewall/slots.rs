@@ -5,6 +5,7 @@
 //! allows: a change is as few elements as can be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use model::firewall::{MOST_TARGETS, PortRule, Protocol};
 
@@ -72,8 +73,9 @@ pub fn sets(f: Family, ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
         let of = ports.iter().filter(|p| Family::of(p.target_ip) == f);
         let of: Vec<&PortRule> = of.filter(is_of).collect();
         let had = had(earlier, f.set(map.name));
-        let shared = grouped(&of).into_iter().filter(|(_, rules)| rules.len() > 1);
-        let elements = shared.flat_map(|(key, rules)| {
+        let shared = grouped(&of).into_values().filter(|rules| rules.len() > 1);
+        let elements = shared.flat_map(|rules| {
+            let key = port_key(rules[0]);
             let had = had.get(&key).cloned().unwrap_or_default();
             elements(&key, &rules, &had)
         });
@@ -90,16 +92,27 @@ pub fn sets(f: Family, ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
 
 /// The rules that have their port for themselves.
 pub fn alone<'a>(ports: &[&'a PortRule]) -> Vec<&'a PortRule> {
-    let groups = grouped(ports).into_values();
-    groups.filter(|rules| rules.len() == 1).flatten().collect()
+    let mut counts: BTreeMap<Place, usize> = BTreeMap::new();
+    for rule in ports {
+        *counts.entry(place(rule)).or_default() += 1;
+    }
+    let own = ports.iter().filter(|rule| counts[&place(rule)] == 1);
+    own.copied().collect()
 }
 
-fn grouped<'a>(ports: &[&'a PortRule]) -> BTreeMap<Vec<u8>, Vec<&'a PortRule>> {
-    let mut groups: BTreeMap<Vec<u8>, Vec<&PortRule>> = BTreeMap::new();
+/// What [`port_key`] is made of.
+type Place = (Protocol, Option<IpAddr>, u16);
+
+fn grouped<'a>(ports: &[&'a PortRule]) -> BTreeMap<Place, Vec<&'a PortRule>> {
+    let mut groups: BTreeMap<Place, Vec<&PortRule>> = BTreeMap::new();
     for rule in ports {
-        groups.entry(port_key(rule)).or_default().push(rule);
+        groups.entry(place(rule)).or_default().push(rule);
     }
     groups
+}
+
+fn place(rule: &PortRule) -> Place {
+    (rule.protocol, rule.host_ip, rule.host_port)
 }
 
 /// The elements of each port by their slots.
@@ -130,15 +143,18 @@ fn without_slot(name: &str, element: &Element) -> Option<(u32, Element)> {
     Some((u32::from_ne_bytes(slot.try_into().ok()?), whole))
 }
 
-/// The targets that these elements of a map lead to, each once. Those of the other maps are left as they are.
-pub fn targets(name: &str, elements: &BTreeSet<Element>) -> BTreeSet<Element> {
+/// The targets that these elements of a map lead to, each once, where they are asked for. Those of the other maps are left
+/// as they are.
+pub fn targets(
+    name: &str,
+    elements: &BTreeSet<Element>,
+    is_asked_for: impl Fn(&Element) -> bool,
+) -> BTreeSet<Element> {
     if of_name(name).is_none() {
-        return elements.clone();
+        return elements.iter().filter(|e| is_asked_for(e)).cloned().collect();
     }
-    elements
-        .iter()
-        .filter_map(|e| Some(without_slot(name, e)?.1))
-        .collect()
+    let all = elements.iter().filter_map(|e| Some(without_slot(name, e)?.1));
+    all.filter(is_asked_for).collect()
 }
 
 fn elements(key: &[u8], rules: &[&PortRule], had: &BTreeMap<u32, Element>) -> Vec<Element> {

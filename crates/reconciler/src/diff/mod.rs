@@ -4,6 +4,7 @@ pub mod classes;
 pub mod docs;
 mod text;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
@@ -25,7 +26,8 @@ pub struct Change {
 
 /// What changed from one container definition to another, in order of the fields' names.
 pub fn container(from: &ContainerSpec, to: &ContainerSpec, origin: &Origin) -> Vec<Change> {
-    fields("container.*", from, to, origin)
+    let [from, to] = brief(from, to);
+    fields("container.*", &*from, &*to, origin)
 }
 
 /// The same of a network.
@@ -40,10 +42,34 @@ pub fn volume(from: &VolumeSpec, to: &VolumeSpec, origin: &Origin) -> Vec<Change
 
 /// The strongest thing that the changes from one container definition to another ask for; none where there are none.
 pub fn strongest(from: &ContainerSpec, to: &ContainerSpec) -> Option<Class> {
-    let all = changed(from, to, |field, both| {
+    let [from, to] = brief(from, to);
+    let all = changed(&*from, &*to, |field, both| {
         class_of(&format!("container.*.{field}"), both)
     });
     all.into_iter().max()
+}
+
+/// More ports than a reason has room for.
+const MOST_PORTS: usize = 32;
+
+/// The two without most of their ports, where those are many: what is compared is text, and that of a thousand ports is long.
+/// They differ in their ports if they did so before, and so does what is said of them.
+fn brief<'s>(from: &'s ContainerSpec, to: &'s ContainerSpec) -> [Cow<'s, ContainerSpec>; 2] {
+    let short = |spec: &ContainerSpec| spec.ports.len() <= MOST_PORTS;
+    if short(from) && short(to) {
+        return [from, to].map(Cow::Borrowed);
+    }
+    let mut both = [from, to].map(Clone::clone);
+    both.iter_mut().for_each(|spec| spec.ports.truncate(MOST_PORTS));
+    if both[0].ports == both[1].ports && from.ports != to.ports {
+        // One of them goes on, or both do.
+        let next = |spec: &ContainerSpec| spec.ports.get(MOST_PORTS).cloned();
+        match next(to) {
+            Some(port) => both[1].ports.push(port),
+            None => both[0].ports.extend(next(from)),
+        }
+    }
+    both.map(Cow::Owned)
 }
 
 fn fields<T: Serialize + PartialEq>(table: &str, from: &T, to: &T, origin: &Origin) -> Vec<Change> {
@@ -145,5 +171,73 @@ fn reason(field: &str, from: &Value, to: &Value, at: &Location) -> Reason {
         from: Some(from),
         file: Some(at.file.clone()).filter(|f| !f.is_empty()),
         line: at.line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::image::ImageSource;
+
+    use super::*;
+
+    fn with_ports(count: u16, change: impl FnOnce(&mut Vec<model::spec::PortSpec>)) -> ContainerSpec {
+        let one = |number| model::spec::PortSpec {
+            ip: None,
+            host: Some((number, number)),
+            container: (80, 80),
+            protocol: model::firewall::Protocol::Tcp,
+            allow: Vec::new(),
+        };
+        let mut spec = ContainerSpec::new(ImageSource::Rootfs {
+            dir: "/srv/root".into(),
+        });
+        spec.ports = (1..=count).map(one).collect();
+        change(&mut spec.ports);
+        spec
+    }
+
+    /// The first that are shown, and whether there are more.
+    fn shown(spec: &ContainerSpec, other: &ContainerSpec) -> Vec<(String, String)> {
+        let changes = container(spec, other, &Origin::default());
+        assert_eq!(
+            changes.first().map(|c| c.class),
+            strongest(spec, other),
+            "{changes:?}"
+        );
+        let texts = changes.into_iter().map(|c| c.reason);
+        texts
+            .map(|r| {
+                assert_eq!(r.field, "ports");
+                (r.from.unwrap(), r.to.unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn of_many_ports_one_that_differs_is_seen_wherever_it_is() {
+        let start = "1:80, 2:80, 3:80, 4:80, 5:80, 6:80, 7:80, 8:80, 9:80, 10:80…";
+        let all = with_ports(1000, |_| ());
+        assert_eq!(shown(&all, &all.clone()), []);
+        type Edit = fn(&mut Vec<model::spec::PortSpec>);
+        let after: [(&str, Edit); 5] = [
+            ("the last is gone", |ports| drop(ports.pop())),
+            ("one more", |ports| ports.push(ports[0].clone())),
+            ("another one in the middle", |ports| {
+                ports[500].container = (81, 81)
+            }),
+            ("the last that is compared", |ports| {
+                ports[MOST_PORTS - 1].container = (81, 81)
+            }),
+            ("all but those", |ports| ports.truncate(MOST_PORTS)),
+        ];
+        for (what, change) in after {
+            let other = with_ports(1000, change);
+            let expected = [(start.to_owned(), "another value".to_owned())];
+            assert_eq!(shown(&all, &other), expected, "{what}");
+            assert_eq!(shown(&other, &all), expected, "{what}, back");
+        }
+        let none = with_ports(0, |_| ());
+        assert_eq!(shown(&none, &all), [("none".to_owned(), start.to_owned())]);
+        assert_eq!(shown(&all, &none), [(start.to_owned(), "none".to_owned())]);
     }
 }

@@ -185,7 +185,7 @@ impl Pass<'_, '_> {
             .ledger
             .containers
             .iter()
-            .filter(|(name, _)| !moving.contains(name))
+            .filter(|(name, _)| !movers.is_empty() && !moving.contains(name))
         {
             taken.add_entry(name, entry);
         }

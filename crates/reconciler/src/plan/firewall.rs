@@ -93,7 +93,8 @@ impl Pass<'_, '_> {
         let wanted = wanted(&self.ledger, &self.input.observed.dns_ports, |name, rule| {
             self.blocked.contains_key(name) || idle.contains(rule)
         });
-        self.published.clone_from(&wanted.ports);
+        let of_services = wanted.ports.iter().filter(|rule| rule.service.is_some());
+        self.shared_ports = of_services.cloned().collect();
         self.let_through.clone_from(&wanted.links);
         let seen = match &self.input.observed.firewall {
             Look::Known(seen) => seen,
@@ -182,7 +183,7 @@ impl Pass<'_, '_> {
     /// An instance among others gets its share of a port once it is ready.
     fn is_awaited(&self, rule: &PortRule) -> bool {
         // They are sorted.
-        rule.service.is_none() || self.published.binary_search(rule).is_ok()
+        rule.service.is_none() || self.shared_ports.binary_search(rule).is_ok()
     }
 }
 
@@ -207,22 +208,24 @@ fn same_port(a: &PortRule, b: &PortRule) -> bool {
 
 /// Ports by where they are asked for.
 #[derive(Default)]
-pub(super) struct ByPlace<'p>(BTreeMap<(Protocol, Option<IpAddr>, u16), Vec<&'p PortRule>>);
+pub(super) struct ByPlace<'p>(Vec<&'p PortRule>);
 
 impl<'p> ByPlace<'p> {
     fn of(ports: &'p [PortRule]) -> Self {
-        let mut all: BTreeMap<_, Vec<&PortRule>> = BTreeMap::new();
-        for rule in ports {
-            let place = (rule.protocol, rule.host_ip, rule.host_port);
-            all.entry(place).or_default().push(rule);
-        }
+        let mut all: Vec<&PortRule> = ports.iter().collect();
+        all.sort_by_key(|rule| place(rule));
         Self(all)
     }
 
     fn has(&self, rule: &PortRule) -> bool {
-        let there = self.0.get(&(rule.protocol, rule.host_ip, rule.host_port));
-        there.into_iter().flatten().any(|r| same_port(r, rule))
+        let first = self.0.partition_point(|r| place(r) < place(rule));
+        let there = self.0[first..].iter().take_while(|r| place(r) == place(rule));
+        there.into_iter().any(|r| same_port(r, rule))
     }
+}
+
+fn place(rule: &PortRule) -> (Protocol, Option<IpAddr>, u16) {
+    (rule.protocol, rule.host_ip, rule.host_port)
 }
 
 /// `seen`: or what is wrong with it.
@@ -240,7 +243,6 @@ fn differences(
         return vec![Reason::because("nothing needs it any more")];
     }
     let mut reasons = Vec::new();
-    let (there, kept) = (ByPlace::of(&seen.ports), ByPlace::of(&wanted.ports));
     for bridge in wanted.bridges.iter().filter(|b| !seen.bridges.contains(b)) {
         reasons.extend(bridge_differs(bridge, seen, ledger));
     }
@@ -271,6 +273,11 @@ fn differences(
         reasons.push(Reason::because("names are asked at other addresses"));
     }
     reasons.extend(link_reasons(&seen.links, &wanted.links, ledger));
+    // As most passes find them.
+    if seen.ports == wanted.ports {
+        return reasons;
+    }
+    let (there, kept) = (ByPlace::of(&seen.ports), ByPlace::of(&wanted.ports));
     for rule in wanted.ports.iter().filter(|r| !there.has(r)) {
         let entry = ledger.containers.get(&rule.container);
         let at = entry.map(|e| effective(e).origin.key("ports"));

@@ -163,8 +163,8 @@ struct Pass<'a, 'i> {
     reserved: BTreeMap<(Name, IpAddr), Name>,
     /// The instances of each replicated service.
     services: replicas::Services,
-    /// The published ports that are to be in force.
-    published: Vec<model::firewall::PortRule>,
+    /// Those published ports of services that are to be in force, sorted.
+    shared_ports: Vec<model::firewall::PortRule>,
     /// What is to be let through for links.
     let_through: Vec<model::firewall::LinkRule>,
     /// Instances of replicated services that do not answer to the name of all.
@@ -209,7 +209,7 @@ impl<'a, 'i> Pass<'a, 'i> {
             given: given(input.ledger),
             reserved: reserved(input.desired),
             services: BTreeMap::new(),
-            published: Vec::new(),
+            shared_ports: Vec::new(),
             let_through: Vec::new(),
             unready: BTreeSet::new(),
             replacing: BTreeSet::new(),

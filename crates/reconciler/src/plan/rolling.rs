@@ -41,7 +41,7 @@ impl Pass<'_, '_> {
         };
         let service = &place.service;
         let others = self.others(name, service);
-        let most = self.parallelism(name);
+        let most = self.parallelism(name, service);
         let entry = self.ledger.containers.get(name);
         // One that is not up itself is missed already: it waits for those alone that a change took away.
         let missed = entry.is_none_or(|e| !self.is_well(&e.current));
@@ -115,16 +115,20 @@ impl Pass<'_, '_> {
         ))
     }
 
-    fn parallelism(&self, name: &Name) -> usize {
-        // What was accepted last counts, be it in force or on its way.
-        let entry = self.ledger.containers.get(name);
-        let kept = || entry.map(|e| e.next.as_ref().map_or(&e.current.spec, |n| &n.accepted.spec));
-        let spec = match self.wish(name) {
-            Wish::Declared(declared) => Some(&declared.spec),
-            Wish::Kept | Wish::Gone => kept(),
+    fn parallelism(&self, name: &Name, service: &Name) -> usize {
+        let least = match self.wish(name) {
+            Wish::Declared(declared) => Some(declared.spec.update.parallelism),
+            Wish::Kept | Wish::Gone => {
+                // What was accepted last counts, be it in force or on its way; of instances that were accepted from
+                // different tables, the one that lets the fewest go.
+                let instances = self.instances(service).into_iter();
+                let entries = instances.filter_map(|name| self.ledger.containers.get(name));
+                let specs = entries.map(|e| e.next.as_ref().map_or(&e.current.spec, |n| &n.accepted.spec));
+                specs.map(|spec| spec.update.parallelism).min()
+            }
         };
-        spec.map_or(1, |s| usize::try_from(s.update.parallelism).unwrap_or(usize::MAX))
-            .max(1)
+        let least = usize::try_from(least.unwrap_or(1)).unwrap_or(usize::MAX);
+        least.max(1)
     }
 
     /// Why an instance counts as being updated. `prepared`: so is one whose successor is only prepared.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use model::action::Instance;
 use model::damage::{Damage, Mend};
 use model::name::{ContainerId, Name};
+use model::observed::Reach;
 
 use super::host::Host;
 use super::rng::Rng;
@@ -13,12 +14,12 @@ use super::rng::Rng;
 pub type Damages = BTreeMap<ContainerId, Vec<(u64, Damage)>>;
 
 impl Host {
-    /// Something of a container, or a whole volume, is taken away.
+    /// Something of a container, or a whole volume, is taken away; or, as if it were on a server, its mount or that server.
     pub fn take_away(&mut self, rng: &mut Rng) {
         if rng.one_in(4) {
             let volumes: Vec<Name> = self.volumes.keys().cloned().collect();
             if !volumes.is_empty() {
-                self.volumes.remove(rng.pick(&volumes));
+                self.lose(&rng.pick(&volumes).clone(), rng);
             }
             return;
         }
@@ -28,6 +29,17 @@ impl Host {
             let mend = *rng.pick(&[Mend::InPlace, Mend::Restart]);
             let id = rng.pick(&live).clone();
             self.damage(&id, mend);
+        }
+    }
+
+    fn lose(&mut self, volume: &Name, rng: &mut Rng) {
+        let reach = match rng.below(6) {
+            0 => Reach::Unmounted,
+            1 => Reach::Silent("no answer for 5 s".to_owned()),
+            _ => return drop(self.volumes.remove(volume)),
+        };
+        if let Some(volume) = self.volumes.get_mut(volume) {
+            volume.reach = reach;
         }
     }
 

@@ -671,6 +671,11 @@ impl Host {
         self.listeners.clear();
         self.foreign.truncate(1);
         self.contents.heal();
+        for volume in self.volumes.values_mut() {
+            if matches!(volume.reach, Reach::Silent(_)) {
+                volume.reach = Reach::Here;
+            }
+        }
         super::schedule::heal(&mut self.around);
         for version in self.sources.values_mut() {
             version.get_or_insert(1);

@@ -8,6 +8,7 @@ mod files;
 mod linux;
 pub(crate) mod mounts;
 pub(crate) mod process;
+pub(crate) mod required;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use contents::ContentError;
 pub use mounts::VolumeError;
+pub use required::Required;
 
 use crate::seccomp::ProfileError;
 
@@ -160,6 +162,8 @@ pub struct BundleInput<'a> {
     pub state_dir: &'a Path,
     /// The directory with what its configs and secrets hold.
     pub contents_dir: &'a Path,
+    /// Volumes of servers are mounted right below it.
+    pub servers_dir: &'a Path,
     /// `/wharf`.
     pub cgroup_parent: &'a str,
 }
@@ -190,6 +194,9 @@ pub struct Extra {
     /// A reaping init is its first process.
     #[serde(default)]
     pub init: bool,
+    /// Nothing is started without them.
+    #[serde(default)]
+    pub required: Vec<Required>,
 }
 
 /// Layers of the root.
@@ -335,6 +342,7 @@ fn extra(input: &BundleInput<'_>, unshare: Unshare, shared: Shared) -> Extra {
         unshare,
         shared,
         init: instance.spec.init,
+        required: required::of(instance, input.servers_dir),
     }
 }
 

@@ -72,6 +72,7 @@ fn try_build(instance: &Instance, host: &Host) -> Result<Bundle, BundleError> {
         bundle_dir: Path::new("/run/b"),
         state_dir: Path::new("/state/c"),
         contents_dir: Path::new("/run/c"),
+        servers_dir: Path::new("/run/nfs"),
         cgroup_parent: "/wharf",
     })
 }

@@ -31,10 +31,12 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
     prepare::limits(i, &runtime.cgroup_parent)?;
     let volumes_dir = runtime.roots.volumes();
     let contents_dir = runtime.roots.container_contents(&i.id);
+    let servers_dir = runtime.roots.nfs();
     let places = Places {
         state_dir: &files.state,
         contents_dir: &contents_dir,
         volumes_dir: &volumes_dir,
+        servers_dir: &servers_dir,
         exe: &runtime.exe,
     };
     let prepared = prepare::check(&places, i, &host)?;
@@ -45,6 +47,7 @@ pub fn write(runtime: &Runtime, i: &Instance, files: &Files) -> Result<()> {
         bundle_dir: &files.run,
         state_dir: &files.state,
         contents_dir: &contents_dir,
+        servers_dir: &servers_dir,
         cgroup_parent: &runtime.cgroup_parent,
     })?;
     prepare::ulimits(i, &host, &bundle.spec)?;

@@ -92,6 +92,8 @@ pub struct Places<'a> {
     pub contents_dir: &'a Path,
     /// Named volumes of the driver "local" lie below it, as `NAME/_data`: only those are given what the image has.
     pub volumes_dir: &'a Path,
+    /// Volumes of servers are mounted right below it.
+    pub servers_dir: &'a Path,
     /// The binary whose `prepare` command calls [`child_main`]: `/proc/self/exe`.
     pub exe: &'a Path,
 }

@@ -9,11 +9,11 @@ use model::name::Name;
 use model::paths::VOLUME_DATA;
 use model::spec::{Propagation, VolumeSource, VolumeUse};
 use oci_spec::runtime::Mount;
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::copy_up::Fill;
 use super::{Places, PrepareError, make_dir};
-use crate::bundle::{contents, mounts};
+use crate::bundle::{contents, mounts, required};
 
 /// What the child is told of them.
 pub struct Volumes {
@@ -32,6 +32,11 @@ pub fn prepare(places: &Places<'_>, instance: &Instance) -> Result<Volumes, Prep
     let volumes = mounts::volumes(instance).map_err(refused)?;
     let contents = contents::mounts(instance, places.contents_dir, &volumes);
     let contents = contents.map_err(|e| PrepareError::refused(instance, e.to_string()))?;
+    for required in required::of(instance, places.servers_dir) {
+        required
+            .check()
+            .map_err(|e| PrepareError::refused(instance, e.to_string()))?;
+    }
     for volume in volumes {
         if let Some(home) = make(places, instance, &volume)? {
             let target = volume.target.clone().into();
@@ -62,10 +67,10 @@ fn make(
         VolumeSource::Bind {
             source,
             create,
-            require_mount,
             propagation,
+            ..
         } => {
-            check_bind(instance, volume, source, *create, *require_mount)?;
+            check_bind(instance, volume, source, *create)?;
             check_propagation(instance, volume, source, *propagation)?;
             Ok(None)
         }
@@ -98,7 +103,6 @@ fn check_bind(
     volume: &VolumeUse,
     source: &Path,
     create: bool,
-    require_mount: bool,
 ) -> Result<(), PrepareError> {
     let (shown, target) = (source.display(), &volume.target);
     let refuse = |why: &str| {
@@ -106,13 +110,8 @@ fn check_bind(
         Err(PrepareError::refused(instance, reason))
     };
     match fs::metadata(source) {
-        Ok(_) if require_mount && !is_mount_point(instance, source)? => refuse(
-            "is not a mount point, and `require_mount` is set: mount it; this is tried again until it is one",
-        ),
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && create && !require_mount => {
-            make_dir(instance, source)
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound && create => make_dir(instance, source),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse("does not exist: make it, or write the entry as a table with `create = true`")
         }
@@ -121,13 +120,6 @@ fn check_bind(
         }
         Err(e) => Err(PrepareError::io(instance, "looking at volume source", source)(e)),
     }
-}
-
-/// As the kernel says it (statx(2), since Linux 5.8): also where it is a bind of the same file system.
-fn is_mount_point(instance: &Instance, path: &Path) -> Result<bool, PrepareError> {
-    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)
-        .map_err(|e| PrepareError::io(instance, "looking at volume source", path)(e.into()))?;
-    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// A mount can only be shared with the host where the host shares it; elsewhere the key would do nothing, silently.

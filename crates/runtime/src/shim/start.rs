@@ -20,6 +20,7 @@ use crate::launch::{self, is_sealed, sealed_exe};
 
 /// What a shim and a container's init keep of free memory.
 pub const HEAP: heap::Limits = heap::Limits {
+    arenas: 1,
     trim_threshold: 16 << 10,
     top_pad: 4 << 10,
     mmap_threshold: 32 << 10,

@@ -126,6 +126,7 @@ impl Container {
             state_dir: &self.state_dir(),
             contents_dir: &self.contents_dir(),
             volumes_dir: &self.beside("volumes"),
+            servers_dir: &self.beside("nfs"),
             exe: Path::new(PROBE),
         };
         prepare::check(&places, &self.instance, &host)
@@ -144,6 +145,7 @@ impl Container {
             bundle_dir: &self.bundle_dir(),
             state_dir: &self.state_dir(),
             contents_dir: &self.contents_dir(),
+            servers_dir: &self.beside("nfs"),
             cgroup_parent: &self.parent,
         })
     }

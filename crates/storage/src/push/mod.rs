@@ -30,7 +30,7 @@ pub struct PushOptions<'a> {
     pub cancel: &'a AtomicBool,
     /// Who pushes, where it is not whom the settings and files name.
     pub login: Option<&'a Login>,
-    /// Told how each layer is coming on; called from several threads.
+    /// Told how each layer is coming on; called from several threads, and from within futures: it does not block.
     pub progress: Option<&'a (dyn Fn(PushProgress) + Sync)>,
 }
 

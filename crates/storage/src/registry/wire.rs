@@ -45,7 +45,7 @@ pub struct Watch<'a> {
     pub cancel: &'a AtomicBool,
     /// How long a server may be silent.
     pub stall: Duration,
-    /// Called now and then while something is waited for.
+    /// Called now and then while something is waited for, from within a future: it does not block.
     pub each: Option<&'a (dyn Fn() + Sync)>,
 }
 

@@ -23,6 +23,8 @@ pub enum Pack {
     Zstd,
     /// With a window of two to the power of this.
     ZstdWindow(u32),
+    /// With the dictionary of this preset.
+    Xz(u32),
 }
 
 impl Pack {
@@ -46,6 +48,7 @@ impl Pack {
                 encoder.write_all(plain).unwrap();
                 encoder.finish().unwrap()
             }
+            Self::Xz(preset) => xz(plain, preset),
         }
     }
 
@@ -54,8 +57,21 @@ impl Pack {
             Self::Plain => "application/vnd.oci.image.layer.v1.tar",
             Self::Gzip | Self::GzipTwice => "application/vnd.oci.image.layer.v1.tar+gzip",
             Self::Zstd | Self::ZstdWindow(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
+            // There is no type of its own: those who send it call it what they call all of theirs.
+            Self::Xz(_) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
         }
     }
+}
+
+/// By the program.
+pub fn xz(plain: &[u8], preset: u32) -> Vec<u8> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(plain).unwrap();
+    let mut command = std::process::Command::new("xz");
+    let packed = command.arg(format!("-c{preset}")).arg(file.path()).output();
+    let packed = packed.expect("xz must be installed for this test");
+    assert!(packed.status.success(), "{packed:?}");
+    packed.stdout
 }
 
 pub fn config(diff_ids: &[Digest], execution: Value) -> Value {

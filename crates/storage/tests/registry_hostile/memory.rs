@@ -162,29 +162,35 @@ fn slow_no_answer_fills_the_memory() {
     }
 }
 
-/// An image of several layers of zeros, each with a window that large.
-fn wide(log: u32, layers: usize, size: usize) -> (Content, tempfile::TempDir) {
+/// An image of several layers of zeros, packed so.
+fn wide(pack: Pack, layers: usize, size: usize) -> (Content, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut layout = Layout::new(dir.path());
     let layer = |number| Tar::of([Member::file(format!("zeros{number}"), vec![0; size])]);
-    let layers: Vec<_> = (0..layers).map(|n| (Pack::ZstdWindow(log), layer(n))).collect();
+    let layers: Vec<_> = (0..layers).map(|n| (pack, layer(n))).collect();
     layout.image(None, &layers);
     (Content::of(&layout.dir, "1"), dir)
 }
 
 #[test]
-fn slow_large_windows_of_zstd_are_had_one_at_a_time_and_larger_ones_not_at_all() {
-    let accepted = [wide(23, 5, 24 << 20), wide(25, 5, 48 << 20)];
-    let refused = wide(27, 5, 1 << 20);
+fn slow_large_windows_and_dictionaries_are_had_one_at_a_time_and_larger_ones_not_at_all() {
+    let zstd = Pack::ZstdWindow;
+    let accepted = [
+        wide(zstd(23), 5, 24 << 20),
+        wide(zstd(25), 5, 48 << 20),
+        wide(Pack::Xz(8), 5, 48 << 20),
+    ];
+    let refused = [wide(zstd(27), 5, 1 << 20), wide(Pack::Xz(9), 5, 80 << 20)];
     for (content, _dir) in accepted {
         let (grown, said) = grown("pull", &Mock::start(content, |_| None));
         eprintln!("{} kB, {said}", grown / 1024);
         assert_eq!(said, "");
         assert!(grown < MOST, "{grown} bytes");
     }
-    let (_, said) = grown("pull", &Mock::start(refused.0, |_| None));
+    let said = refused.map(|(content, _dir)| grown("pull", &Mock::start(content, |_| None)).1);
     assert_says(
-        &said,
+        &said[0],
         &["takes 128 MiB of memory", "32 MiB are accepted", "--long"],
     );
+    assert_says(&said[1], &["needed memory too big"]);
 }

@@ -120,7 +120,11 @@ fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
     let of = |f: Family| {
         let names = set::PORTS.map(|name| f.set(name));
         let all = names.into_iter().filter_map(|name| elements.get_key_value(name));
-        all.flat_map(move |(name, all)| slots::targets(name, all).into_iter().map(move |e| (e, f)))
+        all.flat_map(move |(name, all)| {
+            slots::targets(name, all, |_| true)
+                .into_iter()
+                .map(move |e| (e, f))
+        })
     };
     let all: Vec<(Element, Family)> = Family::ALL.into_iter().flat_map(of).collect();
     all.into_iter()
