@@ -26,6 +26,8 @@ pub struct LedgerFile {
     written: Option<Stamp>,
     /// What the copies do not hold yet.
     uncopied: Option<Vec<u8>>,
+    /// Of what was written last, in bytes: the next one is about as long.
+    length: usize,
 }
 
 /// What differs once somebody else wrote a file.
@@ -56,6 +58,7 @@ impl LedgerFile {
             path,
             written: None,
             uncopied: None,
+            length: 0,
         }
     }
 
@@ -115,14 +118,23 @@ impl LedgerFile {
     }
 
     /// Writes it beside, syncs, renames over, syncs the directory (invariant 5). A failure leaves the old one in force. The
-    /// copies are as they were until [`Self::copy`].
+    /// copies are of before until [`Self::copy`].
     pub fn write(&mut self, ledger: &Ledger) -> anyhow::Result<()> {
-        let body = serde_json::to_vec(ledger).context("the ledger is plain data")?;
+        // They are never more than one behind.
+        self.copy();
+        let mut body = Vec::with_capacity(self.length + self.length / 8);
+        serde_json::to_writer(&mut body, ledger).context("the ledger is plain data")?;
+        self.length = body.len();
         whole_file::write(&self.path, &body, Outlives::Power)
             .with_context(|| format!("cannot write the ledger {}", self.path.display()))?;
         self.written = stamp(&self.path);
         self.uncopied = Some(body);
         Ok(())
+    }
+
+    /// The copies are not up to date.
+    pub fn is_ahead(&self) -> bool {
+        self.uncopied.is_some()
     }
 
     /// Writes the copies, where they are not up to date: what the ledger was written for need not wait for that.
@@ -282,6 +294,29 @@ mod tests {
         let (found, told) = file(dir.path()).read().unwrap();
         assert_eq!(found, ledger(0));
         assert!(told.unwrap().contains("made anew"));
+    }
+
+    #[test]
+    fn copies_are_never_more_than_one_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut one, path) = (file(dir.path()), dir.path().join("state/ledger.json"));
+        let mut copied = |generation, at_once: bool| {
+            one.write(&ledger(generation)).unwrap();
+            assert!(one.is_ahead());
+            if at_once {
+                one.copy();
+                assert!(!one.is_ahead());
+            }
+            let kept = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            let found = file(dir.path()).read().unwrap().0;
+            std::fs::write(&path, kept).unwrap();
+            found.generation
+        };
+        assert_eq!(copied(1, false), 0);
+        assert_eq!(copied(2, false), 1);
+        assert_eq!(copied(3, true), 3);
+        assert_eq!(copied(4, false), 3);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -161,8 +162,9 @@ pub struct PortRule {
     pub host_port: u16,
     pub target_ip: IpAddr,
     pub target_port: u16,
-    /// The bridge the target is behind.
-    pub bridge: String,
+    /// The bridge the target is behind. Copies share the text.
+    #[serde(with = "crate::shared::text")]
+    pub bridge: Arc<str>,
     /// Sources of either family let in, sorted, each once; empty: everybody. The host's own processes are always let in.
     /// One that names sources of the other family alone is for nobody.
     pub allow: Vec<IpNet>,
@@ -177,6 +179,11 @@ pub struct PortRule {
 pub const MOST_TARGETS: usize = 64;
 
 impl PortRule {
+    /// What no two rules have in common but those of one service, in the order that rules are sorted by.
+    pub fn place(&self) -> (Protocol, Option<IpAddr>, u16) {
+        (self.protocol, self.host_ip, self.host_port)
+    }
+
     /// Where it is asked for; `0.0.0.0` or `::` for every address of the host that is of the target's family.
     pub fn at(&self) -> IpAddr {
         self.host_ip.unwrap_or(match self.target_ip {

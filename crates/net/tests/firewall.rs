@@ -308,7 +308,7 @@ fn nonsense_is_refused_before_anything_is_touched() {
         insta::assert_snapshot!(bad(|s| s.ports[0].allow = ["10.0.0.0/8", "9.0.0.0/8"].map(|n| n.parse().unwrap()).to_vec()), @"container web, port 8080/tcp: `allow` is not sorted, or says something twice");
         insta::assert_snapshot!(bad(|s| s.ports[0].allow.push("10.1.0.0/8".parse().unwrap())), @"container web, port 8080/tcp: `allow` has 10.1.0.0/8, an address in a network: the network is 10.0.0.0/8");
         insta::assert_snapshot!(bad(|s| s.bridges[0].dns_port = Some(0)), @"bridge wh-back: its name server has no port: there is no port 0");
-        insta::assert_snapshot!(bad(|s| s.ports[0].bridge = "br-x".to_owned()), @"container web, port 8080/tcp: its bridge br-x is not in the firewall");
+        insta::assert_snapshot!(bad(|s| s.ports[0].bridge = "br-x".into()), @"container web, port 8080/tcp: its bridge br-x is not in the firewall");
         insta::assert_snapshot!(bad(|s| s.ports.push(s.ports[1].clone())), @"container web, port 127.0.0.1:5432/tcp: container web has the same host port");
         insta::assert_snapshot!(bad(|s| s.ports[0].host_port = 0), @"container web, port 0/tcp: there is no port 0");
         insta::assert_snapshot!(bad(|s| s.bridges.push(s.bridges[0].clone())), @"bridge wh-back: it is there twice");
@@ -484,7 +484,7 @@ fn states() -> impl Strategy<Value = FirewallState> {
                         host_port,
                         target_ip: of_family(target, six),
                         target_port,
-                        bridge,
+                        bridge: bridge.into(),
                         allow: allow
                             .into_iter()
                             .map(|(ip, length, six)| {

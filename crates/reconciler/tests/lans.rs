@@ -403,7 +403,7 @@ fn ports_need_a_way_back_by_this_host() {
     assert_eq!(errors(&lab), [""; 0]);
     lab.settle();
     let rules = &lab.host.firewall.as_ref().unwrap().ports;
-    assert_eq!((rules.len(), rules[0].bridge.as_str()), (1, "wh-default"));
+    assert_eq!((rules.len(), &*rules[0].bridge), (1, "wh-default"));
     // Where the other one leads nowhere, the order does not matter.
     lab.spec("web").networks.reverse();
     lan(&mut lab).internal = true;

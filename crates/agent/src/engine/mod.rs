@@ -108,6 +108,9 @@ pub struct Snapshot {
 /// Images pulled from registries side by side.
 const PULLS: usize = 16;
 
+/// The copies of the ledger are written after so long, where the actions it was written for take longer than that.
+const COPY_AFTER: Duration = Duration::from_millis(100);
+
 /// What the rest of the process holds of the loop.
 #[derive(Clone)]
 pub struct Handle {
@@ -289,6 +292,7 @@ impl Engine {
                 Ok(None) | Err(_) => break,
             }
         }
+        self.ledger_file.copy();
     }
 
     /// Sleeps until something happens or is due, and takes everything that has happened by then.
@@ -316,6 +320,13 @@ impl Engine {
 
     /// Waits for something to happen, or `due`; a watchdog is told meanwhile that the loop turns.
     async fn sleep(&mut self, due: Instant) -> Option<Wake> {
+        if self.ledger_file.is_ahead() {
+            let soon = due.min(Instant::now() + COPY_AFTER);
+            if let Ok(wake) = tokio::time::timeout_at(soon, self.inbox.recv()).await {
+                return wake;
+            }
+            self.ledger_file.copy();
+        }
         loop {
             let beat = self.manager.progress().unwrap_or(due);
             tokio::select! {

@@ -51,6 +51,7 @@ impl Engine {
         if known && plan.actions.is_empty() {
             // The usual case, and then the plan that was made is the one to be told of.
             self.publish(reconciler::status::status_of(&self.input(now), &plan));
+            self.ledger_file.copy();
             self.note_rest(now, plan.wake_at);
         } else {
             self.begin(plan, known, now);
@@ -88,7 +89,10 @@ impl Engine {
             false => reconciler::status::status(&input),
         };
         self.publish(status);
-        self.ledger_file.copy();
+        if !begun {
+            // Actions would wait for the disk, and for the processor: see `sleep`.
+            self.ledger_file.copy();
+        }
     }
 
     async fn look(&mut self) {

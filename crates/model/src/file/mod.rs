@@ -117,11 +117,11 @@ pub fn parse_settings(source: &Source) -> Result<Settings, Vec<Diagnostic>> {
 fn root_table<'a>(report: &'a Report<'a>, root: &'a Node) -> Option<Table<'a>> {
     let item = Item {
         report,
-        path: String::new(),
+        path: "".into(),
         label: String::new(),
         node: root,
         place: root.span.clone(),
-        shown: String::new(),
+        shown: Some(String::new()),
         refused: false,
     };
     Table::open(&item, String::new())

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Location};
 use crate::image::ImageSource;
@@ -87,15 +88,15 @@ impl<'a> Report<'a> {
 #[derive(Clone)]
 pub(super) struct Item<'a> {
     pub report: &'a Report<'a>,
-    /// Path in the key table.
-    pub path: String,
+    /// Path in the key table; all items of a list share it.
+    pub path: Rc<str>,
     /// As messages call it, from the named table on: `ports[1].host`.
     pub label: String,
     pub node: &'a Node,
     /// Where it is declared: a header, a key, or the value itself in a list.
     pub place: Span,
-    /// What messages call it when it is a table: `[container.web.restart]`, `` `ports[0]` ``.
-    pub shown: String,
+    /// What messages call it when it is a table: `[container.web.restart]`; none where that is its label, in quotes.
+    pub shown: Option<String>,
     /// An enclosing key or this one is refused already; say it once.
     pub refused: bool,
 }
@@ -103,7 +104,7 @@ pub(super) struct Item<'a> {
 /// A table with fixed keys.
 pub(super) struct Table<'a> {
     report: &'a Report<'a>,
-    path: String,
+    path: Rc<str>,
     label: String,
     /// As messages call the table itself; empty for the file.
     shown: String,
@@ -122,9 +123,9 @@ impl<'a> Table<'a> {
         };
         let table = Self {
             report: item.report,
-            path: item.path.clone(),
+            path: Rc::clone(&item.path),
             label,
-            shown: item.shown.clone(),
+            shown: item.shown(),
             place: item.place.clone(),
             map,
             refused: item.refused,
@@ -183,11 +184,11 @@ impl<'a> Table<'a> {
         let entry = self.map.get(key)?;
         Some(Item {
             report: self.report,
-            path,
+            path: path.into(),
             label: format!("{}{key}", self.label),
             node: &entry.node,
             place: entry.place().clone(),
-            shown: self.shown_of(key),
+            shown: Some(self.shown_of(key)),
             refused: self.refused || row.is_some_and(|row| !row.status.works()),
         })
     }
@@ -249,31 +250,37 @@ impl<'a> Item<'a> {
         self.fault(format!("must be {wanted}, not {found}"), hint.unwrap_or(""));
     }
 
+    fn shown(&self) -> String {
+        self.shown.clone().unwrap_or_else(|| format!("`{}`", self.label))
+    }
+
     /// This value under a longer label.
     pub fn part(&self, node: &'a Node, label: String) -> Item<'a> {
         Item {
+            report: self.report,
+            path: Rc::clone(&self.path),
+            label,
             node,
             place: node.span.clone(),
-            shown: format!("`{label}`"),
-            label,
-            ..self.clone()
+            shown: None,
+            refused: self.refused,
         }
     }
 
     /// The items of an array.
-    pub fn list(&self) -> Option<Vec<Item<'a>>> {
+    pub fn list(&self) -> Option<impl ExactSizeIterator<Item = Item<'a>>> {
         let Value::Array(items) = &self.node.value else {
             let hint = matches!(self.node.value, Value::String(_)).then_some("put it in brackets: [\"…\"]");
             self.mismatch("an array", hint);
             return None;
         };
-        let number = |(n, node)| self.part(node, format!("{}[{n}]", self.label));
-        Some(items.iter().enumerate().map(number).collect())
+        let number = move |(n, node)| self.part(node, format!("{}[{n}]", self.label));
+        Some(items.iter().enumerate().map(number))
     }
 
     /// Every item of an array, read; those that are wrong are left out.
     pub fn each<T>(&self, mut read: impl FnMut(&Item<'a>) -> Option<T>) -> Option<Vec<T>> {
-        Some(self.list()?.iter().filter_map(&mut read).collect())
+        Some(self.list()?.filter_map(|item| read(&item)).collect())
     }
 
     /// The entries of a table whose keys are free.
@@ -299,11 +306,11 @@ impl<'a> Item<'a> {
             self.report.push(entry.place(), message, Some(hint.to_owned()));
         }
         let inner = Item {
-            path: format!("{}.*", self.path),
+            path: format!("{}.*", self.path).into(),
             label: format!("{kind}.{name}"),
             node: &entry.node,
             place: entry.place().clone(),
-            shown,
+            shown: Some(shown),
             refused: status.is_some_and(|status| !status.works()),
             report: self.report,
         };

@@ -63,7 +63,7 @@ fn pool(item: &Item<'_>) -> Option<Vec<ipnet::Ipv4Net>> {
         }
         Some(net)
     })?;
-    if nets.is_empty() && item.list()?.is_empty() {
+    if nets.is_empty() && item.list()?.len() == 0 {
         item.fault("is empty", "networks without a subnet get one of these");
         return None;
     }
@@ -141,7 +141,7 @@ fn cluster(table: &Table<'_>) -> ClusterSettings {
     let mut spec = ClusterSettings::default();
     table.set("etcd", &mut spec.etcd, |item| {
         let urls = item.each(|url| url.or_fault(url.text()?.parse::<EtcdUrl>()))?;
-        if item.list()?.is_empty() {
+        if item.list()?.len() == 0 {
             item.fault(
                 "is empty",
                 "name at least one member of etcd, or take out [cluster]",

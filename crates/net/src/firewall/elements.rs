@@ -19,7 +19,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Where names are asked (RFC 1035).
 pub const DOMAIN: u16 = 53;
-/// Bytes of a port in a concatenation.
+/// Bytes of a protocol and of a port in a concatenation.
+pub const PROTOCOL_LEN: usize = 4;
 const PORT_LEN: usize = 4;
 
 pub use back::{read, salvage};
@@ -55,35 +56,47 @@ pub(crate) fn check(state: &FirewallState) -> Result<(), NetError> {
             "no network has addresses of that family",
         ));
     }
-    let mut taken = Taken::new();
     tunnels::check(state)?;
     peers::check(state)?;
     isolated::check(state)?;
     for port in &state.ports {
         check_port(port, &state.bridges)?;
-        take(port, &mut taken).map_err(|why| NetError::invalid(of(port), why))?;
     }
-    Ok(())
+    match fitting(&state.ports).1 {
+        Some((port, why)) => Err(NetError::invalid(of(port), why)),
+        None => Ok(()),
+    }
+}
+
+/// A port, and why it cannot be together with those before it.
+type Misfit<'p> = (&'p PortRule, String);
+
+/// Those that can be together, and the first one that cannot.
+fn fitting<'p>(ports: impl IntoIterator<Item = &'p PortRule>) -> (Vec<&'p PortRule>, Option<Misfit<'p>>) {
+    // Of each family a port is there once.
+    let place = |port: &PortRule| (port.place(), Family::of(port.target_ip));
+    let mut all: Vec<&PortRule> = ports.into_iter().collect();
+    all.sort_by_key(|port| place(port));
+    let (mut fit, mut misfit) = (Vec::with_capacity(all.len()), None);
+    for together in all.chunk_by(|a, b| place(a) == place(b)) {
+        let first = fit.len();
+        for port in together {
+            match check_with(port, &fit[first..]) {
+                Ok(()) => fit.push(*port),
+                Err(why) => misfit = misfit.or(Some((*port, why))),
+            }
+        }
+    }
+    (fit, misfit)
 }
 
 fn is_spoken_of(ip: IpAddr, state: &FirewallState) -> bool {
     families(state).contains(&Family::of(ip))
 }
 
-/// Who has which port, of which family.
-type Taken<'a> = BTreeMap<(Protocol, Family, Option<IpAddr>, u16), Vec<&'a PortRule>>;
-
 /// A port is of one container, or of several of one service that let in the same.
-fn take<'a>(port: &'a PortRule, taken: &mut Taken<'a>) -> Result<(), String> {
-    let others = taken
-        .entry((
-            port.protocol,
-            Family::of(port.target_ip),
-            port.host_ip,
-            port.host_port,
-        ))
-        .or_default();
-    for other in others.iter() {
+fn check_with(port: &PortRule, others: &[&PortRule]) -> Result<(), String> {
+    for other in others {
         let together = port.service.is_some() && port.service == other.service;
         let target = |p: &PortRule| (p.target_ip, p.target_port);
         if !together || port.container == other.container || target(port) == target(other) {
@@ -101,7 +114,6 @@ fn take<'a>(port: &'a PortRule, taken: &mut Taken<'a>) -> Result<(), String> {
             "{MOST_TARGETS} others have the same host port: there is room for no more"
         ));
     }
-    others.push(port);
     Ok(())
 }
 
@@ -118,7 +130,7 @@ fn of(port: &PortRule) -> String {
 }
 
 fn check_port(port: &PortRule, bridges: &[FirewallBridge]) -> Result<(), NetError> {
-    let bridge = bridges.iter().find(|b| b.bridge == port.bridge);
+    let bridge = bridges.iter().find(|b| b.bridge == *port.bridge);
     let why = match port {
         p if p.host_port == 0 || p.target_port == 0 => "there is no port 0".to_owned(),
         p if p.host_ip.is_some_and(|ip| ip.is_unspecified()) => {
@@ -288,6 +300,13 @@ pub fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
+fn push_octets(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => out.extend(ip.octets()),
+        IpAddr::V6(ip) => out.extend(ip.octets()),
+    }
+}
+
 pub fn plain(key: Vec<u8>) -> Element {
     Element {
         key,
@@ -337,18 +356,27 @@ fn names_key(bridge: &str) -> Vec<u8> {
 
 /// In a concatenation.
 pub fn port_number(port: u16) -> Vec<u8> {
-    [port.to_be_bytes(), [0, 0]].concat()
+    padded_port(port).to_vec()
+}
+
+fn padded_port(port: u16) -> [u8; PORT_LEN] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
 }
 
 /// Its key in [`set::BOUND`] or [`set::ANY`].
 pub fn port_key(rule: &PortRule) -> Vec<u8> {
-    let protocol = protocol_number(rule.protocol).to_vec();
-    let address = rule.host_ip.map(octets).unwrap_or_default();
-    [protocol, address, port_number(rule.host_port)].concat()
+    let mut key = Vec::with_capacity(PROTOCOL_LEN + Family::V6.len() + PORT_LEN);
+    key.extend(protocol_number(rule.protocol));
+    if let Some(ip) = rule.host_ip {
+        push_octets(&mut key, ip);
+    }
+    key.extend(padded_port(rule.host_port));
+    key
 }
 
 /// In a concatenation.
-pub fn protocol_number(protocol: Protocol) -> [u8; 4] {
+pub fn protocol_number(protocol: Protocol) -> [u8; PROTOCOL_LEN] {
     let number = match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
@@ -358,14 +386,17 @@ pub fn protocol_number(protocol: Protocol) -> [u8; 4] {
 
 /// The element of a port that leads to one container.
 pub fn port(rule: &PortRule) -> Element {
-    // A device's name has no slash.
-    let number = number(rule)
-        .flatten()
-        .map(|n| format!("/{n}"))
-        .unwrap_or_default();
+    let mut value = Vec::with_capacity(Family::of(rule.target_ip).len() + PORT_LEN);
+    push_octets(&mut value, rule.target_ip);
+    value.extend(padded_port(rule.target_port));
+    let mut comment = [rule.container.as_str(), "@", &rule.bridge].concat();
+    if let Some(number) = number(rule).flatten() {
+        // A device's name has no slash.
+        comment.push_str(&format!("/{number}"));
+    }
     Element {
-        value: [octets(rule.target_ip), port_number(rule.target_port)].concat(),
-        comment: Some(format!("{}@{}{number}", rule.container, rule.bridge)),
+        value,
+        comment: Some(comment),
         ..plain(port_key(rule))
     }
 }

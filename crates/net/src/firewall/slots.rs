@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use model::firewall::{MOST_TARGETS, PortRule, Protocol};
 
-use super::elements::{Elements, port, port_key, protocol_number};
+use super::elements::{Elements, PROTOCOL_LEN, port, port_key, protocol_number};
 use super::family::Family;
 use super::render::set;
 use super::table::{Element, Field, Set};
@@ -17,8 +17,6 @@ use super::table::{Element, Field, Set};
 /// Slots of a port; the rule that draws one has it as modulus.
 pub const COUNT: u32 = MOST_TARGETS as u32;
 const LEN: usize = 4;
-/// Bytes before address and port in the key of a port that has one target.
-const PROTOCOL_LEN: usize = 4;
 
 /// Maps of slots: protocol, whether of one address, fields. Each protocol has its own, for `nft` reads no others again:
 /// the type of a slot is given as an expression (see [`super::userdata`]), and one for the port of any protocol has its
@@ -92,12 +90,10 @@ pub fn sets(f: Family, ports: &[PortRule], earlier: &Elements) -> Vec<Set> {
 
 /// The rules that have their port for themselves.
 pub fn alone<'a>(ports: &[&'a PortRule]) -> Vec<&'a PortRule> {
-    let mut counts: BTreeMap<Place, usize> = BTreeMap::new();
-    for rule in ports {
-        *counts.entry(place(rule)).or_default() += 1;
-    }
-    let own = ports.iter().filter(|rule| counts[&place(rule)] == 1);
-    own.copied().collect()
+    let mut all: Vec<&PortRule> = ports.to_vec();
+    all.sort_by_key(|rule| rule.place());
+    let by_place = all.chunk_by(|a, b| a.place() == b.place());
+    by_place.filter(|of| of.len() == 1).flatten().copied().collect()
 }
 
 /// What [`port_key`] is made of.
@@ -106,13 +102,9 @@ type Place = (Protocol, Option<IpAddr>, u16);
 fn grouped<'a>(ports: &[&'a PortRule]) -> BTreeMap<Place, Vec<&'a PortRule>> {
     let mut groups: BTreeMap<Place, Vec<&PortRule>> = BTreeMap::new();
     for rule in ports {
-        groups.entry(place(rule)).or_default().push(rule);
+        groups.entry(rule.place()).or_default().push(rule);
     }
     groups
-}
-
-fn place(rule: &PortRule) -> Place {
-    (rule.protocol, rule.host_ip, rule.host_port)
 }
 
 /// The elements of each port by their slots.

@@ -32,7 +32,7 @@ fn state() -> FirewallState {
         host_port,
         target_ip: target.parse().unwrap(),
         target_port: 80,
-        bridge: "wh-front".to_owned(),
+        bridge: "wh-front".into(),
         allow: Vec::new(),
         container: "web".parse().unwrap(),
         service: None,

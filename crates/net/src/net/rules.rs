@@ -79,7 +79,7 @@ impl Net {
         let mut state = current.state.unwrap_or(current.salvaged);
         state.bridges.retain(|b| b.bridge != n.bridge);
         state.bridges.push(wanted);
-        let leads = |port: &PortRule| port.bridge != n.bridge || n.has_family_of(port.target_ip);
+        let leads = |port: &PortRule| *port.bridge != n.bridge || n.has_family_of(port.target_ip);
         state.ports.retain(leads);
         let leads = |link: &LinkRule| n.isolated && n.has_family_of(link.to);
         state.links.retain(|link| link.bridge != n.bridge || leads(link));

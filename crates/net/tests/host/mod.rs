@@ -265,7 +265,7 @@ pub fn port(protocol: Protocol, ip: Option<Ipv4Addr>, host: u16, to: &Attachment
         host_port: host,
         target_ip: to.ips().next().unwrap(),
         target_port: target,
-        bridge: to.bridge.clone(),
+        bridge: to.bridge.as_str().into(),
         allow: Vec::new(),
         container: "web".parse().unwrap(),
         service: None,

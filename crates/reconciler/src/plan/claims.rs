@@ -220,7 +220,8 @@ impl Pass<'_, '_> {
                 rival,
             })
         });
-        kept.or_else(|| self.rivals(movers))
+        // With a thousand ports it takes long to find out that one has no rival.
+        kept.or_else(|| (movers.len() > 1).then(|| self.rivals(movers)).flatten())
     }
 
     /// Two that change and want the same: who has it now keeps it, else it is the first one's.
@@ -278,19 +279,15 @@ impl Pass<'_, '_> {
             .get(&mover.name)
             .filter(|_| mover.kind != Kind::New);
         let place = |rule: &PortRule| (rule.protocol, rule.at(), rule.host_port);
-        let before: BTreeSet<_> = had
-            .iter()
-            .flat_map(|e| e.current.ports.iter())
-            .map(place)
-            .collect();
-        let fresh = mover
-            .accepted
-            .ports
-            .iter()
-            .filter(|r| !before.contains(&place(r)));
-        let foreign = fresh
-            .filter_map(|r| self.foreign_listener(r.protocol, r.at(), r.host_port))
-            .next();
+        let is_fresh = |rule: &PortRule| {
+            let mut before = had.iter().flat_map(|e| e.current.ports.iter());
+            before.all(|r| place(r) != place(rule))
+        };
+        // Few are listened at, so that is asked first.
+        let foreign = mover.accepted.ports.iter().find_map(|r| {
+            let listener = self.foreign_listener(r.protocol, r.at(), r.host_port)?;
+            is_fresh(r).then_some(listener)
+        });
         match foreign {
             None => Some(mover),
             Some(why) => {

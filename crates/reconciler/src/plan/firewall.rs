@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::action::{Action, Noun};
-use model::firewall::{
-    FirewallBridge, FirewallState, LinkRule, MOST_TARGETS, PortRule, Protocol, TunnelRule,
-};
+use model::firewall::{FirewallBridge, FirewallState, LinkRule, MOST_TARGETS, PortRule, TunnelRule};
 use model::ledger::{Accepted, ContainerEntry, Ledger, ReplacePhase};
 use model::name::Name;
 use model::network::HostNetwork;
 use model::observed::Look;
 use model::plan::{Op, Reason};
 
+use super::by_place::ByPlace;
 use super::{Mutation, Pass, Ready, dns, links, overlay};
 
 /// The accepted container that has the name's ports now.
@@ -35,28 +34,29 @@ pub(super) fn wanted(
         FirewallBridge::of(&n.network, dns_port)
     });
     let bridges: Vec<FirewallBridge> = bridges.collect();
-    let ports = ledger.containers.iter().flat_map(|(name, entry)| {
+    let networks: Vec<&HostNetwork> = ledger.networks.values().map(|n| &n.network).collect();
+    // Whoever runs on as accepted may live on a network that has lost the family: that is his error, and nobody else's.
+    let leads = |rule: &PortRule| {
+        let mut networks = networks.iter();
+        networks
+            .find(|n| n.bridge == *rule.bridge)
+            .is_none_or(|n| n.has_family_of(rule.target_ip))
+    };
+    let mut ports = Vec::new();
+    for (name, entry) in &ledger.containers {
         // Whose it is says the entry: what was accepted earlier may know of no service yet.
-        let service = entry.place.as_ref().map(|place| place.service.clone());
-        // Whoever runs on as accepted may live on a network that has lost the family: that is his error, and nobody else's.
-        let leads = |rule: &PortRule| {
-            let mut networks = ledger.networks.values().map(|n| &n.network);
-            networks
-                .find(|n| n.bridge == rule.bridge)
-                .is_none_or(|n| n.has_family_of(rule.target_ip))
-        };
-        let own = effective(entry).ports.iter().filter(move |rule| leads(rule));
+        let service = entry.place.as_ref().map(|place| &place.service);
+        let own = effective(entry).ports.iter().filter(|rule| leads(rule));
         let open = own.filter(|rule| !closed(name, rule));
-        let rules = open.map(|rule| PortRule {
-            service: service.clone(),
+        ports.extend(open.map(|rule| PortRule {
+            service: service.cloned(),
             ..rule.clone()
-        });
-        rules.collect::<Vec<_>>()
-    });
+        }));
+    }
     FirewallState {
         names: asked(ledger, dns_ports, &bridges),
         bridges,
-        ports: balanced(ports.collect()),
+        ports: balanced(ports),
         links: links::rules(ledger),
         tunnels: overlay::rules(ledger.networks.values()),
         peers: overlay::peers(ledger.networks.values()),
@@ -74,6 +74,10 @@ fn asked(ledger: &Ledger, dns_ports: &BTreeMap<Name, u16>, bridges: &[FirewallBr
 /// Of the instances of a service that differ in whom they let in, being changed one after the other, those that agree
 /// with the first one: a port has one list. No more than can be told apart.
 fn balanced(ports: Vec<PortRule>) -> Vec<PortRule> {
+    // What stands alone has its ports for itself, and may have a thousand.
+    if ports.iter().all(|rule| rule.service.is_none()) {
+        return ports;
+    }
     let mut first: BTreeMap<_, (Vec<_>, usize)> = BTreeMap::new();
     let mut out = Vec::new();
     for rule in ports {
@@ -185,47 +189,6 @@ impl Pass<'_, '_> {
         // They are sorted.
         rule.service.is_none() || self.shared_ports.binary_search(rule).is_ok()
     }
-}
-
-/// Equal but for the names, which are for messages only.
-fn same_port(a: &PortRule, b: &PortRule) -> bool {
-    // Whoever adds a field is asked here.
-    let PortRule {
-        protocol,
-        host_ip,
-        host_port,
-        target_ip,
-        target_port,
-        bridge,
-        allow,
-        container: _,
-        service: _,
-    } = a;
-    (protocol, host_ip, host_port) == (&b.protocol, &b.host_ip, &b.host_port)
-        && (target_ip, target_port) == (&b.target_ip, &b.target_port)
-        && (bridge, allow) == (&b.bridge, &b.allow)
-}
-
-/// Ports by where they are asked for.
-#[derive(Default)]
-pub(super) struct ByPlace<'p>(Vec<&'p PortRule>);
-
-impl<'p> ByPlace<'p> {
-    fn of(ports: &'p [PortRule]) -> Self {
-        let mut all: Vec<&PortRule> = ports.iter().collect();
-        all.sort_by_key(|rule| place(rule));
-        Self(all)
-    }
-
-    fn has(&self, rule: &PortRule) -> bool {
-        let first = self.0.partition_point(|r| place(r) < place(rule));
-        let there = self.0[first..].iter().take_while(|r| place(r) == place(rule));
-        there.into_iter().any(|r| same_port(r, rule))
-    }
-}
-
-fn place(rule: &PortRule) -> (Protocol, Option<IpAddr>, u16) {
-    (rule.protocol, rule.host_ip, rule.host_port)
 }
 
 /// `seen`: or what is wrong with it.

@@ -5,6 +5,7 @@
 
 mod accept;
 mod beside;
+mod by_place;
 mod circles;
 mod claims;
 pub(crate) mod cluster;
@@ -176,7 +177,7 @@ struct Pass<'a, 'i> {
     /// Instances that are restarted for a config, secret or environment that changed.
     restarting: BTreeSet<Name>,
     /// The published ports that are seen to be in force.
-    seen_ports: firewall::ByPlace<'a>,
+    seen_ports: by_place::ByPlace<'a>,
     /// What is seen, by the names it carries.
     seen: BTreeMap<&'a Name, Vec<&'a ObservedContainer>>,
     /// Who has or had which place, and who lives in an old one, while containers are acted on.
@@ -215,7 +216,7 @@ impl<'a, 'i> Pass<'a, 'i> {
             replacing: BTreeSet::new(),
             stuck: BTreeMap::new(),
             restarting: BTreeSet::new(),
-            seen_ports: firewall::ByPlace::default(),
+            seen_ports: by_place::ByPlace::default(),
             seen: sight::by_name(input.observed),
             places: places::Places::default(),
             said: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::families::Families;
@@ -67,12 +68,12 @@ impl Pass<'_, '_> {
         name: &Name,
         entry: &PortSpec,
         inside: u16,
-        targets: &Targets<'_>,
+        targets: &Targets,
     ) -> Result<Vec<PortRule>, Blocked> {
-        let mut allow: Vec<IpNet> = entry.allow.iter().map(IpNet::trunc).collect();
-        allow.sort();
-        allow.dedup();
         let rule = |at: IpAddr| {
+            let mut allow: Vec<IpNet> = entry.allow.iter().map(IpNet::trunc).collect();
+            allow.sort();
+            allow.dedup();
             let (target_ip, bridge) = targets.of_family(at)?;
             Some(PortRule {
                 protocol: entry.protocol,
@@ -80,8 +81,8 @@ impl Pass<'_, '_> {
                 host_port: 0,
                 target_ip,
                 target_port: inside,
-                bridge: bridge.to_owned(),
-                allow: allow.clone(),
+                bridge: Arc::clone(bridge),
+                allow,
                 container: name.clone(),
                 service: self.place(name).map(|place| place.service.clone()),
             })
@@ -200,20 +201,21 @@ const EVERYWHERE: [IpAddr; 2] = [
 
 /// The interfaces that published ports lead to, by family: of those that this host is the gateway of, the ones with the
 /// default route, where there is one.
-struct Targets<'a>(Families<Target<'a, Ipv4Addr>, Target<'a, Ipv6Addr>>);
+struct Targets(Families<Target<Ipv4Addr>, Target<Ipv6Addr>>);
 
-/// An address, and the interface that has it.
-type Target<'a, A> = (A, &'a Attachment);
+/// An address, and the bridge that leads to it.
+type Target<A> = (A, Arc<str>);
 
-impl<'a> Targets<'a> {
-    fn of(attachments: &'a [Attachment]) -> Option<Self> {
+impl Targets {
+    fn of(attachments: &[Attachment]) -> Option<Self> {
         let routed = || attachments.iter().filter(|a| !a.link.is_lan());
         let four = || routed().filter_map(|a| Some((a.v4()?, a)));
         let six = || routed().filter_map(|a| Some((a.v6()?, a)));
         let out = four().find(|(v4, _)| v4.gateway.is_some());
         let out6 = six().find(|(v6, _)| v6.gateway.is_some());
-        let v4 = out.or_else(|| four().next()).map(|(v4, a)| (v4.ip, a));
-        let v6 = out6.or_else(|| six().next()).map(|(v6, a)| (v6.ip, a));
+        let bridge = |a: &Attachment| Arc::from(a.bridge.as_str());
+        let v4 = out.or_else(|| four().next()).map(|(v4, a)| (v4.ip, bridge(a)));
+        let v6 = out6.or_else(|| six().next()).map(|(v6, a)| (v6.ip, bridge(a)));
         Families::new(v4, v6).map(Self)
     }
 
@@ -225,13 +227,13 @@ impl<'a> Targets<'a> {
     }
 
     /// Address and bridge of the one of this address's family.
-    fn of_family(&self, at: IpAddr) -> Option<(IpAddr, &'a str)> {
+    fn of_family(&self, at: IpAddr) -> Option<(IpAddr, &Arc<str>)> {
         match at {
             // Served by a process of ours, which reaches it either way.
             IpAddr::V4(at) if at.is_loopback() && self.0.v4().is_none() => self.of_family(EVERYWHERE[1]),
-            IpAddr::V4(_) => self.0.v4().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
+            IpAddr::V4(_) => self.0.v4().map(|(ip, bridge)| ((*ip).into(), bridge)),
             IpAddr::V6(at) if at.is_loopback() && self.0.v6().is_none() => self.of_family(EVERYWHERE[0]),
-            IpAddr::V6(_) => self.0.v6().map(|(ip, a)| ((*ip).into(), a.bridge.as_str())),
+            IpAddr::V6(_) => self.0.v6().map(|(ip, bridge)| ((*ip).into(), bridge)),
         }
     }
 }

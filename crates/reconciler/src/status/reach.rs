@@ -23,7 +23,7 @@ impl View<'_> {
             PortRule { allow, .. } if allow.is_empty() => "everybody",
             _ => "sources",
         };
-        let closed = |drop: &&ForeignDrop| drop.ports && drop.bridges.contains(&rule.bridge);
+        let closed = |drop: &&ForeignDrop| drop.ports && drop.bridges.iter().any(|b| **b == *rule.bridge);
         let mut drops = self.input.observed.foreign_drops.iter();
         PortStatus {
             ip: rule.at().to_string(),
@@ -44,7 +44,7 @@ impl View<'_> {
     fn is_of_this_host(&self, rule: &PortRule) -> bool {
         let networks = &mut self.input.ledger.networks.values();
         rule.host_ip.is_some_and(|ip| ip.is_loopback())
-            || networks.any(|n| n.network.bridge == rule.bridge && n.network.internal)
+            || networks.any(|n| n.network.bridge == *rule.bridge && n.network.internal)
     }
 
     /// A foreign firewall in the way is not ours to change: the networks behind it say so.

@@ -43,7 +43,7 @@ fn networks(item: &Item<'_>) -> Option<Vec<NetworkUse>> {
         .into_iter()
         .filter_map(|(name, entry, inner)| {
             let network = inner.named(name)?;
-            let path = format!("{}.*", item.path);
+            let path = format!("{}.*", item.path).into();
             let place = entry.place().clone();
             let table = Item { path, place, ..inner }.table()?;
             Some(one(&table, NetworkUse::new(network)))

@@ -70,11 +70,15 @@ fn split<'t>(item: &Item<'_>, text: &'t str) -> Option<(Option<&'t str>, Option<
         };
         return Some((Some(ip), Some(host), container));
     }
-    let parts: Vec<&str> = text.split(':').collect();
-    match parts[..] {
-        [container] => Some((None, None, container)),
-        [host, container] if !host.is_empty() && !host.contains('.') => Some((None, Some(host), container)),
-        [ip, host, container] if !ip.is_empty() => Some((Some(ip), Some(host), container)),
+    let mut parts = text.split(':');
+    match [parts.next(), parts.next(), parts.next(), parts.next()] {
+        [Some(container), None, ..] => Some((None, None, container)),
+        [Some(host), Some(container), None, _] if !host.is_empty() && !host.contains('.') => {
+            Some((None, Some(host), container))
+        }
+        [Some(ip), Some(host), Some(container), None] if !ip.is_empty() => {
+            Some((Some(ip), Some(host), container))
+        }
         _ => {
             shape();
             None

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::families::Families;
@@ -9,8 +10,7 @@ use model::firewall::{FirewallBridge, FirewallState, PortRule, Protocol, Routed}
 use model::name::Name;
 
 use super::{
-    Elements, PORT_LEN, TCP, Taken, UDP, check, check_port, device, is_spoken_of, names_key, plain, take,
-    twice,
+    Elements, PORT_LEN, TCP, UDP, check, check_port, device, fitting, is_spoken_of, names_key, plain, twice,
 };
 use crate::firewall::allow::{Lists, address_of, network};
 use crate::firewall::family::Family;
@@ -46,11 +46,10 @@ pub fn salvage(elements: &Elements) -> FirewallState {
         .filter(|b| is_right(b) && seen.insert(b.bridge.clone()))
         .collect();
     let ports: Vec<PortRule> = ports(elements).flatten().collect();
-    let mut taken = Taken::new();
     let right = |p: &&PortRule| check_port(p, &bridges).is_ok();
-    let fit = ports.iter().filter(right).filter(|p| take(p, &mut taken).is_ok());
+    let (fit, _) = fitting(ports.iter().filter(right));
     let state = FirewallState {
-        ports: fit.cloned().collect(),
+        ports: fit.into_iter().cloned().collect(),
         links: isolated::fitting(isolated::read(elements).flatten().collect(), &bridges),
         bridges,
         tunnels: tunnels::read(elements).flatten().collect(),
@@ -116,7 +115,7 @@ fn device_of(element: &Element) -> Option<&[u8]> {
 }
 
 fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
-    let lists = Lists::read(elements);
+    let (lists, mut bridges) = (Lists::read(elements), BTreeSet::new());
     let of = |f: Family| {
         let names = set::PORTS.map(|name| f.set(name));
         let all = names.into_iter().filter_map(|name| elements.get_key_value(name));
@@ -128,7 +127,7 @@ fn ports(elements: &Elements) -> impl Iterator<Item = Option<PortRule>> {
     };
     let all: Vec<(Element, Family)> = Family::ALL.into_iter().flat_map(of).collect();
     all.into_iter()
-        .map(move |(element, f)| read_port(&element, f, &lists))
+        .map(move |(element, f)| read_port(&element, f, &lists, &mut bridges))
 }
 
 fn read_subnet(element: &Element) -> Option<(String, IpNet)> {
@@ -146,7 +145,13 @@ fn ip_at(bytes: &[u8], at: usize, f: Family) -> Option<IpAddr> {
     address_of(bytes.get(at..at + f.len())?)
 }
 
-fn read_port(element: &Element, f: Family, lists: &Lists) -> Option<PortRule> {
+/// `bridges`: those that were read before, whose text is shared.
+fn read_port(
+    element: &Element,
+    f: Family,
+    lists: &Lists,
+    bridges: &mut BTreeSet<Arc<str>>,
+) -> Option<PortRule> {
     let (container, bridge, service) = read_comment(element.comment.as_ref()?)?;
     let protocol = match *element.key.first()? {
         TCP => Protocol::Tcp,
@@ -164,15 +169,24 @@ fn read_port(element: &Element, f: Family, lists: &Lists) -> Option<PortRule> {
         host_port: number_at(&element.key, if bound { 4 + f.len() } else { 4 })?,
         target_ip: ip_at(&element.value, 0, f)?,
         target_port: number_at(&element.value, f.len())?,
-        bridge,
+        bridge: shared(bridge, bridges),
         allow: lists.of(&element.key, f)?,
         container,
         service,
     })
 }
 
+fn shared(text: &str, known: &mut BTreeSet<Arc<str>>) -> Arc<str> {
+    if let Some(text) = known.get(text) {
+        return Arc::clone(text);
+    }
+    let text: Arc<str> = text.into();
+    known.insert(Arc::clone(&text));
+    text
+}
+
 /// A comment's container, bridge and service.
-fn read_comment(text: &str) -> Option<(Name, String, Option<Name>)> {
+fn read_comment(text: &str) -> Option<(Name, &str, Option<Name>)> {
     let (container, rest) = text.split_once('@')?;
     let (bridge, number) = match rest.split_once('/') {
         Some((bridge, number)) => (bridge, Some(number)),
@@ -187,5 +201,5 @@ fn read_comment(text: &str) -> Option<(Name, String, Option<Name>)> {
         None => None,
         Some(service) => Some(service.parse().ok()?),
     };
-    Some((container.parse().ok()?, bridge.to_owned(), service))
+    Some((container.parse().ok()?, bridge, service))
 }

@@ -43,7 +43,7 @@ fn port(host: Option<&str>, number: u16, target: &str, allow: &[&str]) -> PortRu
         host_port: number,
         target_ip: target.parse().unwrap(),
         target_port: 80,
-        bridge: "wh-net1".to_owned(),
+        bridge: "wh-net1".into(),
         allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
         container: "web".parse().unwrap(),
         service: None,
