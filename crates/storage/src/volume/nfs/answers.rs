@@ -40,17 +40,37 @@ impl Answers {
         self.tell.set(tell).ok();
     }
 
-    /// What the last answer was; asks anew meanwhile, where nobody does.
+    /// What the last answer was, however fast the next one comes: asks anew, where nobody does.
     pub fn last(self: &Arc<Self>, name: &Name, at: &Path) -> Reach {
-        self.ask(name, at);
-        self.lock()
-            .get(name)
-            .map_or(Reach::Here, |known| known.reach.clone())
+        let since = Instant::now();
+        let before = {
+            let mut all = self.lock();
+            let known = all.entry(name.clone()).or_insert(Known {
+                asking: None,
+                reach: Reach::Here,
+            });
+            if known.asking.is_some() {
+                return known.reach.clone();
+            }
+            known.asking = Some(since);
+            known.reach.clone()
+        };
+        let (name, at) = (name.clone(), at.to_owned());
+        let asks = Arc::clone(self);
+        let begun = {
+            let name = name.clone();
+            thread::Builder::new().spawn(move || asks.wait(&name, at, since))
+        };
+        if let Err(e) = begun {
+            let why = format!("cannot start the thread that asks: {e}");
+            self.settle(&name, since, Reach::Silent(why), false);
+        }
+        before
     }
 
     /// The answer to a question that is asked now; waits for it no longer than [`PATIENCE`].
     pub fn now(self: &Arc<Self>, name: &Name, at: &Path) -> Reach {
-        self.ask(name, at);
+        self.last(name, at);
         let asked =
             |known: &mut BTreeMap<Name, Known>| known.get(name).is_some_and(|known| known.asking.is_some());
         let waited = self.changed.wait_timeout_while(self.lock(), PATIENCE, asked);
@@ -66,31 +86,6 @@ impl Answers {
     pub fn forget(&self, name: &Name) {
         self.lock().remove(name);
         self.changed.notify_all();
-    }
-
-    fn ask(self: &Arc<Self>, name: &Name, at: &Path) {
-        let since = Instant::now();
-        {
-            let mut all = self.lock();
-            let known = all.entry(name.clone()).or_insert(Known {
-                asking: None,
-                reach: Reach::Here,
-            });
-            if known.asking.is_some() {
-                return;
-            }
-            known.asking = Some(since);
-        }
-        let (name, at) = (name.clone(), at.to_owned());
-        let asks = Arc::clone(self);
-        let begun = {
-            let name = name.clone();
-            thread::Builder::new().spawn(move || asks.wait(&name, at, since))
-        };
-        if let Err(e) = begun {
-            let why = format!("cannot start the thread that asks: {e}");
-            self.settle(&name, since, Reach::Silent(why), false);
-        }
     }
 
     fn wait(&self, name: &Name, at: PathBuf, since: Instant) {
@@ -157,7 +152,7 @@ mod tests {
         let name: Name = "v".parse().unwrap();
         let answers = Arc::new(Answers::default());
         let (tell, told) = channel();
-        answers.tell(Box::new(move || tell.send(()).unwrap()));
+        answers.tell(Box::new(move || _ = tell.send(())));
         // Nobody has answered yet: that is no reason to hold anybody up.
         assert_eq!(answers.last(&name, &at), Reach::Here);
         told.recv().unwrap();
