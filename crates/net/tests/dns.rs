@@ -624,7 +624,9 @@ fn noise_does_not_end_it() {
         }
         bytes
     };
-    web.run(|| {
+    // It stays open: one that is closed would have what is answered to it refused, and a refusal may be the next asker's that
+    // gets its port.
+    let _noise = web.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect(server).unwrap();
         for _ in 0..3000 {
@@ -636,6 +638,7 @@ fn noise_does_not_end_it() {
             // It may close at once.
             let _ = std::io::Write::write_all(&mut stream, &bytes);
         }
+        socket
     });
     // What is left of the noise may fill the socket, or the client's share of connections, for a moment: as a resolver
     // does, it asks again.

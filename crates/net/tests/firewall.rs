@@ -417,7 +417,8 @@ fn links_of(bridge: &FirewallBridge) -> Vec<LinkRule> {
 
 fn states() -> impl Strategy<Value = FirewallState> {
     let bridges = prop::collection::btree_map(
-        "[a-z][a-z0-9.@-]{0,13}[a-z]",
+        // So that none is `lo`, `all` or `default`.
+        "b[a-z0-9.@-]{0,13}[a-z]",
         (
             any::<u32>(),
             1..=32_u8,

@@ -65,7 +65,7 @@ fn a_macvlan_is_made_inside_and_put_right_there() {
     }
     attach(&host, &space, &at);
     assert_eq!(survey(&space), right);
-    space.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null");
+    space.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null");
     for damage in [
         "ip link set eth0 down",
         "ip addr flush dev eth0",
@@ -74,11 +74,11 @@ fn a_macvlan_is_made_inside_and_put_right_there() {
     ] {
         space.sh(damage);
         attach(&host, &space, &at);
-        space.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null");
+        space.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null");
     }
     space.sh("ip link del eth0");
     attach(&host, &space, &at);
-    space.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null");
+    space.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null");
     // A device of that name that the container made itself is not taken away from it.
     space.sh("ip link del eth0; ip link add eth0 type bridge");
     let refused = host
@@ -102,7 +102,7 @@ fn one_that_follows_another_with_its_address_waits_until_that_is_gone() {
         // It is there by now, and cannot be turned on; or it comes later.
         first.sh("ip link del eth0");
     });
-    second.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null");
+    second.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_the_host_has_of_a_lan_is_put_right_whatever_was_broken() {
         host.space.sh(damage);
         apply(&n);
         assert_eq!(numberless(survey(&host.space)), right, "{damage}");
-        host.space.sh("busybox ping -c1 -W5 192.0.2.70 >/dev/null");
+        host.space.sh("busybox ping -c1 -W20 192.0.2.70 >/dev/null");
     }
     let links = host.space.run(|| host.net.links().unwrap());
     assert_eq!(links["wh-lan"].below.as_deref(), Some("lan"));
@@ -174,7 +174,7 @@ fn a_kernel_without_ipvlan_and_a_port_of_a_bridge_are_told_of() {
         "ip link add ipvl0 link lan type ipvlan mode l2 2>/dev/null && ip link del ipvl0 && echo yes || true";
     let said = refused(&place(&lan(Driver::Ipvlan, false), 70));
     match host.space.sh(has).contains("yes") {
-        true => space.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null; ip link del eth0"),
+        true => space.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null; ip link del eth0"),
         false => {
             let why = "this kernel has no ipvlan (module ipvlan): ";
             assert!(said.contains(why), "{said}");
@@ -226,7 +226,7 @@ fn an_adopted_bridge_gets_ports_and_nothing_else() {
             host.space.sh(&damage);
         }
         attach(&host, &space, &at);
-        space.sh("busybox ping -c1 -W5 192.0.2.2 >/dev/null && busybox ping -c1 -W5 192.0.2.1 >/dev/null");
+        space.sh("busybox ping -c1 -W20 192.0.2.2 >/dev/null && busybox ping -c1 -W20 192.0.2.1 >/dev/null");
         assert_eq!(bridge(), before, "{damage}");
     }
     assert!(space.sh("ip link show eth0").contains("mtu 1450"));

@@ -115,6 +115,8 @@ impl Namespace {
         let out = self
             .command("bash")
             .args(["-euo", "pipefail", "-c", line])
+            // iptables-legacy has one lock for the machine, and newer ones do not wait for it: here each network has its own.
+            .env("XTABLES_LOCKFILE", "/proc/self/ns/net")
             .output()
             .unwrap();
         assert!(

@@ -1,6 +1,6 @@
 //! What the kernel has under our table's name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::KEPT;
 use super::elements::Elements;
@@ -18,6 +18,8 @@ use crate::netlink::{Attr, Attrs, KernelError, Netlink, find, read_be32, read_te
 
 /// A look that something changed under is repeated this often.
 const TRIES: u32 = 16;
+/// A set is read at most this often in one look.
+const READINGS: u32 = 16;
 
 /// The ruleset as it was at one generation.
 pub struct Found {
@@ -189,17 +191,37 @@ fn sets(filter: &mut Netlink) -> Result<Vec<FoundSet>, KernelError> {
         .collect())
 }
 
-fn elements(filter: &mut Netlink, set: &str) -> Result<std::collections::BTreeSet<Element>, KernelError> {
+/// The elements of a set. One of more elements than a datagram holds is read until two readings agree: while the kernel gives
+/// its hash table more room (nft_rhash, on a work queue after the change that made it grow), a reading that goes on from
+/// one datagram to the next may miss some, in the same generation.
+fn elements(filter: &mut Netlink, set: &str) -> Result<BTreeSet<Element>, KernelError> {
+    let (mut found, mut parts) = elements_once(filter, set)?;
+    for _ in 0..READINGS {
+        if parts < 2 {
+            break;
+        }
+        let (again, now) = elements_once(filter, set)?;
+        if again == found {
+            break;
+        }
+        (found, parts) = (again, now);
+    }
+    Ok(found)
+}
+
+/// With the number of messages they came in.
+fn elements_once(filter: &mut Netlink, set: &str) -> Result<(BTreeSet<Element>, usize), KernelError> {
     let ask = [
         Attr::text(nl::ELEMS_TABLE, nl::TABLE),
         Attr::text(nl::ELEMS_SET, set),
     ];
-    let mut out = std::collections::BTreeSet::new();
-    for attrs in dump(filter, nl::GETSETELEM, &ask)? {
-        let list = find(&attrs, nl::ELEMS_LIST).unwrap_or(&[]);
+    let mut out = BTreeSet::new();
+    let parts = dump(filter, nl::GETSETELEM, &ask)?;
+    for attrs in &parts {
+        let list = find(attrs, nl::ELEMS_LIST).unwrap_or(&[]);
         out.extend(Attrs(list).map(|(_, bytes)| element(bytes)));
     }
-    Ok(out)
+    Ok((out, parts.len()))
 }
 
 fn element(bytes: &[u8]) -> Element {

@@ -22,7 +22,7 @@ const SCOPE_HOST: u8 = 254;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
 /// How often, and how long each time, the kernel is waited for.
-const TRIES: u32 = 2000;
+const TRIES: u32 = 20_000;
 const PAUSE: Duration = Duration::from_micros(500);
 /// What the kernel gives to the IPv6 route of a subnet (IP6_RT_PRIO_ADDRCONF).
 const PRIORITY6: u32 = 256;

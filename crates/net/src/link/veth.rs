@@ -102,10 +102,12 @@ fn ends(a: &Attachment, master: &Link) -> [Attachment; 2] {
 }
 
 /// A bridge that was given no MAC address has the lowest of its ports: one that is not ours is not to get another one with
-/// ours. Of a bridge of our own it does not matter.
+/// ours, also where those begin with `fe` as the taps of virtual machines do. Of a bridge of our own it does not matter.
 fn outer_mac(a: &Attachment) -> Option<[u8; 6]> {
-    let [_, b, c, d, e, f] = MacAddr::of_lease(a.ips().next()?).0;
-    (a.link == Way::Adopted).then_some([0xfe, b, c, d, e, f])
+    let ip = a.ips().next()?;
+    let [_, _, c, d, e, f] = MacAddr::of_lease(ip).0;
+    let family = 0xff - u8::from(ip.is_ipv6());
+    (a.link == Way::Adopted).then_some([0xfe, family, c, d, e, f])
 }
 
 /// Both ends: those that are there if they belong together, else new ones.

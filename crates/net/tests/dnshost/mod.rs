@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -119,6 +119,16 @@ impl Host {
         let gateway = gateway6(network);
         self.space
             .sh(&format!("ip addr add {gateway}/64 dev br-{network} nodad"));
+        // The kernel makes its route a moment later: until then it is no address to listen at.
+        let start = Instant::now();
+        while self
+            .space
+            .sh(&format!("ip -6 route show table local to {gateway}"))
+            .is_empty()
+        {
+            assert!(start.elapsed() < LONG, "{gateway} is never the host's");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let network = self.state.networks.get_mut(network).unwrap();
         network.gateways.push(gateway.into());
         let subnet: ipnet::IpNet = format!("{gateway}/64").parse().unwrap();

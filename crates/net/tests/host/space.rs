@@ -46,7 +46,13 @@ impl Space {
     /// Runs a command line in there; it must succeed. Gives its output.
     pub fn sh(&self, line: &str) -> String {
         self.run(|| {
-            let out = Command::new("sh").args(["-c", line]).output().unwrap();
+            let out = Command::new("sh")
+                .args(["-c", line])
+                // iptables-legacy has one lock for the machine, and newer ones do not wait for it: here each network has
+                // its own.
+                .env("XTABLES_LOCKFILE", "/proc/self/ns/net")
+                .output()
+                .unwrap();
             assert!(
                 out.status.success(),
                 "{line}: {}",

@@ -18,6 +18,7 @@ fn a_port_moves_and_udp_flows_move_with_it(on: On) {
         space.run(|| {
             let socket = UdpSocket::bind((ANY, 0)).unwrap();
             socket.connect((to, 8080)).unwrap();
+            socket.set_read_timeout(Some(host::LONG)).unwrap();
             socket
         })
     };
