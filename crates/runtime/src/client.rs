@@ -215,10 +215,14 @@ impl Runtime {
             run_no: Some(state.run_no),
             ..Request::new(command)
         };
-        let reply = self
-            .ask(id, &request, grace.saturating_add(PATIENCE))
-            .map_err(|e| silent(id, e))?;
-        done(id, reply).map(drop)
+        match self.ask(id, &request, grace.saturating_add(PATIENCE)) {
+            Ok(reply) => done(id, reply).map(drop),
+            // It has ended meanwhile.
+            Err(e) if is_passing(&e) && !self.has_shim(id)? => {
+                Err(RuntimeError::NotRunning { id: id.clone() })
+            }
+            Err(e) => Err(silent(id, e)),
+        }
     }
 
     /// Sends the payload a signal. What follows is its restart policy's affair.

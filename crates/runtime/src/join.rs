@@ -49,6 +49,15 @@ pub(crate) fn enter_pids(run_dir: &Path, shared: &Shared) -> Result<(), LaunchEr
     enter_one(owner, "processes", payload, "pid", CloneFlags::CLONE_NEWPID)
 }
 
+/// What is wrong where no process could be made after [`enter_pids`]: the kernel says ENOMEM of a pid namespace whose first
+/// process has ended (pid_namespaces(7)).
+pub(crate) fn refused(shared: &Shared, error: io::Error) -> LaunchError {
+    match &shared.pid {
+        Some(owner) if error.raw_os_error() == Some(libc::ENOMEM) => not_running(owner, "processes"),
+        _ => LaunchError::Setup(format!("making the container's namespaces: {error}")),
+    }
+}
+
 /// The path of that pid namespace, for a runtime that enters it itself.
 pub(crate) fn pids_path(run_dir: &Path, shared: &Shared) -> Result<Option<String>, LaunchError> {
     let Some(owner) = &shared.pid else {
@@ -91,7 +100,10 @@ fn enter_one(
     let path = format!("/proc/{}/ns/{kind}", process.pid);
     let namespace = match File::open(&path) {
         Ok(file) if files::lives(process) => file,
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).doing(|| format!("opening {path}")),
+        // Of one that is just ending it may be refused as well.
+        Err(e) if e.kind() != io::ErrorKind::NotFound && files::lives(process) => {
+            return Err(e).doing(|| format!("opening {path}"));
+        }
         Ok(_) | Err(_) => return Err(not_running(owner, what)),
     };
     setns(namespace.as_fd(), flag).doing(|| format!("entering the {what} of container {}", owner.name))

@@ -74,8 +74,15 @@ fn a_program_says_how_it_is() {
         .into_iter()
         .find(|dir| dir.ends_with("payload"))
         .unwrap();
-    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap();
-    assert_eq!(procs.lines().count(), 1, "{procs}");
+    let give_up = Instant::now() + LONG;
+    loop {
+        let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        if procs.lines().count() == 1 {
+            break;
+        }
+        assert!(Instant::now() < give_up, "{procs}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 
     let stale = host.runtime.probe(&i.id, 2, &shell("exit 0"), LONG);
     assert!(

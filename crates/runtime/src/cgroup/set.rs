@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{CgroupError, DeviceRule, Hierarchies};
 
+/// Making a group is tried again this often where one above it goes meanwhile.
+const TRIES: u32 = 64;
+
 /// A group, as the directories it has in each hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupSet {
@@ -67,6 +70,17 @@ impl CgroupSet {
 
     /// Makes it in the v1 hierarchy of `cpuset`, level by level, each with the cores and memory of the one above.
     pub(super) fn make_cpuset(&self) -> Result<(), CgroupError> {
+        for _ in 0..TRIES {
+            match self.try_cpuset() {
+                // The last group in one above was removed just now, and that one with it.
+                Err(CgroupError::Io { source, .. }) if gone(&source) => {}
+                other => return other,
+            }
+        }
+        self.try_cpuset()
+    }
+
+    fn try_cpuset(&self) -> Result<(), CgroupError> {
         let Some(mut dir) = self.hierarchies.cpuset.clone() else {
             return Ok(());
         };

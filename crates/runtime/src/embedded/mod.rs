@@ -233,9 +233,7 @@ pub(crate) fn create(plan: &Plan, report: BorrowedFd<'static>) -> Result<i32, La
     std::fs::create_dir_all(plan.rootfs()).doing(|| format!("making {}", plan.rootfs().display()))?;
     plan.make_cgroup()?;
     join::enter_pids(&plan.dir, &plan.extra.shared)?;
-    let cloned =
-        sys::clone_sibling(plan.namespaces()).doing(|| "making the container's namespaces".to_owned())?;
-    match cloned {
+    match sys::clone_sibling(plan.namespaces()).map_err(|e| join::refused(&plan.extra.shared, e))? {
         Some(pid) => Ok(pid),
         None if plan.extra.init => {
             let error = match init::become_init(&plan.dir, report) {

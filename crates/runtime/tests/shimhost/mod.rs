@@ -153,6 +153,8 @@ impl Host {
             let path = runtime::log::file::path(&self.files(i).log(), number);
             all.push_str(&fs::read_to_string(path).unwrap_or_default());
         }
+        // What is being written is not told yet.
+        all.truncate(all.rfind('\n').map_or(0, |end| end + 1));
         let value = |line: &str| -> BTreeMap<String, String> { serde_json::from_str(line).unwrap() };
         all.lines()
             .map(value)
