@@ -65,9 +65,11 @@ impl LedgerFile {
     /// Reads it; a fresh one where there never was one. Where it is missing or damaged, the latest copy that is whole,
     /// and what was found and done, for people.
     pub fn read(&mut self) -> anyhow::Result<(Ledger, Option<String>)> {
+        // Before it is read: a change meanwhile is to be seen.
+        let before = stamp(&self.path);
         let found = match read(&self.path)? {
             Read::Whole(ledger) => {
-                self.written = stamp(&self.path);
+                self.written = before;
                 return Ok((*ledger, None));
             }
             Read::Absent => None,
@@ -125,9 +127,9 @@ impl LedgerFile {
         let mut body = Vec::with_capacity(self.length + self.length / 8);
         serde_json::to_writer(&mut body, ledger).context("the ledger is plain data")?;
         self.length = body.len();
-        whole_file::write(&self.path, &body, Outlives::Power)
+        let written = whole_file::write(&self.path, &body, Outlives::Power)
             .with_context(|| format!("cannot write the ledger {}", self.path.display()))?;
-        self.written = stamp(&self.path);
+        self.written = Some(Stamp::of(&written));
         self.uncopied = Some(body);
         Ok(())
     }
@@ -173,12 +175,17 @@ impl LedgerFile {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some(Stamp {
-        inode: meta.ino(),
-        size: meta.size(),
-        changed: (meta.mtime(), meta.mtime_nsec()),
-    })
+    std::fs::metadata(path).ok().as_ref().map(Stamp::of)
+}
+
+impl Stamp {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        Self {
+            inode: meta.ino(),
+            size: meta.size(),
+            changed: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Read> {

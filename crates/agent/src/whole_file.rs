@@ -1,7 +1,7 @@
 //! Files that are there as they were or as they are to be, and never in between.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ pub enum Outlives {
 }
 
 /// Writes it beside, 0600, and renames it over `path`. A failure leaves the old one in force. There is to be one writer
-/// of a path at a time.
-pub fn write(path: &Path, body: &[u8], outlives: Outlives) -> io::Result<()> {
+/// of a path at a time. Gives what the file was when it was written: what is at `path` later may be somebody else's.
+pub fn write(path: &Path, body: &[u8], outlives: Outlives) -> io::Result<Metadata> {
     let beside = beside(path);
     // What a writer that died left may have another owner or mode.
     match fs::remove_file(&beside) {
@@ -33,11 +33,12 @@ pub fn write(path: &Path, body: &[u8], outlives: Outlives) -> io::Result<()> {
     if outlives == Outlives::Power {
         file.sync_data()?;
     }
+    let written = file.metadata()?;
     fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(dir) if outlives == Outlives::Power => File::open(dir)?.sync_all(),
-        _ => Ok(()),
+    if let (Some(dir), Outlives::Power) = (path.parent(), outlives) {
+        File::open(dir)?.sync_all()?;
     }
+    Ok(written)
 }
 
 /// `NAME.new`, in the same directory.

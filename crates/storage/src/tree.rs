@@ -51,6 +51,14 @@ fn look(path: &Path) -> io::Result<Option<fs::Metadata>> {
     }
 }
 
+/// None where no directory is any more.
+fn list(path: &Path) -> io::Result<Option<fs::ReadDir>> {
+    match fs::read_dir(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Unlinks the files in `directory` and moves its directories to `tmp`.
 fn empty(directory: &Path, tmp: &Path, waiting: &mut Vec<PathBuf>) -> io::Result<u64> {
     let mut freed = 0;
@@ -77,7 +85,8 @@ pub fn size_of(root: &Path) -> io::Result<u64> {
     while let Some(path) = waiting.pop() {
         let Some(meta) = look(&path)? else { continue };
         if meta.is_dir() {
-            for entry in fs::read_dir(&path)? {
+            let Some(entries) = list(&path)? else { continue };
+            for entry in entries {
                 waiting.push(entry?.path());
             }
         }

@@ -4,8 +4,10 @@
 //! [`crate::namespace::Namespace::within`], and push from there too.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,6 +59,28 @@ pub struct Registry {
     address: SocketAddr,
     dir: PathBuf,
     login: bool,
+    _port: Reserved,
+}
+
+/// A port that no other test's registry takes; free again with the value. That of a socket which is closed so that a server
+/// can listen there is anybody's in between, and two servers that ask for it would be mistaken for each other.
+struct Reserved {
+    port: u16,
+    _name: UnixListener,
+}
+
+impl Reserved {
+    /// None where another test has the one that the kernel gives: the next is another.
+    fn new(address: IpAddr) -> Option<Self> {
+        let free = TcpListener::bind((address, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        let name = UnixAddr::from_abstract_name(format!("wharf-test-port-{port}")).unwrap();
+        match UnixListener::bind_addr(&name) {
+            Ok(name) => Some(Self { port, _name: name }),
+            Err(e) if e.kind() == ErrorKind::AddrInUse => None,
+            Err(e) => panic!("reserving port {port}: {e}"),
+        }
+    }
 }
 
 impl Registry {
@@ -71,12 +95,10 @@ impl Registry {
         fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
         // Between finding a free port and taking it somebody else may.
         for _ in 0..20 {
-            let port = TcpListener::bind((options.address, 0))
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let address = SocketAddr::new(options.address, port);
+            let Some(reserved) = Reserved::new(options.address) else {
+                continue;
+            };
+            let address = SocketAddr::new(options.address, reserved.port);
             let mut child = spawn(dir, address, options);
             if answers(&mut child, address) {
                 let dir = dir.to_owned();
@@ -86,6 +108,7 @@ impl Registry {
                     address,
                     dir,
                     login,
+                    _port: reserved,
                 };
             }
             let _ = child.kill();

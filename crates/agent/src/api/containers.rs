@@ -345,6 +345,8 @@ pub async fn restart(
                     return Err(Problem::leaving());
                 }
             }
+            // What was under way may have ended it, or failed to start it.
+            Err(Refusal::NotRunning(_)) => return start(State(handle), Path(name)).await,
             decided => break decided?,
         }
     }

@@ -91,6 +91,7 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::NoSuchContainer(_) | Refusal::NotFound(_) => Self::not_found(message),
             Refusal::Busy(_) | Refusal::InUse(_) => Self::conflict(message),
+            Refusal::NotRunning(_) => Self::conflict(message),
             Refusal::Failed(_) => Self::failed(message),
         }
     }

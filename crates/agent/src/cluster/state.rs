@@ -65,7 +65,7 @@ impl StateFile {
 
     /// Whole or not at all, and on disk.
     pub fn write(&self, state: &State) -> io::Result<()> {
-        whole_file::write(&self.0, &serde_json::to_vec(state)?, Outlives::Power)
+        whole_file::write(&self.0, &serde_json::to_vec(state)?, Outlives::Power).map(drop)
     }
 }
 

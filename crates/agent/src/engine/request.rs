@@ -8,6 +8,7 @@ use model::action::Noun;
 use model::ledger::{Hold, Ledger};
 use model::name::Name;
 use model::plan::{Plan, fingerprint};
+use runtime::client::RuntimeError;
 use tokio::sync::oneshot;
 
 use super::{Done, Engine, Wake};
@@ -23,6 +24,9 @@ pub enum Refusal {
     InUse(String),
     #[error("{0} is busy; try again in a moment")]
     Busy(String),
+    /// It has ended, or never began.
+    #[error("{0}")]
+    NotRunning(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -169,11 +173,12 @@ impl Engine {
         self.in_flight.insert(noun.clone());
         let (host, wakes) = (Arc::clone(&self.host), self.wakes.clone());
         tokio::task::spawn_blocking(move || {
-            let result = host
-                .runtime
-                .restart(&id, &signal, grace)
-                .map_err(|e| e.to_string());
-            reply(answer, result.clone().map_err(Refusal::Failed));
+            let result = host.runtime.restart(&id, &signal, grace);
+            let refused = |e| match e {
+                RuntimeError::NotRunning { .. } => Refusal::NotRunning(e.to_string()),
+                e => Refusal::Failed(e.to_string()),
+            };
+            reply(answer, result.map_err(refused));
             // The loop outlives every action but at its own end.
             drop(wakes.send(Wake::Done(Box::new(Done {
                 action: None,

@@ -59,7 +59,7 @@ pub fn path(run_dir: &Path) -> PathBuf {
 /// Leaves it for a process that may read it at any time: a line a wave.
 pub fn write(run_dir: &Path, waves: &Waves) -> io::Result<()> {
     let text: String = waves.iter().map(|wave| wave.join(" ") + "\n").collect();
-    whole_file::write(&path(run_dir), text.as_bytes(), Outlives::Agent)
+    whole_file::write(&path(run_dir), text.as_bytes(), Outlives::Agent).map(drop)
 }
 
 /// Reads it; empty where no agent has written one.

@@ -39,14 +39,23 @@ pub fn kill(fixture: &Fixture, kills: usize, child: &str, told: &str, source: &I
     };
     let whole = fixture.load(source).unwrap();
     let pictures: Vec<_> = whole.layers.iter().map(|layer| snapshot(layer)).collect();
-    let begun = Instant::now();
-    assert!(load(&fixture.path("timing")).status().unwrap().success());
-    let span = begun.elapsed().as_micros() as u64;
+    // The fastest of three: of one that had to wait for others most moments are after the end.
+    let timed = |n: u32| {
+        let begun = Instant::now();
+        let status = load(&fixture.path(&format!("timing-{n}"))).status();
+        assert!(status.unwrap().success());
+        begun.elapsed().as_micros() as u64
+    };
+    let span = (0..3).map(timed).min().unwrap();
 
     let (mut random, mut interrupted) = (Random::seeded(), 0);
     println!("a load takes {span} µs");
     let root = fixture.path("killed");
-    for kill in 0..kills {
+    // None hit at all is improbable enough to go on for.
+    for kill in 0..3 * kills {
+        if kill >= kills && interrupted > 0 {
+            break;
+        }
         let mut process = load(&root).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(random.below(span)));
         process.kill().unwrap();
@@ -73,6 +82,6 @@ pub fn kill(fixture: &Fixture, kills: usize, child: &str, told: &str, source: &I
             store.prune(&InUse::default(), false).unwrap();
         }
     }
-    println!("{interrupted} of {kills} kills left something to sweep");
+    println!("{interrupted} of {kills} kills or more left something to sweep");
     interrupted
 }

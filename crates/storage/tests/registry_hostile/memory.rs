@@ -12,9 +12,7 @@ const MOST: u64 = 64 << 20;
 /// What the child is to do.
 fn work(what: &str, name: &str, fixture: &Fixture) -> Result<(), String> {
     let reference = format!("{name}/app:1");
-    fixture
-        .store
-        .set_registries(patient(&Settings::default(), Duration::from_secs(5)));
+    fixture.store.set_registries(patient(&Settings::default(), LONG));
     let never = AtomicBool::new(false);
     match what {
         "search" => config(&Settings::default())
