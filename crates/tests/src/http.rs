@@ -10,6 +10,9 @@ use crate::namespace::Namespace;
 
 /// How long one try may take. Only a failing test waits this long.
 const TRY: Duration = Duration::from_secs(2);
+/// A datagram that is not answered so soon is sent again, for as long as this.
+const UDP_TRY: Duration = Duration::from_millis(500);
+const UDP_TRIES: Duration = Duration::from_secs(20);
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,16 +102,22 @@ pub(crate) fn any_port(to: &SocketAddr) -> SocketAddr {
     }
 }
 
-/// Sends one datagram and waits for the answer.
+/// Sends a datagram, again where no answer comes, and gives the answer.
 pub fn ask_udp(ns: &Namespace, address: &str, text: &str) -> io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
     ns.within(|| {
         let socket = UdpSocket::bind(any_port(&address))?;
-        socket.set_read_timeout(Some(TRY))?;
+        socket.set_read_timeout(Some(UDP_TRY))?;
         socket.connect(address)?;
-        socket.send(text.as_bytes())?;
         let mut answer = [0; 1500];
-        let n = socket.recv(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
+        let begun = Instant::now();
+        loop {
+            socket.send(text.as_bytes())?;
+            match socket.recv(&mut answer) {
+                Ok(n) => return Ok(String::from_utf8_lossy(&answer[..n]).into_owned()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < UDP_TRIES => {}
+                Err(e) => return Err(e),
+            }
+        }
     })
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -74,7 +74,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
-    clients: Vec<(Client, JoinHandle<Seen>)>,
+    clients: Vec<(Client, Arc<AtomicU64>, JoinHandle<Seen>)>,
 }
 
 impl Load {
@@ -91,18 +91,36 @@ impl Load {
         let net = std::fs::File::open(format!("/proc/{}/ns/net", ns.pid())).unwrap();
         let address: SocketAddr = address.parse().unwrap();
         let stop = Arc::clone(&self.stop);
+        let ended = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&ended);
         let thread = std::thread::spawn(move || {
             setns(&net, CloneFlags::CLONE_NEWNET).expect("the namespace is there as long as its test");
-            ask_on(client, address, &stop)
+            ask_on(client, address, &stop, &count)
         });
-        self.clients.push((client, thread));
+        self.clients.push((client, ended, thread));
+    }
+
+    /// Waits until every client has seen the end of a request that it began after this call.
+    pub fn until_asked_again(&self) {
+        let ended = || {
+            self.clients
+                .iter()
+                .map(|(_, ended, _)| ended.load(Ordering::Relaxed))
+        };
+        // The first one's end from now on may be that of a request that was begun before.
+        let wanted: Vec<u64> = ended().map(|count| count + 2).collect();
+        let start = Instant::now();
+        while ended().zip(&wanted).any(|(count, wanted)| count < *wanted) {
+            assert!(start.elapsed() < 12 * TRY, "a client asks no more");
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Ends all clients; what each of them saw.
     pub fn stop(self) -> Vec<(Client, Seen)> {
         self.stop.store(true, Ordering::Relaxed);
         let all = self.clients.into_iter();
-        all.map(|(client, thread)| (client, thread.join().unwrap()))
+        all.map(|(client, _, thread)| (client, thread.join().unwrap()))
             .collect()
     }
 }
@@ -113,7 +131,7 @@ impl Default for Load {
     }
 }
 
-fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool) -> Seen {
+fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool, ended: &AtomicU64) -> Seen {
     let mut seen = Seen::default();
     let mut kept = None;
     let flow = UdpSocket::bind(any_port(&address)).unwrap();
@@ -147,6 +165,7 @@ fn ask_on(client: Client, address: SocketAddr, stop: &AtomicBool) -> Seen {
                 ));
             }
         }
+        ended.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(PAUSE);
     }
     seen

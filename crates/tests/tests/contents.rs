@@ -33,6 +33,10 @@ fn all_ways(file: &Path) -> (Host, Vec<ContainerStatus>) {
     }
     host.start_agent();
     let status = host.converge();
+    // Running is not yet having read it, nor having a trap for the signal.
+    for (name, _) in WAYS {
+        log_with(&host, name, "begun: one");
+    }
     (host, status.containers)
 }
 

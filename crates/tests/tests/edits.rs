@@ -130,7 +130,7 @@ networks = ["front"]
 [container.job]
 image = "@IMAGE@"
 command = ["true"]
-schedule = "daily"
+schedule = "yearly"
 randomized_delay = "2m"
 
 [network.front]
@@ -188,7 +188,7 @@ internal = false
 subnet = "10.81.0.0/24"
 
 [container.job]
-schedule = "*-*-* 00:00:00"
+schedule = "*-01-01 00:00:00"
 persistent = true
 randomized_delay = "120s"
 restart = "no"

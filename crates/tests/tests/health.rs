@@ -49,7 +49,7 @@ fn it_is_starting_until_a_probe_succeeds_and_wait_waits() {
 #[test]
 fn failed_health_restarts_it_counted_until_it_is_well() {
     let host = host_with("exec sleep 1000", CHECK);
-    let before = host.container("web");
+    let before = host.until_state("web", State::Running);
     let ill = host.until("restarted for its health", |s| s.containers[0].restarts >= 2);
     assert_ne!(ill.containers[0].pid, before.pid);
     assert_eq!(ill.containers[0].id, before.id.clone());

@@ -45,7 +45,11 @@ fn containers_have_addresses_of_both_families_and_names_that_lead_to_both() {
     assert_eq!(front.gateway6.as_deref(), Some("fd00:90:2::1"));
     let place = &tests::client::row(&status, "box").networks["front"];
     assert_eq!(place.gateway6.as_deref(), Some("fd00:90:2::1"));
-    let page = inside(&host, "box", &format!("wget -qO- http://[{web}]/"));
+    let ask = format!("wget -qO- http://[{web}]/");
+    host.until("web answers", |_| {
+        host.wharf(["exec", "box", "sh", "-c", &ask]).code == 0
+    });
+    let page = inside(&host, "box", &ask);
     assert!(page.contains("hello"), "{page}");
     let pings = inside(&host, "box", "ping -6 -c1 -W10 web && ping -4 -c1 -W10 web");
     assert!(pings.contains(&web.to_string()), "{pings}");

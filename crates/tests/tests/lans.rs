@@ -371,7 +371,7 @@ fn a_bridge_that_is_adopted_stays_what_it_is() {
     }
     host.ns.sh(
         "ip link add br0 type bridge; ip link set br0 mtu 1480; ip link set br0 up
-         ip addr flush dev eth1; ip link set eth1 mtu 1480 master br0
+         ip addr flush dev eth1; ip link set eth1 address 02:00:00:00:00:01 mtu 1480 master br0
          ip addr add 198.51.100.1/24 dev br0; ip addr add 198.51.100.17/24 dev br0
          ip addr add 2001:db8:1::1/64 dev br0 nodad",
     );
@@ -380,6 +380,9 @@ fn a_bridge_that_is_adopted_stays_what_it_is() {
         host.ns.sh("ip -d link show br0 | sed -E 's/ (hello|tcn|topology_change|gc)_timer +[0-9.]+//g'
             ip -o addr show br0 scope global | tr -s ' ' | cut -d' ' -f3,4; ip route show dev br0; cat /proc/sys/net/ipv4/conf/br0/*; bridge vlan show dev br0")
     };
+    once("its port has a carrier", &host, || {
+        bridge(&host).contains("state UP")
+    });
     let before = bridge(&host);
     host.start_agent();
     let not_ours = "bridge br0 is there already and is not wharf's";

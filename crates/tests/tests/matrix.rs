@@ -416,17 +416,28 @@ fn slow_a_missing_rule_is_noticed() {
     host.kill_agent();
     host.ns
         .sh("iptables-nft -t mangle -F; iptables-nft -t nat -D WHARF-DNAT 2");
-    let wrong = faults(&cells).join("\n");
-    for (what, at, from) in [
+    let wanted = [
         ("the host's loopback", format!("127.0.0.1:{SECRET}"), "evil"),
         ("the host's loopback", format!("127.0.0.1:{SECRET}"), "sly"),
         ("the host's loopback", "127.0.0.1:8091".to_owned(), "the LAN"),
         ("a container's own address", "10.90.1.".to_owned(), "the LAN"),
         ("a container's own address", "10.90.1.".to_owned(), "evil"),
-    ] {
-        let is = |line: &str| line.starts_with(what) && line.contains(&at) && line.contains(from);
-        assert!(wrong.lines().any(is), "{what}, {at} from {from}:\n{wrong}");
+    ];
+    // Here an answer is what is looked for, and one that comes too late on a busy machine is none: some looks, then.
+    let mut wrong = Vec::new();
+    let mut missing = Vec::new();
+    for _ in 0..5 {
+        wrong.extend(faults(&cells));
+        missing = wanted.to_vec();
+        missing.retain(|(what, at, from)| {
+            let is = |line: &String| line.starts_with(what) && line.contains(at) && line.contains(from);
+            !wrong.iter().any(is)
+        });
+        if missing.is_empty() {
+            break;
+        }
     }
+    assert!(missing.is_empty(), "{missing:?}, not among\n{}", wrong.join("\n"));
     host.ns.sh("iptables-nft -t nat -F");
     let to = SocketAddr::new(HOST[0].parse().unwrap(), port);
     let what = String::new();

@@ -3,6 +3,7 @@
 
 mod mesh;
 
+use std::cell::RefCell;
 use std::net::{SocketAddrV4, UdpSocket};
 
 use mesh::{Mesh, checks, once};
@@ -45,6 +46,25 @@ fn inside(host: &Host, name: &str, line: &str) -> String {
     said.stdout
 }
 
+/// What another container's server says, once it does: that the container runs is not yet that it listens.
+fn fetched(host: &Host, from: &str, of: &str) -> String {
+    let said = RefCell::new(String::new());
+    host.until(&format!("{from} gets a page of {of}"), |_| {
+        let tried = host.wharf([
+            "exec",
+            from,
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            &format!("http://{of}/name"),
+        ]);
+        said.replace(tried.stdout);
+        tried.code == 0
+    });
+    said.into_inner()
+}
+
 fn error_of(host: &Host, network: &str) -> Option<String> {
     let networks = host.status().networks;
     networks.into_iter().find(|n| n.name == network)?.error
@@ -59,8 +79,8 @@ fn containers_of_one_host_are_on_a_bridge_of_open_vswitch() {
     write_containers(&host);
     host.start_agent();
     host.converge();
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
-    assert_eq!(inside(&host, "b", "wget -q -O - http://a/name"), "a\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
+    assert_eq!(fetched(&host, "b", "a"), "a\n");
     let six = host.container("b").networks["shop"].ip6.clone().unwrap();
     inside(
         &host,
@@ -195,7 +215,7 @@ fn a_network_goes_on_by_itself_once_open_vswitch_is_there() {
     });
     switch.start();
     host.converge();
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     let pids = || ["a", "b"].map(|name| host.container(name).pid);
     let before = pids();
     // Both daemons killed and started again; nobody touches the containers.
@@ -205,7 +225,7 @@ fn a_network_goes_on_by_itself_once_open_vswitch_is_there() {
     });
     switch.start_switch();
     host.converge();
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     switch.kill("ovs-vswitchd");
     switch.kill("ovsdb-server");
     host.until("the network says that all of it is gone", |_| {
@@ -213,7 +233,7 @@ fn a_network_goes_on_by_itself_once_open_vswitch_is_there() {
     });
     switch.start();
     host.converge();
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     assert_eq!(
         host.http_get(From::Neighbour, "http://192.0.2.1:8080/name").body,
         "a\n"
@@ -256,7 +276,7 @@ fn what_is_somebody_elses_is_left_alone_and_told() {
 #[test]
 fn a_vlan_is_on_every_port_and_another_tunnel_makes_the_network_anew() {
     let (host, switch) = shop(&format!("vlan = 7\n{A_PEER}"));
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     assert_eq!(
         host.http_get(From::Neighbour, "http://192.0.2.1:8080/name").body,
         "a\n"
@@ -269,7 +289,7 @@ fn a_vlan_is_on_every_port_and_another_tunnel_makes_the_network_anew() {
     host.until("the other tag is there", |s| {
         s.converged && switch.vsctl("get port wh-shop tag") == "8\n"
     });
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     let after = host.container("a");
     assert_eq!(before.id, after.id);
     host.write("shop.toml", &network(&format!("tunnel = \"gre\"\n{A_PEER}")));
@@ -278,7 +298,7 @@ fn a_vlan_is_on_every_port_and_another_tunnel_makes_the_network_anew() {
     });
     assert_eq!(switch.vsctl("find interface type=vxlan"), "");
     assert_eq!(inside(&host, "a", "cat /sys/class/net/eth0/mtu"), "1458\n");
-    assert_eq!(inside(&host, "a", "wget -q -O - http://b/name"), "b\n");
+    assert_eq!(fetched(&host, "a", "b"), "b\n");
     assert_ne!(host.container("a").pid, after.pid);
 }
 

@@ -93,7 +93,7 @@ fn what_was_planned_is_what_was_done() {
 #[test]
 fn the_next_time_of_a_schedule_is_nothing_to_wait_for() {
     let mut host = Host::new();
-    host.write_busybox("backup", "true", "schedule = \"daily\"\n");
+    host.write_busybox("backup", "true", "schedule = \"yearly\"\n");
     host.start_agent();
     let status = host.converge();
     let said = host.wharf(["plan"]);

@@ -18,8 +18,8 @@ const TRIES: usize = 80;
 const CHECK: &str = "[container.web.healthcheck]
 http = { port = 80 }
 interval = \"200ms\"
-timeout = \"500ms\"
-retries = 2
+timeout = \"2s\"
+retries = 3
 start_interval = \"50ms\"
 on_failure = \"none\"
 ";

@@ -7,7 +7,7 @@ use tests::Host;
 use tests::client::{pids, row};
 
 /// Told to stop, it asks its owner's server for a page, and writes down whether there was one.
-const LAST_QUESTION: &str = "trap 'wget -qO- http://127.0.0.1/ >/dev/null && echo served; exit 0' TERM; while true; do sleep 0.05; done";
+const LAST_QUESTION: &str = "trap 'wget -qO- http://127.0.0.1/ >/dev/null && echo served; exit 0' TERM; echo ready; while true; do sleep 0.05; done";
 
 fn owner(host: &Host, more: &str) -> String {
     host.hello_table("owner", &["8080:80"])
@@ -24,12 +24,17 @@ fn pair() -> Host {
     host.write("side.toml", &side);
     host.start_agent();
     host.converge();
+    // Whoever is stopped before that is stopped without its last question.
+    host.until("it has set its trap", |_| said(&host).contains("ready"));
     host
 }
 
+fn said(host: &Host) -> String {
+    host.wharf(["logs", "side"]).ok().stdout
+}
+
 fn served(host: &Host) -> usize {
-    let said = host.wharf(["logs", "side"]).ok().stdout;
-    said.lines().filter(|line| *line == "served").count()
+    said(host).lines().filter(|line| *line == "served").count()
 }
 
 fn reaches_its_owner(host: &Host) {

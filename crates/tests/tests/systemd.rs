@@ -148,7 +148,7 @@ fn slow_the_service_serves_and_its_end_touches_no_container() {
 
 #[test]
 fn slow_the_watchdog_ends_an_agent_that_hangs() {
-    let host = SystemdHost::with_settings("WatchdogSec=4s");
+    let host = SystemdHost::with_settings("WatchdogSec=10s");
     host.write("web.toml", &host.hello_table("web", 8080));
     let web = host.start_wharf().containers[0].clone();
     let agent = host.property("wharf", "MainPID");

@@ -229,11 +229,11 @@ const CONTAINER: &[Row] = &[
 ];
 
 const JOB: &[Pair] = &[("restart", r#""no""#), ("healthcheck", "-"), ("update", "-")];
-const DAILY: &[Pair] = &[
+const YEARLY: &[Pair] = &[
     ("restart", r#""no""#),
     ("healthcheck", "-"),
     ("update", "-"),
-    ("schedule", r#""daily""#),
+    ("schedule", r#""yearly""#),
 ];
 const ALONE: &[Pair] = &[
     ("ports", "-"),
@@ -259,9 +259,9 @@ const CONTAINER_WITH: &[RowWith] = &[
     ("healthcheck.http.status", r#"{ http = { port = 80 } }"#, r#"{ http = { port = 80, status = [200, 204] } }"#, HTTP),
     ("healthcheck.http.host", r#"{ http = { port = 80 } }"#, r#"{ http = { port = 80, host = "127.0.0.2" } }"#, HTTP),
     ("healthcheck.tcp", "{ tcp = 80 }", "{ tcp = 81 }", HTTP),
-    ("schedule", r#""daily""#, r#""weekly""#, JOB),
-    ("randomized_delay", r#""0s""#, r#""1h""#, DAILY),
-    ("persistent", "true", "false", DAILY),
+    ("schedule", r#""yearly""#, r#""*-03-01""#, JOB),
+    ("randomized_delay", r#""0s""#, r#""1h""#, YEARLY),
+    ("persistent", "true", "false", YEARLY),
     ("runtime", r#""embedded""#, r#""runc""#, &[]),
     ("secrets", "[]", r#"["key"]"#, &[]),
     ("configs", "[]", r#"["conf"]"#, &[]),
