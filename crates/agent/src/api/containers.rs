@@ -402,7 +402,7 @@ pub async fn unpause(State(handle): State<Handle>, Path(name): Path<String>) -> 
 }
 
 async fn freeze(handle: &Handle, name: &str, from: ContainerState, to: ContainerState) -> Result<Response> {
-    let snapshot = refreshed(handle, false).await?;
+    let snapshot = refreshed(handle, true).await?;
     let c = find(&snapshot, name)?;
     let id = match entry(&snapshot, &c.name) {
         Some(entry) if c.state == from => entry.current.id.clone(),

@@ -114,22 +114,24 @@ async fn tell(handle: &Handle, name: &Name, what: &str, reason: &str) -> Result<
     refreshed(handle, true).await.map(drop)
 }
 
-/// The volume's name, and who is to be frozen: those of its users that run.
+/// The volume's name, and who is to be frozen: those of its users that run, or do not because of another copy, which may
+/// be done before this one.
 async fn users_of(handle: &Handle, name: &str, pause: bool) -> Result<(Name, Vec<ContainerId>)> {
     let name = named(name)?;
     if !pause {
         return Ok((name, Vec::new()));
     }
-    let snapshot = refreshed(handle, false).await?;
-    let users = running_users(&snapshot, &name);
+    let snapshot = refreshed(handle, true).await?;
+    let users = users_that_run(&snapshot, &name);
     Ok((name, users))
 }
 
-fn running_users(snapshot: &Snapshot, name: &Name) -> Vec<ContainerId> {
+fn users_that_run(snapshot: &Snapshot, name: &Name) -> Vec<ContainerId> {
     let volume = snapshot.status.volumes.iter().find(|v| v.name == name.as_str());
     let used_by = |container: &str| volume.is_some_and(|v| v.used_by.iter().any(|user| user == container));
     let containers = snapshot.status.containers.iter();
-    let running = containers.filter(|c| c.state == ContainerState::Running && used_by(&c.name));
+    let runs = |state| matches!(state, ContainerState::Running | ContainerState::Paused);
+    let running = containers.filter(|c| runs(c.state) && used_by(&c.name));
     running.filter_map(|c| c.id.as_ref()?.parse().ok()).collect()
 }
 

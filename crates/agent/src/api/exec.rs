@@ -32,8 +32,8 @@ use super::containers::{accepted, find};
 use super::exec_table::Phase;
 use super::problem::Problem;
 use super::session::{self, Attached, QUEUED, Streams};
-use super::wharf::current;
-use crate::engine::Handle;
+use super::wharf::seen;
+use crate::engine::{Handle, Snapshot};
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -89,18 +89,21 @@ pub async fn create(State(handle): State<Handle>, Path(name): Path<String>, body
     if config.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(Problem::bad_request("No exec command specified"));
     }
-    let snapshot = current(&handle).await?;
-    let c = find(&snapshot, &name)?;
-    let id = match (c.state, accepted(&snapshot, c)) {
-        (ContainerState::Running, Some(accepted)) => accepted.id.clone(),
-        (ContainerState::Paused, _) => {
-            let text = format!("container {} is paused; `wharf unpause {}` first", c.name, c.name);
-            return Err(Problem::conflict(text));
-        }
-        _ => return Err(Problem::conflict(format!("container {} is not running", c.name))),
-    };
+    let id = seen(&handle, |snapshot| running(snapshot, &name)).await?;
     let id = handle.execs.make(id, config)?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))).into_response())
+}
+
+fn running(snapshot: &Snapshot, name: &str) -> Result<ContainerId> {
+    let c = find(snapshot, name)?;
+    match (c.state, accepted(snapshot, c)) {
+        (ContainerState::Running, Some(accepted)) => Ok(accepted.id.clone()),
+        (ContainerState::Paused, _) => Err(Problem::conflict(format!(
+            "container {} is paused; `wharf unpause {}` first",
+            c.name, c.name
+        ))),
+        _ => Err(Problem::conflict(format!("container {} is not running", c.name))),
+    }
 }
 
 /// What `POST /exec/ID/start` asks for.

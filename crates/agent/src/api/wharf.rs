@@ -222,6 +222,15 @@ pub async fn current(handle: &Handle) -> Result<Arc<Snapshot>> {
     refreshed(handle, false).await
 }
 
+/// What is found in the picture as it is. A reason to refuse has to be one in a picture that is taken only now: what was
+/// told to a client a moment ago may not be in the other yet.
+pub async fn seen<T>(handle: &Handle, found: impl Fn(&Snapshot) -> Result<T>) -> Result<T> {
+    if let Ok(found) = found(&*current(handle).await?) {
+        return Ok(found);
+    }
+    found(&*refreshed(handle, true).await?)
+}
+
 /// Puts a request to the loop.
 pub fn ask(handle: &Handle, request: Request) -> Result<()> {
     handle

@@ -7,6 +7,8 @@ use std::process::Command as Program;
 
 use model::action::Instance;
 use model::name::ContainerId;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::{PATIENCE, Result, Runtime, RuntimeError, dirs, is_passing};
 use crate::bundle::{BundleError, Overlay, mounts};
@@ -26,9 +28,23 @@ const ALWAYS: [&str; 7] = [
 ];
 
 /// A container whose processes do not run as long as this lives; if this process dies, they go on.
+///
+/// Dropping it waits until they do, or others keep them from it: whoever looks then does not find them paused by this.
+/// That is a matter of microseconds, but no longer than [`PATIENCE`].
 #[derive(Debug)]
 pub struct Frozen {
-    _connection: OwnedFd,
+    connection: OwnedFd,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // The shim closes its end when it is done. One that has gone, or of a version that does not wait with that, is no
+        // worse than nobody to wait for: the processes go on all the same.
+        if shutdown(&self.connection, Shutdown::Write).is_ok() {
+            let mut byte = [0; 1];
+            while recv(&self.connection, &mut byte[..], RecvFlags::empty()) == Err(Errno::INTR) {}
+        }
+    }
 }
 
 impl Runtime {
@@ -132,9 +148,7 @@ impl Runtime {
             .map_err(RuntimeError::silent(id))?
             .answer
         {
-            Answer::Done => Ok(Some(Frozen {
-                _connection: connection,
-            })),
+            Answer::Done => Ok(Some(Frozen { connection })),
             Answer::Stale(why) | Answer::Refused(why) => Err(RuntimeError::Refused { id: id.clone(), why }),
         }
     }

@@ -15,8 +15,9 @@ use super::protocol::{self, Answer, Reply, VERSION};
 pub struct Freezes {
     pub by_hand: bool,
     open: Vec<OwnedFd>,
-    /// There were some, and they are all closed.
-    over: bool,
+    /// Of the last of them, which its client has closed, this end: closed in turn when the payload runs again, which is
+    /// how the client learns of it.
+    last: Option<OwnedFd>,
 }
 
 impl Freezes {
@@ -30,7 +31,6 @@ impl Freezes {
         };
         protocol::send_frame(&client, &reply)?;
         self.open.push(client);
-        self.over = false;
         Ok(())
     }
 
@@ -48,15 +48,18 @@ impl Freezes {
         match recv(client, &mut byte[..], RecvFlags::DONTWAIT) {
             Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR) => {}
             Ok(_) | Err(_) => {
-                self.open.remove(index);
-                self.over = self.open.is_empty();
+                self.last = Some(self.open.remove(index));
             }
         }
     }
 
-    /// The last of them has gone, and nobody else wants it paused.
-    pub fn are_over(&self) -> bool {
-        self.over && !self.by_hand
+    /// The last of them has gone, and nobody else wants it paused. Where somebody does, nobody is kept waiting for the
+    /// contrary.
+    pub fn are_over(&mut self) -> bool {
+        if !self.are_none() {
+            self.last = None;
+        }
+        self.last.is_some()
     }
 
     /// Nobody wants it paused.
@@ -64,7 +67,7 @@ impl Freezes {
         self.open.is_empty() && !self.by_hand
     }
 
-    /// It runs again, whoever wanted what.
+    /// It runs again, whoever wanted what: to be said only when everybody may see it run.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

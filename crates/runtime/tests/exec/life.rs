@@ -193,3 +193,44 @@ fn a_paused_container_stands_still_and_runs_nothing() {
         Err(RuntimeError::NotRunning { .. })
     ));
 }
+
+/// Whoever let go of it finds it running, without waiting; and paused where somebody else wants it so.
+#[test]
+fn a_frozen_container_runs_when_the_last_one_has_let_go() {
+    let host = Host::new();
+    let i = busybox(&host, "frozen", "while :; do sleep 0.01; done");
+    host.start(&i);
+    let payload = host.running(&i);
+    let freeze = || host.runtime.freeze(&i.id).unwrap().unwrap();
+    let (running, paused) = (Phase::Running { pid: payload }, Phase::Paused { pid: payload });
+    for _ in 0..20 {
+        let frozen = freeze();
+        assert_eq!(host.look(&i).phase, paused);
+        drop(frozen);
+        assert_eq!(host.look(&i).phase, running);
+    }
+    let (first, second) = (freeze(), freeze());
+    drop(first);
+    assert_eq!(host.look(&i).phase, paused);
+    drop(second);
+    assert_eq!(host.look(&i).phase, running);
+
+    let frozen = freeze();
+    host.runtime.pause(&i.id).unwrap();
+    drop(frozen);
+    assert_eq!(host.look(&i).phase, paused);
+    host.runtime.unpause(&i.id).unwrap();
+    assert_eq!(host.look(&i).phase, running);
+
+    // Let go of by hand in between, it is no matter any more.
+    let frozen = freeze();
+    host.runtime.unpause(&i.id).unwrap();
+    assert_eq!(host.look(&i).phase, running);
+    drop(frozen);
+    assert_eq!(host.look(&i).phase, running);
+    let frozen = freeze();
+    host.runtime.stop(&i.id, "SIGKILL", LONG).unwrap();
+    drop(frozen);
+    assert_eq!(host.look(&i).phase, Phase::Exited);
+    assert!(host.runtime.freeze(&i.id).unwrap().is_none());
+}

@@ -72,6 +72,17 @@ fn an_archive_of_a_paused_container_is_of_one_moment() {
         unpacked(archive.as_ref(), "./z"),
     );
     assert!(a < 0 || z < 0 || (a - z).abs() <= 1, "{a} and {z}");
+    // At once: the copy is only over when the container goes on.
+    number(&host, "z");
+    goes_on(&host);
+
+    // Who is paused by hand is not let go on by the end of a copy.
+    host.wharf(["pause", "box"]).ok();
+    host.wharf(["volume", "export", "data", "--pause", "-o", archive])
+        .ok();
+    let said = host.wharf(["exec", "box", "true"]);
+    assert!(said.code == 125 && said.stderr.contains("is paused"), "{said:?}");
+    host.wharf(["unpause", "box"]).ok();
     goes_on(&host);
 
     // Into a new one, by a pipe, and from there into one that is there.

@@ -216,16 +216,15 @@ impl Shim {
 
     /// Nobody keeps it from running any more.
     pub(super) fn let_go(&mut self) {
-        self.freezes.forget();
+        let mut stands = false;
         if self.state.paused {
             // Where that fails it is paused, which everybody sees, and `unpause` says why.
-            if freezer::thaw(&self.payload_group).is_ok() {
-                self.state.paused = false;
-                self.publish();
-            } else {
-                self.freezes.by_hand = true;
-            }
+            stands = freezer::thaw(&self.payload_group).is_err();
+            self.state.paused = stands;
+            self.publish();
         }
+        self.freezes.forget();
+        self.freezes.by_hand = stands;
     }
 
     fn unpause(&mut self) -> Result<(), Answer> {
@@ -235,9 +234,9 @@ impl Shim {
         if self.state.paused {
             freezer::thaw(&self.payload_group)
                 .map_err(|e| Answer::Refused(format!("it cannot be made to go on: {e}")))?;
-            self.freezes.forget();
             self.state.paused = false;
             self.publish();
+            self.freezes.forget();
         }
         Ok(())
     }
@@ -247,9 +246,9 @@ impl Shim {
         if self.state.paused {
             // Where that fails, the end of patience is met with a kill of the whole group, which tries again.
             let _ = freezer::thaw(&self.payload_group);
-            self.freezes.forget();
             self.state.paused = false;
             self.publish();
+            self.freezes.forget();
         }
     }
 
