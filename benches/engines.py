@@ -152,7 +152,8 @@ class Peer(Engine):
         fresh.parent.mkdir(parents=True, exist_ok=True)
         wanted = ["Created-By: Packages", "Component: main", "Origin: Debian", "Label: Debian"]
         mirror = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)", *wanted], capture_output=True, text=True)
-        run("mmdebstrap", "--variant=minbase", f"--include={self.packages}", self.args.suite, fresh,
+        # In a mount namespace: one that is killed leaves no mounts, through which a removal would reach this machine.
+        run("unshare", "--mount", "mmdebstrap", "--variant=minbase", f"--include={self.packages}", self.args.suite, fresh,
             *mirror.stdout.split()[:1])
         fresh.rename(self.root)
 
