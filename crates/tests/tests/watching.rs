@@ -404,3 +404,23 @@ fn reload_and_sighup_look_at_everything() {
         rows(&host).iter().any(|r| r["Labels"]["by"] == "hangup")
     });
 }
+
+/// Who names what the agent does not know has perhaps written it a moment ago.
+#[test]
+fn for_an_unknown_name_the_files_are_read_again() {
+    let mut host = Host::new();
+    fs::write(host.settings(), LONG).unwrap();
+    host.start_agent();
+    host.write("web.toml", &table(&host, "web", ""));
+    until_running(&host, &["web"]);
+    // Not closed yet: nobody tells of it.
+    let path = host.config_dir().join("web.toml");
+    let mut open = fs::OpenOptions::new().append(true).open(path).unwrap();
+    let said = host.wharf(["inspect", "late"]);
+    assert!(said.code == 1 && said.stderr.contains("late"), "{said:?}");
+    std::io::Write::write_all(&mut open, table(&host, "late", "").as_bytes()).unwrap();
+    let said = host.wharf(["inspect", "late"]).ok();
+    assert!(said.stdout.contains("\"/late\""), "{said:?}");
+    until_running(&host, &["late", "web"]);
+    host.wharf(["logs", "late"]).ok();
+}

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::details;
 use super::filters::Filters;
 use super::problem::Problem;
-use super::wharf::{ask, current, refreshed};
+use super::wharf::{ask, current, refreshed, seen};
 use crate::engine::{Answer, Handle, Refusal, Request, Snapshot};
 use crate::report;
 
@@ -99,9 +99,12 @@ fn row(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
 
 /// `GET /containers/NAME/json`.
 pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
-    let snapshot = current(&handle).await?;
-    let c = find(&snapshot, &name)?;
-    let accepted = accepted(&snapshot, c);
+    let found = |snapshot: &Snapshot| find(snapshot, &name).map(|c| inspected(snapshot, c));
+    seen(&handle, found).await.map(Json)
+}
+
+fn inspected(snapshot: &Snapshot, c: &ContainerStatus) -> Value {
+    let accepted = accepted(snapshot, c);
     let spec = accepted.map(|a| &*a.spec);
     let running = matches!(c.state, ContainerState::Running | ContainerState::Paused);
     let ports: BTreeMap<String, Vec<Value>> = c.ports.iter().fold(BTreeMap::new(), |mut map, p| {
@@ -111,7 +114,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             .push(binding);
         map
     });
-    Ok(Json(json!({
+    json!({
         "Id": c.id,
         "Name": format!("/{}", c.name),
         "Created": c.created_at,
@@ -122,7 +125,7 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "Restarting": c.state == ContainerState::Backoff, "OOMKilled": c.oom_killed, "Dead": false,
             "Pid": c.pid.unwrap_or(0), "ExitCode": c.exit_code.unwrap_or(0), "Error": c.error.clone().unwrap_or_default(),
             "StartedAt": c.started_at, "FinishedAt": c.finished_at,
-            "Health": details::health(&snapshot, c, accepted),
+            "Health": details::health(snapshot, c, accepted),
         },
         "Config": {
             "Hostname": spec.and_then(|s| s.hostname.clone()).unwrap_or_else(|| c.name.clone()),
@@ -144,9 +147,9 @@ pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> 
             "LogConfig": { "Type": "json-file", "Config": {} },
         },
         "NetworkSettings": { "Networks": networks(c, accepted), "Ports": ports },
-        "Mounts": details::mounts(&snapshot, spec),
+        "Mounts": details::mounts(snapshot, spec),
         "Wharf": c,
-    })))
+    })
 }
 
 /// As Docker has them: `/TARGET:/NAME/ALIAS`; null where there are none.

@@ -20,8 +20,8 @@ use tracing::warn;
 
 use super::containers::{accepted, find};
 use super::problem::Problem;
-use super::wharf::current;
-use crate::engine::Handle;
+use super::wharf::seen;
+use crate::engine::{Handle, Snapshot};
 
 /// Docker's query: flags are `1`, `true` or absent; `tail` is a number or `all`; `since` and `until` are seconds.
 #[derive(Debug, Deserialize)]
@@ -61,15 +61,13 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Problem> {
     let wanted = decide(&query)?;
-    let snapshot = current(&handle).await?;
-    let c = find(&snapshot, &name)?;
-    let Some(accepted) = accepted(&snapshot, c) else {
-        return Err(Problem::conflict(format!(
-            "container {} was not created yet and has no log",
-            c.name
-        )));
+    let made = |snapshot: &Snapshot| {
+        let c = find(snapshot, &name)?;
+        let none = || Problem::conflict(format!("container {} was not created yet and has no log", c.name));
+        accepted(snapshot, c).map(|a| a.id.clone()).ok_or_else(none)
     };
-    let dir = handle.places.roots().container_state(&accepted.id).join("log");
+    let id = seen(&handle, made).await?;
+    let dir = handle.places.roots().container_state(&id).join("log");
     let (sender, receiver) = channel::<Vec<u8>>(16);
     tokio::task::spawn_blocking(move || {
         if let Err(e) = send_all(&dir, &wanted, &sender) {

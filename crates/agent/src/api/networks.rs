@@ -9,7 +9,7 @@ use model::status::{ContainerStatus, NetworkStatus};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::wharf::current;
+use super::wharf::{current, seen};
 use crate::engine::{Handle, Snapshot};
 
 /// All of them.
@@ -27,11 +27,12 @@ pub async fn list(State(handle): State<Handle>) -> Result<Json<Value>, Problem> 
 
 /// One, by name.
 pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
-    let snapshot = current(&handle).await?;
-    let found = snapshot.status.networks.iter().find(|n| n.name == name);
-    let network = found
-        .ok_or_else(|| Problem::not_found(format!("no network {name:?}; `wharf network ls` lists them")))?;
-    Ok(Json(row(&snapshot, network)))
+    let none = || Problem::not_found(format!("no network {name:?}; `wharf network ls` lists them"));
+    let found = |snapshot: &Snapshot| {
+        let network = snapshot.status.networks.iter().find(|n| n.name == name);
+        network.map(|n| row(snapshot, n)).ok_or_else(none)
+    };
+    seen(&handle, found).await.map(Json)
 }
 
 fn row(snapshot: &Snapshot, network: &NetworkStatus) -> Value {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::filters::{FilterQuery, Filters};
 use super::problem::Problem;
-use super::wharf::{ask, current, refreshed};
+use super::wharf::{ask, current, refreshed, seen};
 use crate::engine::{Handle, Request, Snapshot};
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -42,11 +42,12 @@ pub async fn list(State(handle): State<Handle>, Query(query): Query<FilterQuery>
 
 /// `GET /volumes/NAME`.
 pub async fn inspect(State(handle): State<Handle>, Path(name): Path<String>) -> Result<Json<Value>> {
-    let snapshot = current(&handle).await?;
-    let found = snapshot.status.volumes.iter().find(|v| v.name == name);
-    let volume = found
-        .ok_or_else(|| Problem::not_found(format!("no volume {name:?}; `wharf volume ls` lists them")))?;
-    Ok(Json(row(&snapshot, volume)))
+    let none = || Problem::not_found(format!("no volume {name:?}; `wharf volume ls` lists them"));
+    let found = |snapshot: &Snapshot| {
+        let volume = snapshot.status.volumes.iter().find(|v| v.name == name);
+        volume.map(|v| row(snapshot, v)).ok_or_else(none)
+    };
+    seen(&handle, found).await.map(Json)
 }
 
 pub(super) fn row(snapshot: &Snapshot, volume: &VolumeStatus) -> Value {
